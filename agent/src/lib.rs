@@ -1,0 +1,3 @@
+//! The Landfall agent: the daemon of one node, as a library that other programs can embed, and the command line.
+
+pub mod vm_service;

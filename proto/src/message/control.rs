@@ -1,0 +1,189 @@
+//! `landfall-control/1`: between the agents of a cluster, and a few verbs between paired clusters.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Epoch, MemberId, NodeName, Position, Root, SenderEpoch, Term, UnixMillis, VmId};
+use crate::message::broker::{Location, Place};
+use crate::model::{Answer, Command, MemberList};
+use crate::refusal::Refusal;
+
+/// A request between agents. Verbs marked *peer* are also taken from paired clusters.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControlRequest {
+    /// To the owner: commit this. The owner checks its lease, adds its term and clock, and answers what apply gave.
+    Propose {
+        /// The request it carries out.
+        request: Option<crate::id::RequestId>,
+        /// The command.
+        command: Box<Command>,
+    },
+    /// To the owner: a primary's Place that reached another agent.
+    Place {
+        /// The primary's CAP, as its certificate proved it to the forwarding agent.
+        primary: crate::id::Fqdn,
+        /// The wish.
+        place: Box<Place>,
+    },
+    /// Are you alive, and is your replica storage?
+    Probe,
+    /// Please probe that member for me.
+    ProbeFor(MemberId),
+    /// From the owner: wait until you have applied `position` and your VM service has registered the replica.
+    AwaitRegistered {
+        /// The owner's term: an older one than the receiver has seen is refused.
+        term: Term,
+        /// The replica.
+        vm: VmId,
+        /// Its assignment.
+        epoch: Epoch,
+        /// The position that assigned it.
+        position: Position,
+    },
+    /// *peer*: the replica of this VM is now received elsewhere.
+    Moved {
+        /// The VM.
+        vm: VmId,
+        /// Where.
+        to: Location,
+    },
+    /// *peer*: our members as this node has applied them; the answer is the receiver's own.
+    Members(MemberList),
+    /// What you know of this VM: as holder, or as sender.
+    Figures(VmId),
+    /// To the new holder of a hand-over: fetch this replica's files from that member.
+    Fetch {
+        /// The owner's term.
+        term: Term,
+        /// The replica.
+        vm: VmId,
+        /// The epoch of the present holder.
+        epoch: Epoch,
+        /// The present holder.
+        from: MemberId,
+    },
+    /// To a new data node that votes: the sealed CA key.
+    CaKey,
+}
+
+/// The answer to a [`ControlRequest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ControlAnswer {
+    /// What applying gave, and the entry's position.
+    Applied {
+        /// The answer.
+        answer: Answer,
+        /// Where.
+        position: Position,
+    },
+    /// To Place.
+    Broker(Box<crate::message::broker::BrokerAnswer>),
+    /// Alive; why replicas cannot be staged here, where they cannot.
+    Alive {
+        /// The reason.
+        storage_fault: Option<String>,
+    },
+    /// The probed member answered, or did not.
+    Reached(bool),
+    /// Done.
+    Done,
+    /// To Members.
+    Members(MemberList),
+    /// To Figures.
+    Figures(Box<Figures>),
+    /// To CaKey: the key, PKCS #8.
+    CaKey(Vec<u8>),
+    /// Refused or failed; nothing was changed.
+    Refused(Refusal),
+}
+
+/// What one node knows of one VM's replication. High-rate figures live where they arise and are asked for on demand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Figures {
+    /// As the node that receives it.
+    pub holder: Option<HolderFigures>,
+    /// As the node that sends it.
+    pub sender: Option<SenderFigures>,
+}
+
+/// The holder's side.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HolderFigures {
+    /// Its assignment.
+    pub epoch: Epoch,
+    /// Listed points and points known to be elsewhere, oldest first.
+    pub points: Vec<Point>,
+    /// Bytes received since the agent started.
+    pub received_bytes: u64,
+    /// Why nothing can be received just now.
+    pub fault: Option<String>,
+}
+
+/// The sender's side.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SenderFigures {
+    /// The sender's epoch.
+    pub epoch: SenderEpoch,
+    /// What it is doing, one word (`waiting`, `comparing`, `sending`, `retrying`, `stopped`).
+    pub activity: String,
+    /// The point acknowledged last.
+    pub acknowledged: Option<Point>,
+    /// Where it sends to.
+    pub receiver: Option<NodeName>,
+    /// Bytes of disk content sent since the sender took the role.
+    pub sent_bytes: u64,
+    /// Bytes on the wire for them, hashes and framing included.
+    pub wire_bytes: u64,
+    /// Cycles that were late.
+    pub missed_cycles: u64,
+    /// How the last instant was frozen: `cloned` or `stopped`.
+    pub freeze: Option<String>,
+    /// For how long the VM stood still for it, in microseconds.
+    pub frozen_micros: u64,
+    /// Where the last changes came from: `index`, `compare`, `initial`.
+    pub source: Option<String>,
+    /// The last failure, while it lasts.
+    pub fault: Option<Refusal>,
+    /// The change set interval really used, where the node's file shortens it for a test.
+    pub testing_interval_ms: Option<u64>,
+}
+
+/// A recovery point as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Point {
+    /// Its sequence number: what orders points.
+    pub sequence: u64,
+    /// The sender's wall clock at the instant; display only.
+    pub taken_at: UnixMillis,
+    /// What the instant was.
+    pub consistency: Consistency,
+    /// Bytes of changed content that made it.
+    pub bytes: u64,
+    /// The content root over all disks.
+    pub root: Root,
+    /// Nodes that have it.
+    pub copies: Vec<NodeName>,
+    /// Whether it can be restored now.
+    pub state: PointState,
+}
+
+/// What kind of instant a point is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Consistency {
+    /// As after a power cut: all disks at one instant of a running VM.
+    Crash,
+    /// The VM was off.
+    Off,
+}
+
+/// Whether a point can be restored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PointState {
+    /// Complete on this node.
+    Listed,
+    /// Acknowledged while its holder could not confirm with a quorum.
+    Unconfirmed,
+    /// Known to be on nodes that do not answer.
+    Unreachable,
+}

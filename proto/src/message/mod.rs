@@ -1,0 +1,8 @@
+//! The messages of each protocol, one file an ALPN. Encoded by [`crate::codec`], framed by [`crate::frame`].
+//!
+//! Every request is one bidirectional stream: one request frame, one answer frame, except where the file says so.
+
+pub mod broker;
+pub mod control;
+pub mod data;
+pub mod join;

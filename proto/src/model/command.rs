@@ -1,0 +1,240 @@
+//! What the consensus log carries: proposals, and the answers that applying them gives.
+//!
+//! Every precondition is checked where the command is applied, so the answer is the same on every node.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{
+    Epoch, Fingerprint, Fqdn, MemberId, NodeName, PrimaryPattern, RequestId, Revision, SenderEpoch, Term, UnixMillis,
+    VmId,
+};
+use crate::model::{AuthorizationEntry, Found, Frequency, MemberList, Peer, Replica, Ticket, VmSpec};
+use crate::refusal::Refusal;
+
+/// One entry of the log.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proposal {
+    /// The request this carries out, so that a repeated one gets the first one's answer.
+    pub request: Option<RequestId>,
+    /// The proposer's wall clock: the only time that applying may read.
+    pub at: UnixMillis,
+    /// The term of the owner that proposes it: refused once a newer claim is applied. `None` only where no owner is
+    /// needed ([`Command::Found`], [`Command::Claim`]).
+    pub term: Option<Term>,
+    /// What to do.
+    pub command: Command,
+}
+
+/// A change of the committed state.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// The first command of a cluster.
+    Found(Box<Found>),
+    /// The leader `0` takes the CAP; the entry's position becomes the term.
+    Claim(MemberId),
+    /// Nothing: proves that a write still commits and applies.
+    Probe,
+    /// Keeps a join token or pairing code.
+    AddTicket(Ticket),
+    /// Forgets a ticket.
+    RevokeTicket(u64),
+    /// Admits a node; the entry's position becomes its id. The same key asking again gets the same id.
+    Join {
+        /// The ticket it proved.
+        ticket: u64,
+        /// Its key.
+        key: Fingerprint,
+        /// Its name.
+        node: NodeName,
+        /// The name for its certificate.
+        fqdn: Fqdn,
+        /// Its control address.
+        control: SocketAddr,
+        /// Its data address.
+        data: SocketAddr,
+    },
+    /// A member says where it now answers.
+    Readdress {
+        /// The member.
+        member: MemberId,
+        /// Its control address.
+        control: SocketAddr,
+        /// Its data address.
+        data: SocketAddr,
+    },
+    /// Removes a member for good.
+    Remove(MemberId),
+    /// Changes settings, all or none.
+    Set {
+        /// New values by key; `None` returns a setting to its default.
+        changes: BTreeMap<String, Option<String>>,
+        /// The revision that the user saw; refused when settings have changed since.
+        expect: Option<Revision>,
+        /// Who asked, for the history.
+        by: String,
+    },
+    /// Adds or replaces the entry with this pattern.
+    Authorize(AuthorizationEntry),
+    /// Removes an entry and stops the replication of the VMs that lived under it.
+    Deauthorize(PrimaryPattern),
+    /// Pairs with a cluster. `ticket` is the code it proved here, `None` on the side that accepted.
+    Pair {
+        /// The peer.
+        peer: Box<Peer>,
+        /// The code and the key that used it.
+        ticket: Option<(u64, Fingerprint)>,
+    },
+    /// A peer's member list; refused when older than the one that stands.
+    Relist(MemberList),
+    /// Forgets a peer.
+    Unpair(Fqdn),
+    /// Creates a replica, or answers where it is if this primary has it already. Authorization, storage and trust
+    /// group come from the table at apply; the given ones are ignored.
+    Place {
+        /// The VM.
+        vm: Box<VmSpec>,
+        /// The primary's CAP, as its certificate proved it.
+        primary: Fqdn,
+        /// The chosen node.
+        holder: MemberId,
+        /// The change set interval.
+        frequency: Frequency,
+        /// Older points to keep.
+        recovery_points: u8,
+        /// The epoch of the holder that did not answer, where a primary asks again before anything was acknowledged:
+        /// the replica then moves to `holder`.
+        instead_of: Option<Epoch>,
+    },
+    /// The primary's disks or adapters changed.
+    Respecify {
+        /// The VM as it is now.
+        vm: Box<VmSpec>,
+        /// The primary's CAP.
+        primary: Fqdn,
+    },
+    /// Adds to and removes from the in-sync set, decided at `epoch`.
+    Sync {
+        /// The replica.
+        vm: VmId,
+        /// The epoch it was decided on.
+        epoch: Epoch,
+        /// A node that has every acknowledged byte.
+        add: Option<MemberId>,
+        /// A node that no longer keeps up.
+        remove: Option<MemberId>,
+    },
+    /// The holder lists its first point: from now on the replica may not simply be placed elsewhere.
+    Acknowledged {
+        /// The replica.
+        vm: VmId,
+        /// The epoch of the holder.
+        epoch: Epoch,
+    },
+    /// Starts (`Some`) or gives up (`None`) a hand-over.
+    Handover {
+        /// The replica.
+        vm: VmId,
+        /// The epoch it was decided on.
+        epoch: Epoch,
+        /// The new holder.
+        to: Option<MemberId>,
+    },
+    /// Makes `to`, a member of the in-sync set, the holder; the entry's position becomes the epoch.
+    Assign {
+        /// The replica.
+        vm: VmId,
+        /// The epoch it was decided on.
+        epoch: Epoch,
+        /// The new holder.
+        to: MemberId,
+    },
+    /// Starts to fill `to`, because no live member of the in-sync set is left; the entry's position becomes the epoch.
+    Seed {
+        /// The replica.
+        vm: VmId,
+        /// The epoch it was decided on.
+        epoch: Epoch,
+        /// The node to fill.
+        to: MemberId,
+    },
+    /// The seeding node has its first complete point: it becomes the holder and the only member of the in-sync set.
+    Seeded {
+        /// The replica.
+        vm: VmId,
+        /// The epoch of the seeding.
+        epoch: Epoch,
+    },
+    /// Removes a replica at its primary's wish, or at this side's (`primary` is `None`).
+    RemoveReplica {
+        /// The replica.
+        vm: VmId,
+        /// The primary's CAP, where the primary asks.
+        primary: Option<Fqdn>,
+    },
+    /// Enables replication of a VM of this cluster.
+    Enable {
+        /// The VM.
+        vm: Box<VmSpec>,
+        /// The CAP to replicate to.
+        to: Fqdn,
+        /// The change set interval.
+        frequency: Frequency,
+        /// Older points to keep.
+        recovery_points: u8,
+    },
+    /// Disables it.
+    Disable(VmId),
+    /// The sender saw the VM's disks or adapters change.
+    Reshape(Box<VmSpec>),
+    /// A node on which the VM now is claims to send it. Where the present sender has neither released it nor is
+    /// `down`, the claimer is noted as a rival.
+    ClaimSender {
+        /// The VM.
+        vm: VmId,
+        /// The claimer.
+        member: MemberId,
+        /// The sender epoch that the claimer saw.
+        epoch: SenderEpoch,
+        /// Whether the owner holds the present sender for down, and the VM runs at the claimer.
+        down: bool,
+    },
+    /// The VM is no longer on this node: gives up the role, or the rivalry.
+    ReleaseSender {
+        /// The VM.
+        vm: VmId,
+        /// The node.
+        member: MemberId,
+    },
+}
+
+/// What a command gave.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// Done, at the entry's position.
+    Done,
+    /// The CAP is claimed under this term.
+    Claimed(Term),
+    /// Admitted under this id.
+    Joined(MemberId),
+    /// The settings stand at this revision.
+    Set(Revision),
+    /// The VMs whose replication this stopped.
+    Stopped(Vec<VmId>),
+    /// The replica as it stands; `created` tells whether this command created or re-placed it.
+    Placed {
+        /// The replica.
+        replica: Box<Replica>,
+        /// Whether it is new.
+        created: bool,
+    },
+    /// The replica's epoch after the command.
+    Epoch(Epoch),
+    /// The VM's sender epoch after the command.
+    SenderEpoch(SenderEpoch),
+}
+
+/// The answer of a command: the same on every node, and remembered for its request.
+pub type Answer = Result<Outcome, Refusal>;

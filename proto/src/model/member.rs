@@ -1,0 +1,106 @@
+//! Members of this cluster, and the clusters it is paired with.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ClusterName, Fingerprint, Fqdn, MemberId, NodeName, Position, UnixMillis};
+
+/// One agent of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its identity for the cluster's whole life.
+    pub id: MemberId,
+    /// Its name, unique in the cluster.
+    pub node: NodeName,
+    /// The name in its certificate.
+    pub fqdn: Fqdn,
+    /// Its key.
+    pub key: Fingerprint,
+    /// Where its control endpoint answers.
+    pub control: SocketAddr,
+    /// Where its data endpoint answers.
+    pub data: SocketAddr,
+    /// Whether it votes and stores the log only.
+    pub witness: bool,
+}
+
+/// Who belongs to a cluster, as of one entry of its log: the authority on which certificates count.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberList {
+    /// The cluster's client access point.
+    pub cap: Fqdn,
+    /// The entry that last changed the list; a list is never replaced by one from a lower position.
+    pub position: Position,
+    /// Every member, by id.
+    pub members: Vec<Member>,
+}
+
+impl MemberList {
+    /// The member with this key, if the list has one.
+    pub fn by_key(&self, key: &Fingerprint) -> Option<&Member> {
+        self.members.iter().find(|member| member.key == *key)
+    }
+
+    /// The member with this id, if the list has one.
+    pub fn by_id(&self, id: MemberId) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == id)
+    }
+}
+
+/// Another cluster, trusted under exactly one CAP name and one CA.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    /// Its display name.
+    pub cluster: ClusterName,
+    /// Its CA certificate, DER: what its node certificates must chain to.
+    pub ca: Vec<u8>,
+    /// Its members, as last sent by one of them.
+    pub list: MemberList,
+    /// When the list was last confirmed.
+    pub confirmed_at: UnixMillis,
+}
+
+/// The clocks of consensus, fixed at `cluster init` for the cluster's life: a lease is only safe if all agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timing {
+    /// Milliseconds between a leader's heartbeats.
+    pub heartbeat_ms: u64,
+    /// The shortest election timeout in milliseconds.
+    pub election_min_ms: u64,
+    /// The longest election timeout in milliseconds, which is also the lease L.
+    pub election_max_ms: u64,
+}
+
+impl Timing {
+    /// DESIGN 5: heartbeat 250 ms, election 1-2 s, L = 2 s.
+    pub const STANDARD: Self = Self { heartbeat_ms: 250, election_min_ms: 1000, election_max_ms: 2000 };
+
+    /// The lease L.
+    pub const fn lease(&self) -> Duration {
+        Duration::from_millis(self.election_max_ms)
+    }
+}
+
+/// What `cluster init` records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// The cluster's display name.
+    pub cluster: ClusterName,
+    /// The name of its client access point.
+    pub cap: Fqdn,
+    /// A random number that tells this cluster from any other of the same name.
+    pub cluster_id: u128,
+    /// Its CA certificate, DER.
+    pub ca: Vec<u8>,
+    /// Its consensus clocks.
+    pub timing: Timing,
+    /// The first member, whose id is [`Found::FOUNDER`].
+    pub founder: Member,
+}
+
+impl Found {
+    /// The founder's id: index 1 is the first leader's blank entry, which no join can have.
+    pub const FOUNDER: MemberId = MemberId::from_number(1);
+}

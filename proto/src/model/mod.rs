@@ -1,0 +1,15 @@
+//! The nouns of the committed state, as they stand in the log, in snapshots and in messages.
+//!
+//! These types are formats: a changed field changes old bytes, so the golden files of `proto/tests/golden` hold them.
+
+mod authorization;
+mod command;
+mod member;
+mod relationship;
+mod vm;
+
+pub use authorization::{AuthorizationEntry, Ticket, TicketKind};
+pub use command::{Answer, Command, Outcome, Proposal};
+pub use member::{Found, Member, MemberList, Peer, Timing};
+pub use relationship::{Frequency, Handover, Primary, Replica, Stop};
+pub use vm::{Adapter, AdapterKind, DiskSpec, VmSpec};

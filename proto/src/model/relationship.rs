@@ -1,0 +1,124 @@
+//! One VM's replication, as each side's committed state has it: [`Primary`] in P, [`Replica`] in R.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{Epoch, Fqdn, MemberId, SenderEpoch, StorageName, TrustGroup, UnixMillis};
+use crate::model::VmSpec;
+use crate::refusal::Refusal;
+
+/// How often a change set is due. Hyper-V allows exactly these three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub enum Frequency {
+    /// Every 30 seconds.
+    HalfMinute,
+    /// Every five minutes, Hyper-V's default.
+    FiveMinutes,
+    /// Every quarter of an hour.
+    QuarterHour,
+}
+
+impl TryFrom<u32> for Frequency {
+    type Error = Refusal;
+    fn try_from(seconds: u32) -> Result<Self, Refusal> {
+        match seconds {
+            30 => Ok(Self::HalfMinute),
+            300 => Ok(Self::FiveMinutes),
+            900 => Ok(Self::QuarterHour),
+            other => Err(Refusal::invalid("frequency", &other.to_string(), "use 30, 300 or 900 seconds")),
+        }
+    }
+}
+
+impl From<Frequency> for u32 {
+    fn from(frequency: Frequency) -> Self {
+        match frequency {
+            Frequency::HalfMinute => 30,
+            Frequency::FiveMinutes => 300,
+            Frequency::QuarterHour => 900,
+        }
+    }
+}
+
+/// Why a relationship transfers nothing, though nobody has removed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stop {
+    /// The authorization entry it lived under is gone.
+    AuthorizationRemoved,
+    /// The peer cluster is gone.
+    PeerRemoved,
+}
+
+/// A hand-over of a replica to another node of the same cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handover {
+    /// The node that will hold the replica.
+    pub to: MemberId,
+    /// When it was asked for.
+    pub since: UnixMillis,
+}
+
+/// A replica that this cluster keeps for a primary elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// The VM.
+    pub vm: VmSpec,
+    /// The primary's CAP (or its FQDN, where it is a standalone server).
+    pub primary: Fqdn,
+    /// Data is accepted only from primaries whose entry has this trust group.
+    pub trust_group: TrustGroup,
+    /// Where its files are, on whichever node holds it.
+    pub storage: StorageName,
+    /// The change set interval that the primary chose.
+    pub frequency: Frequency,
+    /// Older points kept beside the newest, 0-24.
+    pub recovery_points: u8,
+    /// The node that receives it.
+    pub holder: MemberId,
+    /// The nodes that have every acknowledged byte, the holder included once it has a complete point.
+    pub in_sync: BTreeSet<MemberId>,
+    /// Where the holder was assigned: data for another epoch is refused.
+    pub epoch: Epoch,
+    /// The node that is being filled because no live member of the in-sync set was left.
+    pub seeding: Option<MemberId>,
+    /// Whether any point was ever acknowledged.
+    pub acknowledged: bool,
+    /// A hand-over under way.
+    pub handover: Option<Handover>,
+    /// Why it is stopped, if it is.
+    pub stopped: Option<Stop>,
+    /// When it was created.
+    pub created_at: UnixMillis,
+}
+
+impl Replica {
+    /// The node that primaries should send to: the seeding node where there is one, else the holder.
+    pub fn receiver(&self) -> MemberId {
+        self.seeding.unwrap_or(self.holder)
+    }
+}
+
+/// A VM of this cluster that is replicated elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Primary {
+    /// The VM.
+    pub vm: VmSpec,
+    /// The CAP (or FQDN) that it replicates to.
+    pub to: Fqdn,
+    /// The change set interval.
+    pub frequency: Frequency,
+    /// Older points kept beside the newest, 0-24.
+    pub recovery_points: u8,
+    /// The node that sends, once one has claimed the role.
+    pub sender: Option<MemberId>,
+    /// Where that node claimed it: the holder refuses lower ones.
+    pub sender_epoch: SenderEpoch,
+    /// Nodes that claim to run the VM while another has not released it: nothing is sent while there is one.
+    pub rivals: BTreeSet<MemberId>,
+    /// Why it is stopped, if it is.
+    pub stopped: Option<Stop>,
+    /// When replication was enabled.
+    pub created_at: UnixMillis,
+}

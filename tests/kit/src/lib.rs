@@ -1,0 +1,1 @@
+//! The harness of Landfall's tests: real processes, disks, faults.
