@@ -1,0 +1,13 @@
+//! Every decision of the agent, as a plain function of what is committed, what is seen, the time and a seed.
+//!
+//! Nothing here waits, starts, reads a clock, draws a random number, or iterates in an order that differs from run to
+//! run. `drive/` gathers what a decision needs, asks, and carries out the answer; a decision that turned out wrong can be
+//! replayed from its arguments alone. The lint below makes that a build failure, with the list in `clippy.toml`.
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub mod cycle;
+pub mod lease;
+pub mod node_loss;
+pub mod placement;
+pub mod sender;
+pub mod voters;

@@ -1,0 +1,277 @@
+//! When a silent node is held for dead, and where its replicas go then.
+//!
+//! Gossip only makes the owner look. The owner then asks the node itself, and up to two others to ask for it; only a node
+//! that nobody reached for all of `node_down_after` is down, and an owner whose own loop stood still accuses no one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use landfall_proto::id::MemberId;
+use landfall_proto::model::Replica;
+use landfall_proto::seam::Time;
+
+/// A pause of the owner's own loop that makes it doubt itself rather than the others. The loop runs four times a second;
+/// a second late means that this machine, not the others, stood still.
+pub const SELF_DOUBT: Duration = Duration::from_secs(1);
+
+/// How often a suspect is asked again.
+pub const PROBE_INTERVAL: Duration = Duration::from_millis(1_000);
+
+/// How many others are asked to reach a suspect.
+pub const PROXIES: usize = 2;
+
+#[derive(Clone, Copy, Debug)]
+struct Suspicion {
+    since: Time,
+    probed: Option<Time>,
+    down: bool,
+}
+
+/// What the owner has seen of its fellow members.
+#[derive(Clone, Debug, Default)]
+pub struct Watch {
+    suspicions: BTreeMap<MemberId, Suspicion>,
+    ticked: Option<Time>,
+}
+
+impl Watch {
+    /// Takes in which members gossip holds for live, and returns the suspects that are due to be asked.
+    pub fn tick(&mut self, now: Time, live: &BTreeMap<MemberId, bool>, down_after: Duration) -> Vec<MemberId> {
+        let stood_still = self.ticked.is_some_and(|before| now.since(before) >= SELF_DOUBT);
+        self.ticked = Some(now);
+        self.suspicions.retain(|member, _| live.get(member) == Some(&false));
+        let mut due = Vec::new();
+        for member in live.iter().filter(|(_, live)| !**live).map(|(member, _)| *member) {
+            let entry = self.suspicions.entry(member).or_insert(Suspicion { since: now, probed: None, down: false });
+            if stood_still && !entry.down {
+                *entry = Suspicion { since: now, probed: None, down: false };
+            }
+            // One probe at least must have failed: silence alone convicts nobody.
+            entry.down |= entry.probed.is_some() && now.since(entry.since) >= down_after;
+            if entry.probed.is_none_or(|at| now.since(at) >= PROBE_INTERVAL) {
+                due.push(member);
+            }
+        }
+        due
+    }
+
+    /// Takes in that `member` was asked, and whether anybody reached it.
+    pub fn probed(&mut self, now: Time, member: MemberId, reached: bool) {
+        let Some(entry) = self.suspicions.get_mut(&member) else { return };
+        if reached {
+            *entry = Suspicion { since: now, probed: Some(now), down: false };
+        } else {
+            entry.probed = Some(now);
+        }
+    }
+
+    /// Since when `member` is held for dead.
+    pub fn down_since(&self, member: MemberId) -> Option<Time> {
+        self.suspicions.get(&member).filter(|entry| entry.down).map(|entry| entry.since)
+    }
+
+    /// Whether `member` is silent, though not yet held for dead.
+    pub fn suspects(&self, member: MemberId) -> bool {
+        self.suspicions.get(&member).is_some_and(|entry| !entry.down)
+    }
+}
+
+/// The members asked to reach `suspect` on the owner's behalf: live, neither of the two, at most [`PROXIES`].
+pub fn proxies(owner: MemberId, suspect: MemberId, live: &BTreeMap<MemberId, bool>) -> Vec<MemberId> {
+    live.iter()
+        .filter(|(member, live)| **live && **member != owner && **member != suspect)
+        .map(|(member, _)| *member)
+        .take(PROXIES)
+        .collect()
+}
+
+/// How long to wait, and for what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// A receiver that is alive but cannot stage for this long is replaced like a dead one.
+    pub down_after: Duration,
+    /// Without another copy, a new home is filled from the primary only after this.
+    pub without_copy: Duration,
+}
+
+/// What is known about the nodes that one replica could be on.
+#[derive(Clone, Debug, Default)]
+pub struct Nodes {
+    /// Members that are up.
+    pub up: BTreeSet<MemberId>,
+    /// Members held for dead, and since when.
+    pub down: BTreeMap<MemberId, Time>,
+    /// Members that are up but have not been able to stage, and since when.
+    pub unable: BTreeMap<MemberId, Time>,
+}
+
+/// What to do about a replica whose receiver is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rehome {
+    /// This member has every acknowledged byte and takes over.
+    Assign(MemberId),
+    /// Nobody has: fill another node.
+    Seed {
+        /// The member that did not answer, and is not chosen.
+        instead_of: MemberId,
+    },
+}
+
+/// What to do now about `replica`, if anything. Which node is seeded is placement's business.
+pub fn rehome(replica: &Replica, nodes: &Nodes, patience: Patience, now: Time) -> Option<Rehome> {
+    let able = |member: &MemberId| nodes.up.contains(member) && !nodes.unable.contains_key(member);
+    if replica.seeding.is_some() {
+        // A returning member takes the replica back: what it has was acknowledged, what is being filled was not.
+        if let Some(back) = replica.in_sync.iter().find(|member| able(member)) {
+            return Some(Rehome::Assign(*back));
+        }
+    }
+    let receiver = replica.receiver();
+    let gone_since =
+        nodes.down.get(&receiver).copied().or_else(|| {
+            nodes.unable.get(&receiver).copied().filter(|since| now.since(*since) >= patience.down_after)
+        })?;
+    if let Some(copy) = replica.in_sync.iter().find(|member| **member != receiver && able(member)) {
+        return Some(Rehome::Assign(*copy));
+    }
+    let waited = now.since(gone_since) >= patience.without_copy;
+    let nothing_to_lose = !replica.acknowledged || replica.seeding == Some(receiver);
+    (waited || nothing_to_lose).then_some(Rehome::Seed { instead_of: receiver })
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall_proto::id::{Epoch, UnixMillis, VmId};
+    use landfall_proto::model::{Frequency, VmSpec};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DOWN_AFTER: Duration = Duration::from_secs(5);
+
+    fn at(ms: u64) -> Time {
+        Time(Duration::from_millis(ms))
+    }
+
+    fn id(number: u64) -> MemberId {
+        MemberId::from_number(number)
+    }
+
+    fn live(pairs: &[(u64, bool)]) -> BTreeMap<MemberId, bool> {
+        pairs.iter().map(|(member, live)| (id(*member), *live)).collect()
+    }
+
+    fn replica(holder: u64, in_sync: &[u64], seeding: Option<u64>, acknowledged: bool) -> Replica {
+        Replica {
+            vm: VmSpec {
+                id: VmId(uuid::Uuid::from_u128(7)),
+                name: "vm".parse().unwrap(),
+                disks: vec![],
+                adapters: vec![],
+            },
+            primary: "p.contoso.com".parse().unwrap(),
+            trust_group: "T".parse().unwrap(),
+            storage: "default".parse().unwrap(),
+            frequency: Frequency::HalfMinute,
+            recovery_points: 0,
+            holder: id(holder),
+            in_sync: in_sync.iter().map(|n| id(*n)).collect(),
+            epoch: Epoch::from_number(9),
+            seeding: seeding.map(id),
+            acknowledged,
+            handover: None,
+            stopped: None,
+            created_at: UnixMillis(0),
+        }
+    }
+
+    fn patience() -> Patience {
+        Patience { down_after: DOWN_AFTER, without_copy: Duration::from_secs(900) }
+    }
+
+    #[test]
+    fn a_silent_node_is_down_only_after_the_time_and_only_when_nobody_reached_it() {
+        let mut watch = Watch::default();
+        let mut now = 0;
+        while now < 4_750 {
+            for suspect in watch.tick(at(now), &live(&[(1, true), (2, false)]), DOWN_AFTER) {
+                watch.probed(at(now), suspect, false);
+            }
+            assert_eq!(watch.down_since(id(2)), None, "at {now}");
+            now += 250;
+        }
+        watch.tick(at(5_000), &live(&[(1, true), (2, false)]), DOWN_AFTER);
+        assert_eq!(watch.down_since(id(2)), Some(at(0)));
+        watch.tick(at(5_250), &live(&[(1, true), (2, true)]), DOWN_AFTER);
+        assert_eq!(watch.down_since(id(2)), None);
+    }
+
+    #[test]
+    fn one_answer_starts_the_time_anew() {
+        let mut watch = Watch::default();
+        for step in 0..60 {
+            let now = at(step * 250);
+            for suspect in watch.tick(now, &live(&[(2, false)]), DOWN_AFTER) {
+                watch.probed(now, suspect, step % 16 == 0);
+            }
+            assert_eq!(watch.down_since(id(2)), None);
+        }
+    }
+
+    #[test]
+    fn an_owner_that_stood_still_accuses_no_one() {
+        let mut watch = Watch::default();
+        for suspect in watch.tick(at(0), &live(&[(2, false)]), DOWN_AFTER) {
+            watch.probed(at(0), suspect, false);
+        }
+        watch.tick(at(60_000), &live(&[(2, false)]), DOWN_AFTER);
+        assert_eq!(watch.down_since(id(2)), None);
+        assert!(watch.suspects(id(2)));
+    }
+
+    #[test]
+    fn a_copy_takes_over_at_once_and_without_one_the_primary_is_not_asked_early() {
+        let nodes = |up: &[u64], down: &[(u64, u64)]| Nodes {
+            up: up.iter().map(|n| id(*n)).collect(),
+            down: down.iter().map(|(n, since)| (id(*n), at(*since))).collect(),
+            unable: BTreeMap::new(),
+        };
+        let two = replica(1, &[1, 2], None, true);
+        assert_eq!(rehome(&two, &nodes(&[2, 3], &[(1, 0)]), patience(), at(5_000)), Some(Rehome::Assign(id(2))));
+        let one = replica(1, &[1], None, true);
+        assert_eq!(rehome(&one, &nodes(&[2], &[(1, 0)]), patience(), at(899_999)), None);
+        assert_eq!(
+            rehome(&one, &nodes(&[2], &[(1, 0)]), patience(), at(900_000)),
+            Some(Rehome::Seed { instead_of: id(1) })
+        );
+        let fresh = replica(1, &[], None, false);
+        assert_eq!(
+            rehome(&fresh, &nodes(&[2], &[(1, 0)]), patience(), at(5_000)),
+            Some(Rehome::Seed { instead_of: id(1) })
+        );
+        let seeding = replica(1, &[1], Some(2), true);
+        assert_eq!(rehome(&seeding, &nodes(&[1, 2], &[]), patience(), at(0)), Some(Rehome::Assign(id(1))));
+    }
+
+    proptest! {
+        /// R13: a new holder comes only from the in-sync set.
+        #[test]
+        fn only_a_live_member_of_the_set_is_ever_assigned(
+            holder in 1u64..5, set in 0u8..16, up in 0u8..16, unable in 0u8..16, seeding in 0u64..5,
+            acknowledged in any::<bool>(), now in 0u64..2_000_000
+        ) {
+            let bits = |mask: u8| (1..5u64).filter(move |n| mask >> (n - 1) & 1 == 1);
+            let members: Vec<u64> = bits(set).collect();
+            let replica = replica(holder, &members, Some(seeding).filter(|s| *s > 0), acknowledged);
+            let nodes = Nodes {
+                up: bits(up).map(id).collect(),
+                down: (1..5).filter(|n| !bits(up).any(|u| u == *n)).map(|n| (id(n), at(0))).collect(),
+                unable: bits(unable).map(|n| (id(n), at(0))).collect(),
+            };
+            if let Some(Rehome::Assign(to)) = rehome(&replica, &nodes, patience(), at(now)) {
+                prop_assert!(replica.in_sync.contains(&to) && nodes.up.contains(&to));
+                prop_assert!(!nodes.unable.contains_key(&to));
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Where a new replica goes: a random node among those that can take it, and why each other one was not taken.
+//!
+//! Hyper-V's broker picks a random node that is up and whose VMMS runs; room at the storage location is added here,
+//! because a replica that cannot be stored is no replica.
+
+use landfall_proto::id::{MemberId, NodeName, StorageName};
+use landfall_proto::message::broker::PassedOver;
+use rand::Rng;
+use rand::SeedableRng;
+use rand_chacha::ChaCha20Rng;
+
+/// How a node stands with the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Its heartbeats arrive.
+    Up,
+    /// They have stopped.
+    Suspect,
+    /// It is held for dead.
+    Down,
+}
+
+/// What is known of one storage location on a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// The location.
+    pub name: StorageName,
+    /// Bytes free.
+    pub free_bytes: u64,
+    /// Why nothing can be stored there.
+    pub fault: Option<String>,
+}
+
+/// A member as placement sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The member.
+    pub member: MemberId,
+    /// Its name, for the report.
+    pub node: NodeName,
+    /// Whether it only votes.
+    pub witness: bool,
+    /// Whether it is up.
+    pub standing: Standing,
+    /// Whether an administrator has drained it.
+    pub drained: bool,
+    /// Why its VM service does not run, where it does not.
+    pub vm_service_fault: Option<String>,
+    /// Its storage locations.
+    pub rooms: Vec<Room>,
+}
+
+/// What a replica needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The storage location of the authorization entry.
+    pub storage: StorageName,
+    /// Bytes of all disks together: what it may grow to.
+    pub bytes: u64,
+    /// A node that did not answer the primary, and is not tried again.
+    pub except: Option<MemberId>,
+}
+
+/// Room that stays free at a storage location whatever is placed there, for logs and metadata.
+pub const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+
+/// The chosen member, and why each other one was passed over, in the order of `candidates`.
+///
+/// `seed` decides among the nodes that will do: the same seed and candidates give the same node.
+pub fn choose(candidates: &[Candidate], wish: &Wish, seed: [u8; 32]) -> (Option<MemberId>, Vec<PassedOver>) {
+    let objections: Vec<Option<String>> = candidates.iter().map(|candidate| objection(candidate, wish)).collect();
+    let fit: Vec<MemberId> =
+        candidates.iter().zip(&objections).filter(|(_, why)| why.is_none()).map(|(c, _)| c.member).collect();
+    let chosen = match fit.len() {
+        0 => None,
+        count => Some(fit[ChaCha20Rng::from_seed(seed).random_range(0..count)]),
+    };
+    let report = candidates
+        .iter()
+        .zip(objections)
+        .filter(|(candidate, _)| Some(candidate.member) != chosen)
+        .map(|(candidate, why)| PassedOver {
+            node: candidate.node.clone(),
+            reason: why.unwrap_or_else(|| "would do, not drawn".to_owned()),
+        })
+        .collect();
+    (chosen, report)
+}
+
+/// Why `candidate` cannot take a replica, if it cannot.
+pub fn objection(candidate: &Candidate, wish: &Wish) -> Option<String> {
+    if candidate.witness {
+        return Some("is a witness".to_owned());
+    }
+    if wish.except == Some(candidate.member) {
+        return Some("did not answer the primary".to_owned());
+    }
+    match candidate.standing {
+        Standing::Up => {}
+        Standing::Suspect => return Some("has stopped answering".to_owned()),
+        Standing::Down => return Some("is down".to_owned()),
+    }
+    if candidate.drained {
+        return Some("is drained".to_owned());
+    }
+    if let Some(fault) = &candidate.vm_service_fault {
+        return Some(format!("VM service {fault}"));
+    }
+    let Some(room) = candidate.rooms.iter().find(|room| room.name == wish.storage) else {
+        return Some(format!("has no storage location '{}'", wish.storage));
+    };
+    if let Some(fault) = &room.fault {
+        return Some(format!("storage '{}': {fault}", room.name));
+    }
+    let needed = wish.bytes.saturating_add(RESERVE_BYTES);
+    (room.free_bytes < needed)
+        .then(|| format!("storage '{}' has {} bytes free, the disks may need {needed}", room.name, room.free_bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn candidate(id: u64) -> Candidate {
+        Candidate {
+            member: MemberId::from_number(id),
+            node: format!("r{id}").parse().unwrap(),
+            witness: false,
+            standing: Standing::Up,
+            drained: false,
+            vm_service_fault: None,
+            rooms: vec![Room { name: "default".parse().unwrap(), free_bytes: 1 << 40, fault: None }],
+        }
+    }
+
+    fn wish() -> Wish {
+        Wish { storage: "default".parse().unwrap(), bytes: 1 << 30, except: None }
+    }
+
+    fn seed(request: u64) -> [u8; 32] {
+        *blake3::hash(&request.to_le_bytes()).as_bytes()
+    }
+
+    #[test]
+    fn each_reason_keeps_a_node_out_and_is_told() {
+        let bad: [(&str, Candidate); 7] = [
+            ("witness", Candidate { witness: true, ..candidate(2) }),
+            ("down", Candidate { standing: Standing::Down, ..candidate(3) }),
+            ("stopped answering", Candidate { standing: Standing::Suspect, ..candidate(4) }),
+            ("drained", Candidate { drained: true, ..candidate(5) }),
+            ("VM service", Candidate { vm_service_fault: Some("is stopped".to_owned()), ..candidate(6) }),
+            ("no storage location", Candidate { rooms: vec![], ..candidate(7) }),
+            ("bytes free", {
+                let mut full = candidate(8);
+                full.rooms[0].free_bytes = 1 << 30;
+                full
+            }),
+        ];
+        for (word, other) in bad {
+            let candidates = [other, candidate(1)];
+            for request in 0..50 {
+                let (chosen, report) = choose(&candidates, &wish(), seed(request));
+                assert_eq!(chosen, Some(candidates[1].member));
+                assert!(report[0].reason.contains(word), "{word}: {}", report[0].reason);
+            }
+        }
+    }
+
+    /// Pearson's statistic for 3,000 placements on four nodes; 16.27 is the 0.1 % point for three degrees of freedom.
+    #[test]
+    fn placements_are_even_by_chi_square() {
+        let candidates: Vec<Candidate> = (1..=4).map(candidate).collect();
+        let mut counts: BTreeMap<MemberId, f64> = BTreeMap::new();
+        for request in 0..3_000 {
+            let (chosen, _) = choose(&candidates, &wish(), seed(request));
+            *counts.entry(chosen.unwrap()).or_default() += 1.0;
+        }
+        let expected = 3_000.0 / 4.0;
+        let statistic: f64 = counts.values().map(|seen| (seen - expected).powi(2) / expected).sum();
+        assert!(counts.len() == 4 && statistic < 16.27, "{statistic} {counts:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn the_same_seed_chooses_the_same_node_and_everyone_else_is_accounted_for(
+            count in 0u64..8, down in any::<u8>(), request in any::<u64>()
+        ) {
+            let candidates: Vec<Candidate> = (0..count)
+                .map(|i| Candidate {
+                    standing: if down >> i & 1 == 1 { Standing::Down } else { Standing::Up },
+                    ..candidate(i + 1)
+                })
+                .collect();
+            let first = choose(&candidates, &wish(), seed(request));
+            prop_assert_eq!(&first, &choose(&candidates, &wish(), seed(request)));
+            let (chosen, report) = first;
+            prop_assert_eq!(report.len(), candidates.len() - usize::from(chosen.is_some()));
+            prop_assert_eq!(chosen.is_none(), candidates.iter().all(|c| c.standing == Standing::Down));
+        }
+    }
+}
