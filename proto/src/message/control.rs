@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Epoch, MemberId, NodeName, Position, Root, SenderEpoch, Term, UnixMillis, VmId};
+use crate::id::{Epoch, MemberId, NodeName, Position, Revision, Root, SenderEpoch, Term, UnixMillis, VmId};
 use crate::message::broker::{Location, Place};
 use crate::model::{Answer, Command, MemberList};
 use crate::refusal::Refusal;
@@ -63,6 +63,21 @@ pub enum ControlRequest {
     },
     /// To a new data node that votes: the sealed CA key.
     CaKey,
+    /// Wait until your VM service has acknowledged the settings at this revision.
+    AwaitSettings(Revision),
+    /// Which VMs does your VM service have?
+    Vms,
+    /// To the owner: do you act, and up to where is the log committed? What a holder confirms its assignment with.
+    Confirm,
+    /// Forward: the recovery point list or an export is the holder's business; run this for my user.
+    Export {
+        /// The replica.
+        vm: VmId,
+        /// The point; the newest where none is given.
+        point: Option<u64>,
+        /// The folder on the executing node.
+        folder: String,
+    },
 }
 
 /// The answer to a [`ControlRequest`].
@@ -92,8 +107,39 @@ pub enum ControlAnswer {
     Figures(Box<Figures>),
     /// To CaKey: the key, PKCS #8.
     CaKey(Vec<u8>),
+    /// To Vms.
+    Vms(Vec<LocalVm>),
+    /// To Confirm.
+    Confirmed {
+        /// The owner's term.
+        term: Term,
+        /// The owner's applied position, at least as new as any commit when it was asked.
+        position: Position,
+    },
+    /// To Export: the files that were written, on the executing node.
+    Exported {
+        /// The executing node.
+        node: NodeName,
+        /// The point.
+        point: u64,
+        /// The files and their sizes in bytes.
+        files: Vec<(String, u64)>,
+    },
     /// Refused or failed; nothing was changed.
     Refused(Refusal),
+}
+
+/// A VM on a node, as its VM service reports it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalVm {
+    /// What it is.
+    pub vm: crate::model::VmSpec,
+    /// Whether it is a replica, which may not start.
+    pub replica: bool,
+    /// Whether it runs.
+    pub running: bool,
+    /// Why it cannot be replicated.
+    pub fault: Option<Refusal>,
 }
 
 /// What one node knows of one VM's replication. High-rate figures live where they arise and are asked for on demand.

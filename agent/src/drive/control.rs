@@ -1,0 +1,184 @@
+//! Serving `landfall-control/1`: the agents of this cluster, and a few verbs for paired clusters.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall_proto::endpoint::Alpn;
+use landfall_proto::id::{Epoch, MemberId, Position, Revision, Term, VmId};
+use landfall_proto::message::control::{ControlAnswer, ControlRequest, LocalVm};
+use landfall_proto::trust::Caller;
+use landfall_proto::{Class, Refusal};
+use tokio::time::{Instant, timeout};
+
+use crate::drive::members::control_target;
+use crate::drive::node::Node;
+use crate::drive::propose::no_quorum;
+use crate::drive::replicas::Replicas;
+use crate::drive::senders::Senders;
+use crate::drive::{broker, peers};
+use crate::vm_service::{VmRole, VmState};
+
+/// How long a call may wait for something to happen here before it answers that it has not: shorter than the callers'
+/// own deadlines, so that they get the reason.
+const WAIT_MAX: Duration = Duration::from_secs(4);
+
+/// How long a probe on another's behalf may take.
+const PROBE_DEADLINE: Duration = Duration::from_millis(800);
+
+/// What serving needs beside the node itself.
+#[derive(Clone)]
+pub struct Control {
+    /// This node.
+    pub node: Node,
+    /// The replicas that it holds.
+    pub replicas: Replicas,
+    /// The VMs that it sends.
+    pub senders: Senders,
+}
+
+impl Control {
+    /// Answers one request of an authenticated caller.
+    pub async fn answer(&self, caller: &Caller, request: ControlRequest) -> ControlAnswer {
+        match caller {
+            Caller::Member { .. } => self.answer_member(request).await,
+            Caller::PeerNode { cap, .. } => match request {
+                ControlRequest::Moved { vm, to } => {
+                    self.senders.moved(cap, vm, to);
+                    ControlAnswer::Done
+                }
+                ControlRequest::Members(list) => peers::exchange(&self.node, cap, list).await,
+                _ => ControlAnswer::Refused(not_for_peers()),
+            },
+            Caller::Unlisted { .. } | Caller::Stranger { .. } => ControlAnswer::Refused(not_for_peers()),
+        }
+    }
+
+    async fn answer_member(&self, request: ControlRequest) -> ControlAnswer {
+        let node = &self.node;
+        match request {
+            ControlRequest::Propose { request, command } => {
+                let Some(term) = node.owner.acting() else { return ControlAnswer::Refused(no_quorum()) };
+                match node.proposer.commit_here(request, term, *command).await {
+                    Ok((answer, position)) => ControlAnswer::Applied { answer, position },
+                    Err(refusal) => ControlAnswer::Refused(refusal),
+                }
+            }
+            ControlRequest::Place { primary, place } => {
+                let answer = broker::place(node, &primary, *place).await;
+                ControlAnswer::Broker(Box::new(answer.unwrap_or_else(
+                    landfall_proto::message::broker::BrokerAnswer::Refused,
+                )))
+            }
+            ControlRequest::Probe => ControlAnswer::Alive { storage_fault: self.replicas.storage_fault() },
+            ControlRequest::ProbeFor(member) => ControlAnswer::Reached(probe(node, member).await),
+            ControlRequest::AwaitRegistered { term, vm, epoch, position } => {
+                await_registered(node, term, vm, epoch, position).await
+            }
+            ControlRequest::Moved { .. } | ControlRequest::Members(_) => ControlAnswer::Refused(not_for_members()),
+            ControlRequest::Figures(vm) => ControlAnswer::Figures(Box::new(self.figures(vm).await)),
+            ControlRequest::Fetch { term, vm, epoch, from } => match older_term(node, term) {
+                Some(refusal) => ControlAnswer::Refused(refusal),
+                None => self.replicas.fetch(vm, epoch, from).await.map_or_else(ControlAnswer::Refused, |()| {
+                    ControlAnswer::Done
+                }),
+            },
+            ControlRequest::CaKey => ControlAnswer::Refused(not_for_members()),
+            ControlRequest::AwaitSettings(revision) => await_settings(node, revision).await,
+            ControlRequest::Vms => ControlAnswer::Vms(local_vms(node)),
+            ControlRequest::Confirm => match (node.owner.acting(), node.state().position) {
+                (Some(term), position) => ControlAnswer::Confirmed { term, position },
+                (None, _) => ControlAnswer::Refused(no_quorum()),
+            },
+            ControlRequest::Export { vm, point, folder } => match self.replicas.export(vm, point, folder.into()).await {
+                Ok(exported) => ControlAnswer::Exported {
+                    node: node.name.clone(),
+                    point: exported.point,
+                    files: exported.files,
+                },
+                Err(refusal) => ControlAnswer::Refused(refusal),
+            },
+        }
+    }
+
+    /// What this node knows of one VM.
+    pub async fn figures(&self, vm: VmId) -> landfall_proto::message::control::Figures {
+        landfall_proto::message::control::Figures {
+            holder: self.replicas.figures(vm).await,
+            sender: self.senders.figures(vm),
+        }
+    }
+}
+
+/// Whether `member` answers a probe of this node.
+pub async fn probe(node: &Node, member: MemberId) -> bool {
+    let Some(target) = control_target(&node.state(), member) else { return false };
+    let call = node.calls.call::<_, ControlAnswer>(&target, Alpn::Control, &ControlRequest::Probe, PROBE_DEADLINE);
+    matches!(call.await, Ok(ControlAnswer::Alive { .. }))
+}
+
+/// The refusal of an effect ordered under an older term than this node has applied (R1).
+pub fn older_term(node: &Node, term: Term) -> Option<Refusal> {
+    let newest = node.state().claim.map(|claim| claim.term)?;
+    (term < newest).then(|| {
+        Refusal::new(Class::Refused, "stale_term", format!("term {term} is over: this node has applied {newest}"))
+            .field("term")
+    })
+}
+
+/// Waits until this node's VM service has registered the replica at `epoch`.
+pub async fn await_registered(node: &Node, term: Term, vm: VmId, epoch: Epoch, position: Position) -> ControlAnswer {
+    if let Err(refusal) = node.proposer.applied(position, Instant::now() + WAIT_MAX).await {
+        return ControlAnswer::Refused(refusal);
+    }
+    if let Some(refusal) = older_term(node, term) {
+        return ControlAnswer::Refused(refusal);
+    }
+    let mut registered = node.registered.subscribe();
+    let done = registered.wait_for(|registered| registered.get(&vm).is_some_and(|at| *at >= epoch));
+    match timeout(WAIT_MAX, done).await {
+        Ok(Ok(_)) => ControlAnswer::Done,
+        _ => ControlAnswer::Refused(Refusal::new(
+            Class::Failed,
+            "not_registered",
+            format!("the VM service {}", node.vms.standing().fault().unwrap_or_else(|| "did not register it".into())),
+        )),
+    }
+}
+
+async fn await_settings(node: &Node, revision: Revision) -> ControlAnswer {
+    let mut reported = node.vms.watch();
+    let done = reported.wait_for(|reported| reported.applied >= revision);
+    match timeout(WAIT_MAX, done).await {
+        Ok(Ok(_)) => ControlAnswer::Done,
+        _ => ControlAnswer::Refused(Refusal::new(
+            Class::Failed,
+            "not_applied",
+            format!(
+                "its VM service {}",
+                node.vms.standing().fault().unwrap_or_else(|| "has not acknowledged it".to_owned())
+            ),
+        )),
+    }
+}
+
+/// The VMs that this node's VM service has; none while it does not report.
+pub fn local_vms(node: &Node) -> Vec<LocalVm> {
+    let vms = node.vms.vms().unwrap_or_default();
+    vms.into_iter()
+        .map(|report| LocalVm {
+            replica: report.role == VmRole::Replica,
+            running: report.state == VmState::Running,
+            fault: report.fault,
+            vm: report.vm,
+        })
+        .collect()
+}
+
+fn not_for_peers() -> Refusal {
+    Refusal::new(Class::Refused, "not_allowed", "this request is for members of the cluster only")
+}
+
+fn not_for_members() -> Refusal {
+    Refusal::new(Class::Refused, "not_allowed", "this request is between clusters, or belongs to joining")
+}
+

@@ -1,0 +1,126 @@
+//! What makes this node a member: its key, its certificate, what the cluster was founded with, and the CA's key.
+//!
+//! All of it lives in small files of the data folder, each written durably. The key is made once and never leaves the
+//! node; the CA's key is on the data nodes that may issue, never on a witness and never in the log.
+
+use std::sync::Arc;
+
+use landfall_proto::authority::Authority;
+use landfall_proto::certificate::NodeKey;
+use landfall_proto::id::{Fqdn, MemberId, NodeName};
+use landfall_proto::message::join::Welcome;
+use landfall_proto::model::{Found, MemberList};
+use landfall_proto::seam::{Outside, Random};
+use landfall_proto::{Class, Refusal, codec};
+use landfall_store::files::Files;
+use serde::{Deserialize, Serialize};
+
+/// The node's private key, PKCS #8.
+const KEY_FILE: &str = "node.key";
+/// What it was enrolled with.
+const ENROLMENT_FILE: &str = "enrolment";
+/// The CA's private key, PKCS #8, where this node may issue.
+const CA_KEY_FILE: &str = "ca.key";
+/// Readable by the agent's user only.
+const PRIVATE: u32 = 0o600;
+
+/// A node that belongs to a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Enrolment {
+    /// Its name, so that a data folder is not used by another node's file.
+    pub node: NodeName,
+    /// Its name in its certificate.
+    pub fqdn: Fqdn,
+    /// Its id.
+    pub member: MemberId,
+    /// Its certificate, DER.
+    pub certificate: Vec<u8>,
+    /// What `cluster init` recorded.
+    pub found: Found,
+    /// The members when it joined: whom to ask first.
+    pub members: MemberList,
+}
+
+/// The files of a node's identity.
+#[derive(Clone)]
+pub struct Papers {
+    files: Arc<dyn Files>,
+}
+
+impl Papers {
+    /// The papers kept in `files`.
+    pub fn new(files: Arc<dyn Files>) -> Self {
+        Self { files }
+    }
+
+    /// This node's key, made at the first call.
+    pub async fn key(&self, random: &dyn Random) -> Result<NodeKey, Refusal> {
+        if let Some(bytes) = self.files.read(KEY_FILE).await.map_err(|error| unreadable(KEY_FILE, &error))? {
+            return NodeKey::from_pkcs8(&bytes).map_err(|error| unreadable(KEY_FILE, &error));
+        }
+        let key = NodeKey::generate(random);
+        self.write(KEY_FILE, key.pkcs8()).await?;
+        Ok(key)
+    }
+
+    /// The enrolment, where there is one; refused where it is another node's.
+    pub async fn enrolment(&self, node: &NodeName) -> Result<Option<Enrolment>, Refusal> {
+        let read = self.files.read(ENROLMENT_FILE).await.map_err(|error| unreadable(ENROLMENT_FILE, &error))?;
+        let Some(bytes) = read else { return Ok(None) };
+        let enrolment: Enrolment = codec::decode(&bytes).map_err(|error| unreadable(ENROLMENT_FILE, &error))?;
+        if enrolment.node != *node {
+            let message = format!("the data folder belongs to node '{}', not to '{node}'", enrolment.node);
+            return Err(Refusal::new(Class::Refused, "foreign_data_folder", message)
+                .field("data_dir")
+                .remedy("give each node a data_dir of its own, or set node back to its old name"));
+        }
+        Ok(Some(enrolment))
+    }
+
+    /// Keeps an enrolment, and with it the CA's key where this node may issue. The key is written first: an enrolment
+    /// without it could never issue, a key without an enrolment is ignored.
+    pub async fn enrol(&self, enrolment: &Enrolment, ca_key: Option<&[u8]>) -> Result<(), Refusal> {
+        if let Some(ca_key) = ca_key {
+            self.write(CA_KEY_FILE, ca_key).await?;
+        }
+        let bytes = codec::encode(enrolment).map_err(|error| unreadable(ENROLMENT_FILE, &error))?;
+        self.write(ENROLMENT_FILE, &bytes).await
+    }
+
+    /// The CA, where this node may issue.
+    pub async fn authority(&self, found: &Found, outside: &Outside) -> Result<Option<Authority>, Refusal> {
+        let read = self.files.read(CA_KEY_FILE).await.map_err(|error| unreadable(CA_KEY_FILE, &error))?;
+        read.map(|key| Authority::restore(&found.ca, &key, outside).map_err(|error| unreadable(CA_KEY_FILE, &error)))
+            .transpose()
+    }
+
+    /// The CA's key as it is handed to a new issuer.
+    pub async fn authority_key(&self) -> Result<Option<Vec<u8>>, Refusal> {
+        self.files.read(CA_KEY_FILE).await.map_err(|error| unreadable(CA_KEY_FILE, &error))
+    }
+
+    async fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Refusal> {
+        self.files.write(name, bytes, PRIVATE).await.map_err(|error| {
+            Refusal::new(Class::Failed, "data_folder", format!("{name} could not be written: {error}"))
+                .field("data_dir")
+                .remedy("free room on that file system, or mend it, and try again")
+        })
+    }
+}
+
+impl Enrolment {
+    /// The enrolment that a [`Welcome`] makes.
+    pub fn of(node: NodeName, fqdn: Fqdn, welcome: Welcome) -> Self {
+        let Welcome { member, certificate, found, members, ca_key: _ } = welcome;
+        Self { node, fqdn, member, certificate, found, members }
+    }
+}
+
+fn unreadable(name: &str, error: &dyn std::fmt::Display) -> Refusal {
+    Refusal::new(Class::Failed, "data_folder", format!("{name} in the data folder cannot be read: {error}"))
+        .field("data_dir")
+        .remedy(
+            "nothing was changed; set the folder aside (mv data_dir data_dir.aside) and join again \
+             (landfall token create --replaces NODE at another node, then landfall cluster join TOKEN here)",
+        )
+}

@@ -1,0 +1,151 @@
+//! What the nodes tell one another about themselves, all the time: a hint, never a reason.
+//!
+//! Gossip makes the owner look; only a commit moves anything (R7). It runs chitchat over this agent's own QUIC
+//! connections, so that only members take part, and offers one thing: the [`View`], who is live and what each says.
+
+mod facts;
+mod transport;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chitchat::{ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
+use landfall_proto::id::{Fqdn, MemberId, UnixMillis};
+use landfall_proto::{Class, Refusal};
+use tokio::sync::watch;
+
+pub use facts::{Facts, StorageFacts, VmServiceFacts};
+pub use transport::{GossipInbox, GossipLinks};
+
+/// Time between two rounds. With the same value as the detector's prior a silent node is suspected after about one
+/// second (facts of the measured table: 200 ms took 0.8-1.0 s).
+pub const GOSSIP_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How improbable a silence must be. Eight is chitchat's default; with the interval above it means about a second.
+const PHI: f64 = 8.0;
+
+/// The longest pause between heartbeats that the detector takes for normal.
+const HEARTBEAT_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// How long a dead generation is remembered, and a deleted key. A node restarted often must not fill the digest.
+const GRACE: Duration = Duration::from_secs(15 * 60);
+
+/// Where a node's facts stand in its gossip state.
+const FACTS_KEY: &str = "facts";
+
+/// What one member looks like from here.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Seen {
+    /// Whether its heartbeats arrive.
+    pub live: bool,
+    /// What it last said of itself.
+    pub facts: Option<Facts>,
+}
+
+/// All members that were ever heard of, by id.
+pub type View = BTreeMap<MemberId, Seen>;
+
+/// A running gossip: publishes this node's facts and keeps the view.
+pub struct Gossip {
+    handle: ChitchatHandle,
+    view: watch::Sender<Arc<View>>,
+}
+
+impl Gossip {
+    /// Joins the gossip of `cluster` as `me`; `started` tells this life of the agent from earlier ones.
+    pub async fn start(
+        cluster: &Fqdn,
+        me: MemberId,
+        address: SocketAddr,
+        started: UnixMillis,
+        links: GossipLinks,
+        inbox: GossipInbox,
+    ) -> Result<Self, Refusal> {
+        let config = ChitchatConfig {
+            chitchat_id: ChitchatId::new(me.number().to_string(), started.0, address),
+            cluster_id: cluster.to_string(),
+            gossip_interval: GOSSIP_INTERVAL,
+            listen_addr: address,
+            seed_nodes: links.addresses().iter().map(ToString::to_string).collect(),
+            failure_detector_config: FailureDetectorConfig {
+                phi_threshold: PHI,
+                initial_interval: GOSSIP_INTERVAL,
+                max_interval: HEARTBEAT_PAUSE_MAX,
+                dead_node_grace_period: GRACE,
+                ..FailureDetectorConfig::default()
+            },
+            marked_for_deletion_grace_period: GRACE,
+            catchup_callback: None,
+            extra_liveness_predicate: None,
+        };
+        let transport = transport::QuicTransport::new(links, inbox);
+        let handle = spawn_chitchat(config, Vec::new(), &transport)
+            .await
+            .map_err(|error| Refusal::new(Class::Failed, "gossip", format!("gossip did not start: {error}")))?;
+        Ok(Self { handle, view: watch::Sender::new(Arc::default()) })
+    }
+
+    /// What is seen now, and each time it changes.
+    pub fn watch(&self) -> watch::Receiver<Arc<View>> {
+        self.view.subscribe()
+    }
+
+    /// Tells the others about this node. Nothing is sent where nothing changed.
+    pub async fn publish(&self, facts: &Facts) {
+        let Ok(text) = serde_json::to_string(facts) else { return };
+        self.handle.with_chitchat(|state| state.self_node_state().set(FACTS_KEY, &text)).await;
+    }
+
+    /// Asks `address` for a round at once: a node that has just become known.
+    pub fn greet(&self, address: SocketAddr) {
+        if let Err(error) = self.handle.gossip(address) {
+            tracing::debug!(%address, %error, "gossip loop is gone");
+        }
+    }
+
+    /// Brings the view up to date with chitchat's state; ids that are no members are left out.
+    pub async fn refresh(&self, members: &BTreeSet<MemberId>) {
+        let fresh = self.handle.with_chitchat(|state| view_of(state, members)).await;
+        self.view.send_if_modified(|view| {
+            let changed = **view != fresh;
+            if changed {
+                *view = Arc::new(fresh.clone());
+            }
+            changed
+        });
+    }
+
+    /// Whether the gossip loop has ended by itself, which it does only when its transport breaks.
+    pub async fn ended(&self) {
+        if let Err(error) = self.handle.termination_watcher().await {
+            tracing::warn!(%error, "gossip ended");
+        }
+    }
+
+    /// Stops taking part.
+    pub fn stop(&self) {
+        self.handle.abort();
+    }
+}
+
+/// The newest generation of each member counts: a restarted node shows twice until its old life is forgotten.
+fn view_of(state: &chitchat::Chitchat, members: &BTreeSet<MemberId>) -> View {
+    let live: BTreeSet<&ChitchatId> = state.live_nodes().collect();
+    let mut newest: BTreeMap<MemberId, (u64, Seen)> = BTreeMap::new();
+    for (id, node) in state.node_states() {
+        let Some(member) = id.node_id.parse().ok().map(MemberId::from_number).filter(|m| members.contains(m)) else {
+            continue;
+        };
+        let seen = Seen {
+            live: live.contains(id) || id == state.self_chitchat_id(),
+            facts: node.get(FACTS_KEY).and_then(Facts::read),
+        };
+        let entry = newest.entry(member).or_insert_with(|| (id.generation_id, seen.clone()));
+        if id.generation_id > entry.0 {
+            *entry = (id.generation_id, seen);
+        }
+    }
+    newest.into_iter().map(|(member, (_, seen))| (member, seen)).collect()
+}

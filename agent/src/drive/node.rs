@@ -1,0 +1,60 @@
+//! The handles that everything a member does is done with. It holds no decision and no state of its own.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use landfall_proto::calls::Calls;
+use landfall_proto::id::{Epoch, MemberId, NodeName, VmId};
+use landfall_proto::seam::Outside;
+use landfall_proto::trust::Trust;
+use landfall_store::consensus::Consensus;
+use landfall_store::files::Files;
+use landfall_store::state::State;
+use tokio::sync::watch;
+
+use crate::config::NodeConfig;
+use crate::drive::events::Events;
+use crate::drive::gossip::View;
+use crate::drive::owner::Owner;
+use crate::drive::propose::Proposer;
+use crate::drive::vm_side::VmSide;
+
+/// This node as a member of its cluster.
+#[derive(Clone)]
+pub struct Node {
+    /// Its identity.
+    pub me: MemberId,
+    /// Its name.
+    pub name: NodeName,
+    /// Its file.
+    pub config: Arc<NodeConfig>,
+    /// Time, randomness, network, cryptography.
+    pub outside: Outside,
+    /// Its data folder.
+    pub files: Arc<dyn Files>,
+    /// The committed state and who leads.
+    pub consensus: Consensus,
+    /// The hold on the CAP.
+    pub owner: Owner,
+    /// Where commands go in.
+    pub proposer: Proposer,
+    /// Connections to other agents.
+    pub calls: Calls,
+    /// Whom certificates are believed.
+    pub trust: Trust,
+    /// What gossip sees.
+    pub view: watch::Receiver<Arc<View>>,
+    /// Its VM service.
+    pub vms: VmSide,
+    /// The replicas that this node's VM service has registered, and at which assignment.
+    pub registered: watch::Sender<Arc<BTreeMap<VmId, Epoch>>>,
+    /// What happened lately, for people.
+    pub events: Events,
+}
+
+impl Node {
+    /// The committed state as this node has applied it.
+    pub fn state(&self) -> Arc<State> {
+        self.consensus.state()
+    }
+}

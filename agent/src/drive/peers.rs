@@ -1,0 +1,125 @@
+//! Paired clusters: keeping each other's member lists fresh, and saying where replicas went.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use landfall_proto::endpoint::Alpn;
+use landfall_proto::id::{Fingerprint, Fqdn, Position, VmId};
+use landfall_proto::message::broker::Location;
+use landfall_proto::message::control::{ControlAnswer, ControlRequest};
+use landfall_proto::model::{Command, MemberList, Peer};
+use landfall_proto::seam::Time;
+use landfall_proto::{Class, Refusal};
+use landfall_store::state::State;
+use tokio::time::interval;
+
+use crate::drive::members::peer_targets;
+use crate::drive::node::Node;
+use crate::drive::propose::no_quorum;
+
+/// How often a peer is told and asked though nothing changed (DESIGN 3: hourly).
+const REFRESH_INTERVAL: Duration = Duration::from_secs(3600);
+
+/// How often a change, or a peer that did not answer, is looked for.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long one peer node may take to answer.
+const PEER_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Takes in a peer's list and answers with this cluster's own.
+pub async fn exchange(node: &Node, cap: &Fqdn, list: MemberList) -> ControlAnswer {
+    let taken = match *cap == list.cap {
+        true => relist(node, list).await,
+        false => Err(Refusal::invalid("cap", list.cap.as_str(), "a cluster sends its own member list only")),
+    };
+    match taken.and_then(|()| node.state().member_list().ok_or_else(no_quorum)) {
+        Ok(own) => ControlAnswer::Members(own),
+        Err(refusal) => ControlAnswer::Refused(refusal),
+    }
+}
+
+/// Commits a peer's list where it is newer than the committed one, or the committed one has not been confirmed for long.
+async fn relist(node: &Node, list: MemberList) -> Result<(), Refusal> {
+    let state = node.state();
+    let peer = state.peers.get(&list.cap).ok_or_else(|| Refusal::not_found("peer", list.cap.as_str()))?;
+    let age = node.outside.clock.wall().0.saturating_sub(peer.confirmed_at.0);
+    let stale = u128::from(age) >= REFRESH_INTERVAL.as_millis() / 2;
+    if list.position > peer.list.position || (list.position == peer.list.position && stale) {
+        node.proposer.commit(Command::Relist(list)).await?;
+    }
+    Ok(())
+}
+
+/// Sends this cluster's list to every peer when it has changed, and hourly. Only the owner does.
+pub async fn keep_fresh(node: Node) {
+    let mut told: BTreeMap<Fqdn, (Position, Time)> = BTreeMap::new();
+    let mut look = interval(LOOK_INTERVAL);
+    loop {
+        look.tick().await;
+        if node.owner.acting().is_none() {
+            told.clear();
+            continue;
+        }
+        let state = node.state();
+        let Some(own) = state.member_list() else { continue };
+        told.retain(|cap, _| state.peers.contains_key(cap));
+        for (cap, peer) in &state.peers {
+            let now = node.outside.clock.now();
+            let fresh = told.get(cap).is_some_and(|(position, at)| {
+                *position == own.position && now.since(*at) < REFRESH_INTERVAL
+            });
+            if !fresh && tell(&node, peer, &own).await.is_ok() {
+                told.insert(cap.clone(), (own.position, now));
+            }
+        }
+    }
+}
+
+/// Tells one peer this cluster's list, through the first of its nodes that answers, and takes in its own.
+async fn tell(node: &Node, peer: &Peer, own: &MemberList) -> Result<(), Refusal> {
+    let answer = first_answer(node, peer, &ControlRequest::Members(own.clone())).await?;
+    match answer {
+        ControlAnswer::Members(theirs) => relist(node, theirs).await,
+        ControlAnswer::Refused(refusal) => Err(refusal),
+        _ => Err(Refusal::new(Class::Failed, "protocol", "a peer gave an answer of another kind")),
+    }
+}
+
+/// Asks a cluster's CAP about a key that its committed list does not have; whether it is listed now.
+pub async fn vouches(node: &Node, cap: &Fqdn, key: &Fingerprint) -> bool {
+    let state = node.state();
+    let (Some(peer), Some(own)) = (state.peers.get(cap), state.member_list()) else { return false };
+    if let Err(refusal) = tell(node, peer, &own).await {
+        tracing::debug!(%cap, %refusal, "the peer was asked about an unknown key and did not help");
+    }
+    node.state().peers.get(cap).is_some_and(|peer| peer.list.by_key(key).is_some())
+}
+
+/// Tells a VM's primary that its replica is received elsewhere now. A lost notice is no harm: the primary asks the CAP.
+pub async fn announce_moved(node: &Node, state: &State, primary: &Fqdn, request: ControlRequest) {
+    let Some(peer) = state.peers.get(primary) else { return };
+    for target in peer_targets(&peer.list) {
+        let call = node.calls.call::<_, ControlAnswer>(&target, Alpn::Control, &request, PEER_DEADLINE);
+        if let Err(error) = call.await {
+            tracing::debug!(to = %target.address, %error, "moved notice not delivered");
+        }
+    }
+}
+
+/// The notice that a replica is received at `to`.
+pub fn moved(vm: VmId, to: Location) -> ControlRequest {
+    ControlRequest::Moved { vm, to }
+}
+
+async fn first_answer(node: &Node, peer: &Peer, request: &ControlRequest) -> Result<ControlAnswer, Refusal> {
+    let mut last = Refusal::new(Class::Unreachable, "peer_unreachable", format!("{} has no member", peer.list.cap));
+    for target in peer_targets(&peer.list) {
+        match node.calls.call(&target, Alpn::Control, request, PEER_DEADLINE).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => {
+                last = Refusal::new(Class::Unreachable, "peer_unreachable", format!("{}: {error}", target.address));
+            }
+        }
+    }
+    Err(last)
+}

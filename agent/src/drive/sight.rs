@@ -1,0 +1,55 @@
+//! The members as decisions see them: what is committed, joined with what gossip says.
+
+use std::collections::BTreeMap;
+
+use landfall_proto::id::MemberId;
+
+use crate::decide::placement::{Candidate, Room, Standing};
+use crate::drive::gossip::Seen;
+use crate::drive::node::Node;
+
+/// Every member as a candidate for placement, by id.
+pub fn candidates(node: &Node) -> Vec<Candidate> {
+    let state = node.state();
+    let view = node.view.borrow().clone();
+    let nothing = Seen::default();
+    state
+        .members
+        .values()
+        .map(|member| {
+            let seen = view.get(&member.id).unwrap_or(&nothing);
+            let facts = seen.facts.clone().unwrap_or_default();
+            let fault = match facts.vm_service.state.as_str() {
+                "running" => None,
+                "" => Some("has not been heard of".to_owned()),
+                other => Some(match &facts.vm_service.reason {
+                    Some(reason) => format!("is {other}: {reason}"),
+                    None => format!("is {other}"),
+                }),
+            };
+            Candidate {
+                member: member.id,
+                node: member.node.clone(),
+                witness: member.witness,
+                standing: if seen.live { Standing::Up } else { Standing::Suspect },
+                drained: false,
+                vm_service_fault: fault,
+                rooms: facts
+                    .storage
+                    .into_iter()
+                    .map(|room| Room { name: room.name, free_bytes: room.free_bytes, fault: room.fault })
+                    .collect(),
+            }
+        })
+        .collect()
+}
+
+/// Which members gossip holds for live, this node always included.
+pub fn live(node: &Node) -> BTreeMap<MemberId, bool> {
+    let view = node.view.borrow();
+    node.state()
+        .members
+        .keys()
+        .map(|member| (*member, *member == node.me || view.get(member).is_some_and(|seen| seen.live)))
+        .collect()
+}
