@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a script should take a refusal: the exit code of the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Class {
     /// Tried and failed; the same call may work later (exit 1).
     Failed,

@@ -1,0 +1,74 @@
+//! The cluster: its members and whether it can decide.
+
+use std::net::SocketAddr;
+
+use landfall_proto::id::{ClusterName, Fqdn, MemberId, NodeName, Revision, Term};
+use serde::{Deserialize, Serialize};
+
+use crate::surface::node::{MemberRole, NodeState};
+
+/// `cluster init`: founds a cluster with this agent as its only member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterInit {
+    /// The cluster's display name.
+    pub name: ClusterName,
+    /// The name of its client access point.
+    pub cap: Fqdn,
+}
+
+/// `cluster join`: makes this agent a member of an existing cluster.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterJoin {
+    /// What `token create` printed there.
+    pub token: String,
+}
+
+impl std::fmt::Debug for ClusterJoin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ClusterJoin { token: <secret> }")
+    }
+}
+
+/// `cluster status`: the cluster as the asked agent sees it. Also the answer of `cluster init` and `cluster join`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The cluster's display name.
+    pub cluster: ClusterName,
+    /// The name of its client access point.
+    pub cap: Fqdn,
+    /// The agent that answers.
+    pub node: NodeName,
+    /// What it is in the cluster.
+    pub role: MemberRole,
+    /// The agent that owns the CAP now, where this one knows of one.
+    pub owner: Option<NodeName>,
+    /// The owner's term.
+    pub term: Option<Term>,
+    /// Whether this agent has heard from a majority of the voters within a lease.
+    pub quorate: bool,
+    /// The revision of the settings that this agent has applied.
+    pub settings_revision: Revision,
+    /// Every member, by id.
+    pub members: Vec<MemberStatus>,
+    /// How many voters may be lost at once before the cluster stops deciding.
+    pub tolerates_losses: u32,
+    /// What an operator should know, a sentence each: two voters that survive no loss, a clock that is off.
+    pub warnings: Vec<String>,
+}
+
+/// One member of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemberStatus {
+    /// Its name.
+    pub node: NodeName,
+    /// Its member id.
+    pub id: MemberId,
+    /// Whether it votes.
+    pub role: MemberRole,
+    /// Whether it answers.
+    pub state: NodeState,
+    /// Its control address.
+    pub address: SocketAddr,
+}

@@ -1,0 +1,123 @@
+//! Everything that can be asked of an agent, in one trait.
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+use landfall_proto::Refusal;
+use landfall_proto::id::{Fqdn, NodeName, PrimaryPattern, Revision};
+
+use super::authorization::{Authorization, AuthorizationRemoved};
+use super::broker::BrokerStatus;
+use super::cluster::{ClusterInit, ClusterJoin, ClusterStatus};
+use super::event::{Event, EventQuery};
+use super::node::{NodeDetail, NodeRemoved, NodeStatus};
+use super::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
+use super::point::{PointExport, PointExported, PointStatus};
+use super::settings::{SettingsEvent, SettingsRevision, SettingsSet, SettingsView};
+use super::token::{TokenCreate, TokenCreated, TokenId, TokenRevoked, TokenStatus};
+use super::vm::{NamedVm, VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus};
+use super::vm_service::{VmServiceApplied, VmServiceStatus};
+use super::wait::WaitSeconds;
+
+/// A stream of events. It ends when there will be no more; an error is its last item.
+pub type Stream<T> = BoxStream<'static, Result<T, Refusal>>;
+
+/// Who asks, as the kernel says: what `settings history` shows as who.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// The user of the process that opened the connection.
+    pub uid: u32,
+    /// The process, where the kernel names it.
+    pub pid: Option<i32>,
+}
+
+impl std::fmt::Display for Caller {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.uid {
+            0 => f.write_str("root"),
+            uid => write!(f, "uid {uid}"),
+        }
+    }
+}
+
+/// What an agent can do for those on its machine.
+///
+/// Any agent takes any of these, and finds the owner or the holder itself. A refusal means that nothing was changed, with
+/// one exception that says so: [`super::wait::timed_out`]. The server runs each call to its end even when the caller
+/// hangs up, so an implementation need not be safe to drop half-way; the two streams are dropped at any time.
+#[async_trait]
+pub trait Operations: Send + Sync + 'static {
+    /// Founds a cluster; refused where this agent belongs to one.
+    async fn cluster_init(&self, request: ClusterInit) -> Result<ClusterStatus, Refusal>;
+    /// Joins a cluster; refused where this agent belongs to one. Repeating it after a lost answer is safe.
+    async fn cluster_join(&self, request: ClusterJoin) -> Result<ClusterStatus, Refusal>;
+    /// The cluster as this agent sees it.
+    async fn cluster_status(&self) -> Result<ClusterStatus, Refusal>;
+
+    /// Makes a join token.
+    async fn token_create(&self, request: TokenCreate) -> Result<TokenCreated, Refusal>;
+    /// The tokens and codes that have not expired.
+    async fn token_list(&self) -> Result<Vec<TokenStatus>, Refusal>;
+    /// Makes a token or code worthless.
+    async fn token_revoke(&self, id: TokenId) -> Result<TokenRevoked, Refusal>;
+
+    /// Every member with what gossip says of it, by id.
+    async fn node_list(&self) -> Result<Vec<NodeStatus>, Refusal>;
+    /// One member.
+    async fn node_show(&self, node: NodeName) -> Result<NodeDetail, Refusal>;
+    /// Removes a member for good.
+    async fn node_remove(&self, node: NodeName, wait: Option<WaitSeconds>) -> Result<NodeRemoved, Refusal>;
+
+    /// Who answers primaries.
+    async fn broker_status(&self) -> Result<BrokerStatus, Refusal>;
+
+    /// Every setting.
+    async fn settings_show(&self) -> Result<SettingsView, Refusal>;
+    /// Changes settings, and answers them all at the new revision.
+    async fn settings_set(&self, request: SettingsSet, caller: Caller) -> Result<SettingsView, Refusal>;
+    /// The revisions that are remembered, oldest first.
+    async fn settings_history(&self) -> Result<Vec<SettingsRevision>, Refusal>;
+    /// What changes from `from` on; see [`SettingsEvent`] for how it begins. A slow reader is told to resync.
+    async fn settings_watch(&self, from: Option<Revision>) -> Result<Stream<SettingsEvent>, Refusal>;
+
+    /// The authorization table, by primary.
+    async fn authorization_list(&self) -> Result<Vec<Authorization>, Refusal>;
+    /// Adds an entry, or replaces the one with the same primary.
+    async fn authorization_add(&self, entry: Authorization) -> Result<Authorization, Refusal>;
+    /// Removes an entry and stops the replication of the VMs that lived under it.
+    async fn authorization_remove(&self, primary: PrimaryPattern) -> Result<AuthorizationRemoved, Refusal>;
+
+    /// Makes a pairing code.
+    async fn peer_invite(&self, request: PeerInvite) -> Result<PeerInvited, Refusal>;
+    /// Pairs with the cluster that made a code. Repeating it after a lost answer is safe.
+    async fn peer_accept(&self, request: PeerAccept) -> Result<PeerStatus, Refusal>;
+    /// The peers, by CAP.
+    async fn peer_list(&self) -> Result<Vec<PeerStatus>, Refusal>;
+    /// Forgets a peer and stops the replication with it.
+    async fn peer_remove(&self, cap: Fqdn) -> Result<PeerRemoved, Refusal>;
+
+    /// The VMs of this cluster, primaries and replicas, by name.
+    async fn vm_list(&self) -> Result<Vec<VmStatus>, Refusal>;
+    /// One VM.
+    async fn vm_show(&self, vm: VmSelector) -> Result<VmDetail, Refusal>;
+    /// Where the replica of a VM is received.
+    async fn vm_locate(&self, vm: VmSelector) -> Result<VmLocation, Refusal>;
+    /// Replicates a VM of this cluster.
+    async fn vm_enable(&self, vm: VmSelector, request: VmEnable) -> Result<VmStatus, Refusal>;
+    /// Ends the replication of a VM: at the primary's side on both, at the replica's on that one. Files stay.
+    async fn vm_disable(&self, vm: VmSelector, wait: Option<WaitSeconds>) -> Result<NamedVm, Refusal>;
+    /// Hands the replica of a VM to another node.
+    async fn vm_move(&self, vm: VmSelector, request: VmMove) -> Result<VmLocation, Refusal>;
+
+    /// The recovery points of a VM, oldest first.
+    async fn point_list(&self, vm: VmSelector) -> Result<Vec<PointStatus>, Refusal>;
+    /// Writes the disks of a point as raw images.
+    async fn point_export(&self, vm: VmSelector, request: PointExport) -> Result<PointExported, Refusal>;
+
+    /// Past events, oldest first, then new ones. A slow reader misses events, and sees it by their ids.
+    async fn event_tail(&self, query: EventQuery) -> Result<Stream<Event>, Refusal>;
+
+    /// The VM service has applied a revision.
+    async fn vm_service_applied(&self, applied: VmServiceApplied) -> Result<(), Refusal>;
+    /// The VM service says what runs here.
+    async fn vm_service_status(&self, status: VmServiceStatus) -> Result<(), Refusal>;
+}

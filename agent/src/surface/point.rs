@@ -1,0 +1,77 @@
+//! Recovery points.
+
+use std::path::PathBuf;
+
+use landfall_proto::id::{DiskTarget, NodeName, VmId};
+use landfall_proto::message::control::{Consistency, Point, PointState};
+use serde::{Deserialize, Serialize};
+
+use crate::surface::hex::RootHex;
+use crate::surface::{Utc, WaitSeconds};
+
+/// A row of `point list`, oldest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointStatus {
+    /// Its sequence number: what orders points, and what `--point` takes.
+    pub point: u64,
+    /// The instant, by the sender's clock.
+    pub taken_at: Utc,
+    /// What kind of instant it was: `crash` or `off`.
+    pub consistency: Consistency,
+    /// Bytes of changed content that made it.
+    pub bytes: u64,
+    /// The content root over all disks.
+    pub root: RootHex,
+    /// Nodes that have it.
+    pub copies: Vec<NodeName>,
+    /// When it was last read back and compared with its root; null where it never was.
+    pub verified_at: Option<Utc>,
+    /// Whether it can be restored now: `listed`, `unconfirmed` or `unreachable`.
+    pub state: PointState,
+}
+
+impl From<Point> for PointStatus {
+    fn from(point: Point) -> Self {
+        let Point { sequence, taken_at, consistency, bytes, root, copies, state } = point;
+        let (taken_at, root) = (taken_at.into(), root.into());
+        Self { point: sequence, taken_at, consistency, bytes, root, copies, verified_at: None, state }
+    }
+}
+
+/// `point export`: writes each disk of a point as one raw image into a folder of the machine that is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PointExport {
+    /// The point; the newest where none is given.
+    #[serde(default)]
+    pub point: Option<u64>,
+    /// The folder, absolute. It is created; an image that exists there is never overwritten.
+    pub dir: PathBuf,
+    /// Give up after this long; without it the export takes as long as it takes.
+    #[serde(default)]
+    pub wait_seconds: Option<WaitSeconds>,
+}
+
+/// The answer of `point export`: every byte is on disk and agrees with the root.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointExported {
+    /// The VM.
+    pub uuid: VmId,
+    /// The point.
+    pub point: u64,
+    /// The root that the images were compared with.
+    pub root: RootHex,
+    /// The images, in the order of the VM's disks.
+    pub files: Vec<ExportedFile>,
+}
+
+/// One exported disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportedFile {
+    /// The disk.
+    pub target: DiskTarget,
+    /// Its raw image.
+    pub path: PathBuf,
+    /// Its size.
+    pub bytes: u64,
+}

@@ -1,0 +1,289 @@
+//! One value of every shape, for tests of the shapes and of what carries them.
+
+use std::collections::BTreeMap;
+
+use landfall_proto::id::{Epoch, Fingerprint, MemberId, Position, Revision, Root, SenderEpoch, Term, UnixMillis, VmId};
+use landfall_proto::message::control::{Consistency, PointState};
+use landfall_proto::model::{Adapter, AdapterKind, DiskSpec, Frequency, VmSpec};
+use landfall_proto::{Class, Refusal};
+
+use super::authorization::*;
+use super::broker::*;
+use super::cluster::*;
+use super::event::*;
+use super::node::*;
+use super::peer::*;
+use super::point::*;
+use super::settings::*;
+use super::token::*;
+use super::vm::*;
+use super::vm_service::*;
+use super::{Utc, hex};
+use crate::vm_service::{Image, ImageFormat, StorageReport, VmReport};
+
+pub const VM: &str = "6f1c2a52-0b0f-4c6e-9f2e-3a51d0a1c001";
+
+pub fn at() -> Utc {
+    Utc(UnixMillis(1_763_836_961_250))
+}
+
+fn name<T: std::str::FromStr<Err = Refusal>>(text: &str) -> T {
+    text.parse().unwrap()
+}
+
+pub fn vm() -> VmId {
+    name(VM)
+}
+
+pub fn cluster_status() -> ClusterStatus {
+    let member = |node, number, role, state, address: &str| MemberStatus {
+        node: name(node),
+        id: MemberId::from_number(number),
+        role,
+        state,
+        address: address.parse().unwrap(),
+    };
+    ClusterStatus {
+        cluster: name("Cluster-R"),
+        cap: name("r-broker-cap.contoso.com"),
+        node: name("r1"),
+        role: MemberRole::Voter,
+        owner: Some(name("r1")),
+        term: Some(Term::from_number(3)),
+        quorate: true,
+        settings_revision: Revision::from_number(12),
+        members: vec![
+            member("r1", 1, MemberRole::Voter, NodeState::Up, "10.0.0.11:7443"),
+            member("rw", 9, MemberRole::Witness, NodeState::Suspect, "10.0.0.13:7443"),
+        ],
+        tolerates_losses: 0,
+        warnings: vec!["two voters survive no loss: add a witness".to_owned()],
+    }
+}
+
+pub fn broker_status() -> BrokerStatus {
+    BrokerStatus {
+        cap: name("r-broker-cap.contoso.com"),
+        owner: Some(name("r1")),
+        owner_since: Some(at()),
+        term: Some(Term::from_number(3)),
+        address: None,
+    }
+}
+
+pub fn node_status() -> NodeStatus {
+    NodeStatus {
+        node: name("r1"),
+        id: MemberId::from_number(1),
+        role: MemberRole::Voter,
+        state: NodeState::Up,
+        vm_service: VmServiceState::Degraded,
+        vm_service_reason: Some("storage 'default' is full".to_owned()),
+        settings_revision: Some(Revision::from_number(12)),
+        replicas: 2,
+        free_bytes: Some(5 << 30),
+    }
+}
+
+pub fn node_detail() -> NodeDetail {
+    NodeDetail {
+        status: node_status(),
+        fqdn: name("r1.contoso.com"),
+        key: hex::KeyHex(Fingerprint([0xab; 32])),
+        address: "10.0.0.11:7443".parse().unwrap(),
+        data_address: "10.0.0.11:7444".parse().unwrap(),
+        version: Some("0.1.0".to_owned()),
+        applied: Some(Position::new(0, 40)),
+        storage: vec![StorageRoom {
+            name: name("default"),
+            path: Some("/srv/replicas".into()),
+            free_bytes: 5 << 30,
+            fault: None,
+        }],
+    }
+}
+
+pub fn settings() -> SettingsView {
+    let settings = [("compression", "off"), ("node_down_after", "5s")];
+    SettingsView {
+        revision: Revision::from_number(12),
+        settings: settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+    }
+}
+
+pub fn changes() -> Vec<SettingChange> {
+    let change = |key: &str, old: &str, new: &str| SettingChange {
+        key: key.to_owned(),
+        old: old.to_owned(),
+        new: new.to_owned(),
+    };
+    vec![change("compression", "on", "off"), change("node_down_after", "4s", "5s")]
+}
+
+pub fn settings_revision() -> SettingsRevision {
+    SettingsRevision::new(Revision::from_number(12), changes(), "root at r1".to_owned(), at())
+}
+
+pub fn authorization() -> Authorization {
+    Authorization { primary: name("p-broker-cap.contoso.com"), storage: name("default"), trust_group: name("T1") }
+}
+
+pub fn named_vm() -> NamedVm {
+    NamedVm { uuid: vm(), name: "VirtualMachine_Workload".to_owned() }
+}
+
+pub fn peer_status() -> PeerStatus {
+    PeerStatus {
+        cap: name("p-broker-cap.contoso.com"),
+        cluster: name("Cluster-P"),
+        health: Health::Normal,
+        health_reasons: vec![],
+        ca_key: hex::KeyHex(Fingerprint([0x01; 32])),
+        position: Position::new(0, 7),
+        confirmed_at: at(),
+        members: vec![PeerMember { node: name("p1"), address: "10.0.1.11:7443".parse().unwrap(), witness: false }],
+    }
+}
+
+pub fn token_created() -> TokenCreated {
+    TokenCreated { token: "lf1.secret".to_owned(), expires_at: at(), id: TokenId(0x1f) }
+}
+
+pub fn token_status() -> TokenStatus {
+    TokenStatus {
+        id: TokenId(0x1f),
+        kind: TokenKind::JoinWitness,
+        replaces: Some(name("r2")),
+        expires_at: at(),
+        used_by: None,
+    }
+}
+
+pub fn vm_status() -> VmStatus {
+    VmStatus {
+        uuid: vm(),
+        name: "VirtualMachine_Workload".to_owned(),
+        role: VmRole::Replica,
+        state: ReplicationState::Replicating,
+        health: Health::Warning,
+        health_reasons: vec!["the replica has one copy".to_owned()],
+        connection_point: Some(name("p-broker-cap.contoso.com")),
+        primary_host: Some("p1.contoso.com".to_owned()),
+        replica_cluster: Some(name("r-broker-cap.contoso.com")),
+        replica_host: Some("r2.contoso.com".to_owned()),
+        in_sync: vec![name("r1"), name("r2")],
+        epoch: Some(Epoch::from_number(31)),
+        consistency: Some(Consistency::Crash),
+        last_point_at: Some(at()),
+        lag_seconds: Some(14),
+        recoverable_rpo_seconds: Some(14),
+        sent_bytes: 3 << 20,
+        wire_bytes: 1_200_000,
+    }
+}
+
+pub fn vm_detail() -> VmDetail {
+    VmDetail {
+        status: vm_status(),
+        vm_state: Some(VmState::Stopped),
+        frequency_seconds: Some(Frequency::HalfMinute),
+        testing_interval_ms: Some(200),
+        recovery_points: Some(4),
+        storage: Some(name("default")),
+        trust_group: Some(name("T1")),
+        sender_epoch: Some(SenderEpoch::from_number(8)),
+        disks: vec![DiskStatus { target: name("vda"), bytes: 4 << 30 }],
+        adapters: vec![Adapter {
+            name: "eth0".to_owned(),
+            kind: AdapterKind::Synthetic,
+            mac: "52:54:00:aa:bb:01".to_owned(),
+        }],
+        activity: Some("waiting".to_owned()),
+        freeze: Some("stopped".to_owned()),
+        frozen_micros: Some(1500),
+        source: Some("index".to_owned()),
+        missed_cycles: Some(0),
+        fault: Some(Refusal::new(Class::Unreachable, "unreachable", "r2 does not answer").into()),
+        moving_to: None,
+        rivals: vec![],
+        passed_over: vec![PassedOver { node: name("r1"), reason: "not drawn".to_owned() }],
+    }
+}
+
+pub fn location() -> VmLocation {
+    VmLocation {
+        uuid: vm(),
+        node: name("r2"),
+        address: "10.0.0.12:7444".parse().unwrap(),
+        epoch: Epoch::from_number(31),
+    }
+}
+
+pub fn point() -> PointStatus {
+    PointStatus {
+        point: 5,
+        taken_at: at(),
+        consistency: Consistency::Off,
+        bytes: 65536,
+        root: hex::RootHex(Root([0xcd; 32])),
+        copies: vec![name("r1"), name("r2")],
+        verified_at: None,
+        state: PointState::Listed,
+    }
+}
+
+pub fn exported() -> PointExported {
+    PointExported {
+        uuid: vm(),
+        point: 5,
+        root: hex::RootHex(Root([0xcd; 32])),
+        files: vec![ExportedFile { target: name("vda"), path: "/tmp/out/vda.raw".into(), bytes: 4 << 30 }],
+    }
+}
+
+pub fn event() -> Event {
+    Event {
+        id: 7,
+        at: at(),
+        severity: Severity::Warning,
+        kind: "owner_changed".to_owned(),
+        node: Some(name("r1")),
+        vm: None,
+        message: "r1 owns r-broker-cap.contoso.com".to_owned(),
+        fields: BTreeMap::from([("term".to_owned(), "3".to_owned())]),
+    }
+}
+
+pub fn vm_service_status() -> VmServiceStatus {
+    let vm = VmSpec {
+        id: vm(),
+        name: name("VirtualMachine_Workload"),
+        disks: vec![DiskSpec { target: name("vda"), bytes: 4096 }],
+        adapters: vec![],
+    };
+    VmServiceStatus {
+        state: Condition::Running,
+        reason: None,
+        vms: vec![VmReport {
+            vm,
+            role: VmRole::Primary,
+            state: VmState::Running,
+            run: 9,
+            stopped_only: false,
+            images: vec![Image {
+                target: name("vda"),
+                path: "/vms/a/disk.raw".into(),
+                format: ImageFormat::Raw,
+                bytes: 4096,
+            }],
+            fault: Some(Refusal::not_found("image", "vda")),
+        }],
+        storage: vec![StorageReport {
+            name: name("default"),
+            path: "/srv/replicas".into(),
+            free_bytes: 5 << 30,
+            fault: None,
+        }],
+        pid: 4242,
+    }
+}

@@ -1,0 +1,318 @@
+//! Virtual machines and their replication.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::str::FromStr;
+
+use landfall_proto::id::{DiskTarget, Epoch, Fqdn, NodeName, SenderEpoch, StorageName, TrustGroup, VmId};
+use landfall_proto::message::control::Consistency;
+use landfall_proto::model::{Adapter, Frequency};
+use landfall_proto::refusal::quoted;
+use landfall_proto::{Class, Refusal};
+use serde::{Deserialize, Serialize};
+
+use crate::surface::failure::ErrorBody;
+use crate::surface::{Utc, WaitSeconds};
+pub use crate::vm_service::{VmRole, VmState};
+
+/// How a request names a VM: by UUID, or by its name where no other VM has the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmSelector(String);
+
+/// The most bytes of a selector: a name has at most 100 characters of four bytes.
+const SELECTOR_MAX: usize = 400;
+
+impl FromStr for VmSelector {
+    type Err = Refusal;
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        if text.is_empty() || text.len() > SELECTOR_MAX {
+            return Err(Refusal::invalid("vm", text, "give the VM's UUID or name"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for VmSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl VmSelector {
+    /// The VM meant, out of all `(id, name)`. A UUID is tried first, so that a VM whose name is another one's UUID
+    /// cannot hide it. Refused where several VMs have the name: the refusal lists their UUIDs.
+    pub fn resolve<'a>(&self, vms: impl IntoIterator<Item = (VmId, &'a str)>) -> Result<VmId, Refusal> {
+        let id = self.0.parse::<VmId>().ok();
+        let mut named = Vec::new();
+        for (vm, name) in vms {
+            if Some(vm) == id {
+                return Ok(vm);
+            }
+            if name == self.0 {
+                named.push(vm);
+            }
+        }
+        named.sort_unstable();
+        named.dedup();
+        match named.as_slice() {
+            [] => Err(Refusal::not_found("vm", &self.0).remedy("`landfall vm list` shows those that are here")),
+            [only] => Ok(*only),
+            several => Err(self.ambiguous(several)),
+        }
+    }
+
+    fn ambiguous(&self, several: &[VmId]) -> Refusal {
+        /// A message stays readable; whoever has more namesakes than this finds them in `vm list`.
+        const LISTED: usize = 16;
+        let mut uuids = several.iter().take(LISTED).map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        if several.len() > LISTED {
+            uuids.push_str(", ...");
+        }
+        let message = format!("{} VMs are called {}: {uuids}", several.len(), quoted(&self.0));
+        Refusal::new(Class::Usage, "ambiguous_name", message).field("vm").remedy("name the VM by its UUID")
+    }
+}
+
+/// A VM by both its names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct NamedVm {
+    /// Its identity.
+    pub uuid: VmId,
+    /// Its name: data only.
+    pub name: String,
+}
+
+/// How a VM's replication stands (Hyper-V's ReplicationState; the failover states come with failover).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplicationState {
+    /// Not replicated.
+    Disabled,
+    /// Enabled; no replica has been placed yet.
+    ReadyForInitialReplication,
+    /// The first complete point is being made.
+    InitialReplication,
+    /// Points follow one another.
+    Replicating,
+    /// The replica is being handed to another node; points go on.
+    Moving,
+    /// No node with the acknowledged points is left: a new one is being filled.
+    Seeding,
+    /// The two sides' contents are being compared.
+    Resynchronizing,
+    /// Paused by an operator.
+    Suspended,
+    /// Stopped: its authorization or its peer is gone.
+    Stopped,
+    /// It fails and is retried; the reasons say why.
+    Error,
+}
+
+/// How well a VM or a peer is (Hyper-V's ReplicationHealth).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// Not replicated.
+    NotApplicable,
+    /// All is well.
+    Normal,
+    /// Somebody should look soon.
+    Warning,
+    /// Somebody should look now.
+    Critical,
+}
+
+/// A row of `vm list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmStatus {
+    /// Its identity.
+    pub uuid: VmId,
+    /// Its name: data only.
+    pub name: String,
+    /// Its part in this cluster.
+    pub role: VmRole,
+    /// How its replication stands.
+    pub state: ReplicationState,
+    /// How well it is.
+    pub health: Health,
+    /// Why it is not normal, a sentence each.
+    pub health_reasons: Vec<String>,
+    /// What the other side is addressed by: at the primary the replica's CAP or FQDN, at the replica the primary's.
+    pub connection_point: Option<Fqdn>,
+    /// The node on which it runs, or that sends it.
+    pub primary_host: Option<String>,
+    /// The CAP of the cluster that keeps the replica.
+    pub replica_cluster: Option<Fqdn>,
+    /// The node that receives the replica.
+    pub replica_host: Option<String>,
+    /// The nodes that have every acknowledged byte.
+    pub in_sync: Vec<NodeName>,
+    /// The replica's assignment.
+    pub epoch: Option<Epoch>,
+    /// What kind of instant the newest point is.
+    pub consistency: Option<Consistency>,
+    /// The instant of the newest acknowledged point, by the sender's clock.
+    pub last_point_at: Option<Utc>,
+    /// How long ago that was.
+    pub lag_seconds: Option<u64>,
+    /// How much of the VM's time would be lost if it were recovered now from what can be reached.
+    pub recoverable_rpo_seconds: Option<u64>,
+    /// Bytes of disk content sent.
+    pub sent_bytes: u64,
+    /// Bytes on the wire for them.
+    pub wire_bytes: u64,
+}
+
+/// `vm show`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmDetail {
+    /// What `vm list` shows.
+    #[serde(flatten)]
+    pub status: VmStatus,
+    /// Whether its process runs, where that is known.
+    pub vm_state: Option<VmState>,
+    /// The change set interval.
+    pub frequency_seconds: Option<Frequency>,
+    /// The interval really used, where the node's file shortens it for a test.
+    pub testing_interval_ms: Option<u64>,
+    /// Older points kept beside the newest.
+    pub recovery_points: Option<u8>,
+    /// Where the replica is stored.
+    pub storage: Option<StorageName>,
+    /// The trust group the replica was created under.
+    pub trust_group: Option<TrustGroup>,
+    /// The sender's epoch, in the primary's cluster.
+    pub sender_epoch: Option<SenderEpoch>,
+    /// Its disks.
+    pub disks: Vec<DiskStatus>,
+    /// Its adapters.
+    pub adapters: Vec<Adapter>,
+    /// What the sender is doing, one word.
+    pub activity: Option<String>,
+    /// How the last instant was frozen.
+    pub freeze: Option<String>,
+    /// For how long the VM stood still for it, in microseconds.
+    pub frozen_micros: Option<u64>,
+    /// Where the last changes came from.
+    pub source: Option<String>,
+    /// Cycles that were late.
+    pub missed_cycles: Option<u64>,
+    /// The last failure, while it lasts.
+    pub fault: Option<ErrorBody>,
+    /// The node that the replica is being handed to.
+    pub moving_to: Option<NodeName>,
+    /// Nodes that claim to run it while another has not released it.
+    pub rivals: Vec<NodeName>,
+    /// Why each other node was not taken when the replica was last placed, as far as it is still known.
+    pub passed_over: Vec<PassedOver>,
+}
+
+/// A disk of a VM.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    /// Its place in the VM.
+    pub target: DiskTarget,
+    /// Its size as the guest sees it.
+    pub bytes: u64,
+}
+
+/// A node that a placement did not take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassedOver {
+    /// The node.
+    pub node: NodeName,
+    /// Why.
+    pub reason: String,
+}
+
+/// `vm locate`: where the replica is received. Also the answer of `vm move`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmLocation {
+    /// The VM.
+    pub uuid: VmId,
+    /// The node.
+    pub node: NodeName,
+    /// Its data address.
+    pub address: SocketAddr,
+    /// The assignment: of two answers the one with the higher epoch is true.
+    pub epoch: Epoch,
+}
+
+/// Older points to keep beside the newest, 0 to 24 (hyper-v-replica.md 2, RecoveryHistory).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+pub struct RecoveryPoints(u8);
+
+impl RecoveryPoints {
+    /// The most: a chain of more layers reads three times slower than its base.
+    pub const MAX: u8 = 24;
+
+    /// The number.
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+impl TryFrom<u64> for RecoveryPoints {
+    type Error = Refusal;
+    fn try_from(points: u64) -> Result<Self, Refusal> {
+        match u8::try_from(points) {
+            Ok(points @ 0..=Self::MAX) => Ok(Self(points)),
+            _ => Err(Refusal::invalid("recovery_points", &points.to_string(), "keep from 0 to 24 older points")),
+        }
+    }
+}
+
+impl From<RecoveryPoints> for u64 {
+    fn from(points: RecoveryPoints) -> Self {
+        points.0.into()
+    }
+}
+
+/// `vm enable`: replicates a VM of this cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmEnable {
+    /// The CAP or FQDN to replicate to: a name, never an address.
+    #[serde(deserialize_with = "deserialize_target")]
+    pub to: Fqdn,
+    /// The change set interval: 30, 300 or 900; Hyper-V's default of 300 where none is given.
+    #[serde(default = "five_minutes")]
+    pub frequency_seconds: Frequency,
+    /// Older points to keep.
+    #[serde(default)]
+    pub recovery_points: RecoveryPoints,
+    /// Wait until the first complete point is acknowledged.
+    #[serde(default)]
+    pub wait_seconds: Option<WaitSeconds>,
+}
+
+/// The name to replicate to. An IPv4 address would pass for a name by its letters, but no certificate names one
+/// (hyper-v-replica.md 2: names only, never addresses).
+pub fn replication_target(text: &str) -> Result<Fqdn, Refusal> {
+    if text.parse::<std::net::IpAddr>().is_ok() {
+        let remedy = "give the CAP's name, such as r-broker-cap.contoso.com: certificates prove names, not addresses";
+        return Err(Refusal::invalid("to", text, remedy));
+    }
+    text.parse::<Fqdn>().map_err(|refusal| refusal.field("to"))
+}
+
+fn deserialize_target<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Fqdn, D::Error> {
+    let text = String::deserialize(from)?;
+    replication_target(&text).map_err(serde::de::Error::custom)
+}
+
+const fn five_minutes() -> Frequency {
+    Frequency::FiveMinutes
+}
+
+/// `vm move`: hands the replica of a VM to another node of this cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmMove {
+    /// The node.
+    pub to: NodeName,
+    /// Wait until that node holds the replica; the answer is then where it is, else where it still is.
+    #[serde(default)]
+    pub wait_seconds: Option<WaitSeconds>,
+}
