@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use landfall_proto::endpoint::Alpn;
+use landfall_proto::alpn::Alpn;
 use landfall_proto::id::{Fqdn, MemberId, NodeName, Position, VmId};
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_proto::endpoint::Alpn;
+use landfall_proto::alpn::Alpn;
 use landfall_proto::id::{Epoch, MemberId, Position, Revision, Term, VmId};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest, LocalVm};
 use landfall_proto::trust::Caller;

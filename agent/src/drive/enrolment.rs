@@ -10,19 +10,19 @@ use landfall_proto::certificate::NodeKey;
 use landfall_proto::id::{Fqdn, MemberId, NodeName};
 use landfall_proto::message::join::Welcome;
 use landfall_proto::model::{Found, MemberList};
-use landfall_proto::seam::{Outside, Random};
+use landfall_proto::seam::Random;
 use landfall_proto::{Class, Refusal, codec};
-use landfall_store::files::Files;
+use landfall_store::files::{Files, SECRET};
 use serde::{Deserialize, Serialize};
 
 /// The node's private key, PKCS #8.
 const KEY_FILE: &str = "node.key";
 /// What it was enrolled with.
 const ENROLMENT_FILE: &str = "enrolment";
+/// The members as last applied.
+const MEMBERS_FILE: &str = "members";
 /// The CA's private key, PKCS #8, where this node may issue.
 const CA_KEY_FILE: &str = "ca.key";
-/// Readable by the agent's user only.
-const PRIVATE: u32 = 0o600;
 
 /// A node that belongs to a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,18 +54,18 @@ impl Papers {
     }
 
     /// This node's key, made at the first call.
-    pub async fn key(&self, random: &dyn Random) -> Result<NodeKey, Refusal> {
-        if let Some(bytes) = self.files.read(KEY_FILE).await.map_err(|error| unreadable(KEY_FILE, &error))? {
+    pub fn key(&self, random: &dyn Random) -> Result<NodeKey, Refusal> {
+        if let Some(bytes) = self.read(KEY_FILE)? {
             return NodeKey::from_pkcs8(&bytes).map_err(|error| unreadable(KEY_FILE, &error));
         }
-        let key = NodeKey::generate(random);
-        self.write(KEY_FILE, key.pkcs8()).await?;
+        let key = NodeKey::generate(random)?;
+        self.write(KEY_FILE, key.pkcs8())?;
         Ok(key)
     }
 
     /// The enrolment, where there is one; refused where it is another node's.
-    pub async fn enrolment(&self, node: &NodeName) -> Result<Option<Enrolment>, Refusal> {
-        let read = self.files.read(ENROLMENT_FILE).await.map_err(|error| unreadable(ENROLMENT_FILE, &error))?;
+    pub fn enrolment(&self, node: &NodeName) -> Result<Option<Enrolment>, Refusal> {
+        let read = self.read(ENROLMENT_FILE)?;
         let Some(bytes) = read else { return Ok(None) };
         let enrolment: Enrolment = codec::decode(&bytes).map_err(|error| unreadable(ENROLMENT_FILE, &error))?;
         if enrolment.node != *node {
@@ -79,28 +79,39 @@ impl Papers {
 
     /// Keeps an enrolment, and with it the CA's key where this node may issue. The key is written first: an enrolment
     /// without it could never issue, a key without an enrolment is ignored.
-    pub async fn enrol(&self, enrolment: &Enrolment, ca_key: Option<&[u8]>) -> Result<(), Refusal> {
+    pub fn enrol(&self, enrolment: &Enrolment, ca_key: Option<&[u8]>) -> Result<(), Refusal> {
         if let Some(ca_key) = ca_key {
-            self.write(CA_KEY_FILE, ca_key).await?;
+            self.write(CA_KEY_FILE, ca_key)?;
         }
         let bytes = codec::encode(enrolment).map_err(|error| unreadable(ENROLMENT_FILE, &error))?;
-        self.write(ENROLMENT_FILE, &bytes).await
+        self.write(ENROLMENT_FILE, &bytes)
     }
 
     /// The CA, where this node may issue.
-    pub async fn authority(&self, found: &Found, outside: &Outside) -> Result<Option<Authority>, Refusal> {
-        let read = self.files.read(CA_KEY_FILE).await.map_err(|error| unreadable(CA_KEY_FILE, &error))?;
-        read.map(|key| Authority::restore(&found.ca, &key, outside).map_err(|error| unreadable(CA_KEY_FILE, &error)))
+    pub fn authority(&self, found: &Found) -> Result<Option<Authority>, Refusal> {
+        let read = self.read(CA_KEY_FILE)?;
+        read.map(|key| Authority::from_parts(&key, &found.ca).map_err(|error| unreadable(CA_KEY_FILE, &error)))
             .transpose()
     }
 
-    /// The CA's key as it is handed to a new issuer.
-    pub async fn authority_key(&self) -> Result<Option<Vec<u8>>, Refusal> {
-        self.files.read(CA_KEY_FILE).await.map_err(|error| unreadable(CA_KEY_FILE, &error))
+    /// The members as last applied: whom to ask after a restart, before the log says it again.
+    pub fn members(&self) -> Result<Option<MemberList>, Refusal> {
+        let read = self.read(MEMBERS_FILE)?;
+        read.map(|bytes| codec::decode(&bytes).map_err(|error| unreadable(MEMBERS_FILE, &error))).transpose()
     }
 
-    async fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Refusal> {
-        self.files.write(name, bytes, PRIVATE).await.map_err(|error| {
+    /// Keeps the members as they are now.
+    pub fn remember(&self, members: &MemberList) -> Result<(), Refusal> {
+        let bytes = codec::encode(members).map_err(|error| unreadable(MEMBERS_FILE, &error))?;
+        self.write(MEMBERS_FILE, &bytes)
+    }
+
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Refusal> {
+        self.files.read(name).map_err(|error| unreadable(name, &error))
+    }
+
+    fn write(&self, name: &str, bytes: &[u8]) -> Result<(), Refusal> {
+        self.files.write(name, bytes, SECRET).map_err(|error| {
             Refusal::new(Class::Failed, "data_folder", format!("{name} could not be written: {error}"))
                 .field("data_dir")
                 .remedy("free room on that file system, or mend it, and try again")

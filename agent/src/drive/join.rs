@@ -3,16 +3,21 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use landfall_proto::authority::{Authority, LeafRequest};
+use landfall_proto::authority::ca_fingerprint;
+use landfall_proto::certificate;
+use landfall_proto::alpn::Alpn;
+use landfall_proto::close::Close;
 use landfall_proto::endpoint::Endpoint;
-use landfall_proto::id::{Fingerprint, Fqdn, UnixMillis};
+use landfall_proto::id::{Fqdn, UnixMillis};
 use landfall_proto::invitation;
 use landfall_proto::message::join::{Ask, INVITATION_AGENTS, Invitation, JoinAnswer, JoinRequest, Welcome};
 use landfall_proto::model::{Command, Outcome, Peer, Ticket, TicketKind};
-use landfall_proto::{Class, Refusal};
+use landfall_proto::seam::Outside;
+use landfall_proto::{Class, Refusal, frame};
 use quinn::Connection;
 use tokio::time::Instant;
 
+use crate::drive::enrolment::Papers;
 use crate::drive::events::Happening;
 use crate::drive::node::Node;
 use crate::drive::propose::{COMMIT_DEADLINE, no_quorum};
@@ -24,8 +29,8 @@ const JOIN_DEADLINE: Duration = Duration::from_secs(20);
 const HOPS_MAX: usize = 8;
 
 /// Answers one join request that came over `connection`.
-pub async fn answer(node: &Node, authority: Option<&Authority>, connection: &Connection, request: JoinRequest) -> JoinAnswer {
-    match admit(node, authority, connection, request).await {
+pub async fn answer(node: &Node, papers: &Papers, connection: &Connection, request: JoinRequest) -> JoinAnswer {
+    match admit(node, papers, connection, request).await {
         Ok(answer) => answer,
         Err(refusal) => {
             let told = format!("a request to join or pair was refused: {refusal}");
@@ -37,13 +42,13 @@ pub async fn answer(node: &Node, authority: Option<&Authority>, connection: &Con
 
 async fn admit(
     node: &Node,
-    authority: Option<&Authority>,
+    papers: &Papers,
     connection: &Connection,
     request: JoinRequest,
 ) -> Result<JoinAnswer, Refusal> {
     let state = node.state();
     let ticket = state.tickets.get(&request.ticket).cloned().ok_or_else(unknown_ticket)?;
-    if !invitation::verify_proof(&ticket.secret, connection, &request.proof) {
+    if !invitation::is_proven(connection, ticket.id, &ticket.secret, &request.proof)? {
         return Err(unknown_ticket());
     }
     match (request.ask, &ticket.kind) {
@@ -52,10 +57,11 @@ async fn admit(
             if witness != invited {
                 return Err(witness_mismatch(invited));
             }
-            let Some(authority) = authority else { return Ok(JoinAnswer::Elsewhere(issuers(node))) };
+            let found = state.found.as_ref().ok_or_else(no_quorum)?;
+            let Some(authority) = papers.authority(found)? else { return Ok(JoinAnswer::Elsewhere(issuers(node))) };
             let cap = state.cap().ok_or_else(no_quorum)?;
             let fqdn = fqdn.unwrap_or_else(|| cap.sibling(&name));
-            let key = landfall_proto::certificate::fingerprint_of_spki(&public_key);
+            let key = certificate::fingerprint(&public_key);
             let command =
                 Command::Join { ticket: ticket.id, key, node: name.clone(), fqdn: fqdn.clone(), control, data };
             let (outcome, position) = node.proposer.commit(command).await?;
@@ -63,8 +69,8 @@ async fn admit(
                 return Err(Refusal::new(Class::Failed, "protocol", "joining gave an answer of another kind"));
             };
             let state = node.proposer.applied(position, Instant::now() + COMMIT_DEADLINE).await?;
-            let leaf = LeafRequest { public_key: &public_key, member, fqdn: &fqdn };
-            let certificate = authority.issue(&leaf, &node.outside)?;
+            let Outside { random, clock, .. } = &node.outside;
+            let certificate = authority.issue(&fqdn, member, &public_key, random.as_ref(), clock.as_ref())?;
             let told = format!("{name} joined as member {member}");
             node.events.record(Happening::info("member_joined", told).node(&name));
             Ok(JoinAnswer::Member(Box::new(Welcome {
@@ -72,11 +78,11 @@ async fn admit(
                 certificate,
                 found: state.found.clone().ok_or_else(no_quorum)?,
                 members: state.member_list().ok_or_else(no_quorum)?,
-                ca_key: (!witness).then(|| authority.key_pkcs8().to_vec()),
+                ca_key: (!witness).then(|| authority.pkcs8().to_vec()),
             })))
         }
         (Ask::Pair { peer }, TicketKind::Pair) => {
-            let key = Fingerprint(*blake3::hash(&peer.ca).as_bytes());
+            let key = ca_fingerprint(&peer.ca);
             let cap = peer.list.cap.clone();
             let command = Command::Pair { peer, ticket: Some((ticket.id, key)) };
             node.proposer.commit(command).await?;
@@ -112,7 +118,7 @@ pub async fn invite(node: &Node, kind: TicketKind, ttl: Duration) -> Result<(Inv
     let invitation = Invitation {
         ticket: ticket.id,
         secret,
-        ca: Fingerprint(*blake3::hash(&found.ca).as_bytes()),
+        ca: ca_fingerprint(&found.ca),
         cap: found.cap.clone(),
         agents: invited_agents(node),
         expires_at,
@@ -145,7 +151,7 @@ pub async fn ask(endpoint: &Endpoint, invitation: &Invitation, ask: &Ask) -> Res
             break;
         }
         asked.push(agent);
-        match endpoint.ask_to_join(agent, invitation, ask, JOIN_DEADLINE).await {
+        match ask_one(endpoint, agent, invitation, ask).await {
             Ok(JoinAnswer::Elsewhere(others)) => agents.extend(others),
             Ok(JoinAnswer::Refused(refusal)) if !refusal.is_retryable() => return Err(refusal),
             Ok(JoinAnswer::Refused(refusal)) => last = refusal,
@@ -159,6 +165,19 @@ pub async fn ask(endpoint: &Endpoint, invitation: &Invitation, ask: &Ask) -> Res
         }
     }
     Err(last)
+}
+
+/// Asks one agent, proving on this connection that the invitation's secret is known.
+async fn ask_one(endpoint: &Endpoint, agent: SocketAddr, invitation: &Invitation, ask: &Ask) -> Result<JoinAnswer, Refusal> {
+    let link = endpoint.dial_join(agent, &invitation.cap, invitation.ca).await?;
+    let proof = invitation::proof(link.connection(), invitation.ticket, &invitation.secret)?;
+    let request = JoinRequest { ticket: invitation.ticket, proof, ask: ask.clone() };
+    let lost = |error: &dyn std::fmt::Display| Refusal::new(Class::Unreachable, "nobody_answers", error.to_string());
+    let (mut send, mut receive) = link.connection().open_bi().await.map_err(|error| lost(&error))?;
+    let most = Alpn::Join.frame_max();
+    let answer = frame::exchange(&mut send, &mut receive, &request, most, JOIN_DEADLINE).await;
+    link.close(Close::Done, "done");
+    answer.map_err(|error| lost(&error))
 }
 
 /// A wrong ticket and a wrong proof are told alike: whoever guesses learns nothing.

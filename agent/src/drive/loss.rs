@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use landfall_proto::endpoint::Alpn;
+use landfall_proto::alpn::Alpn;
 use landfall_proto::id::{MemberId, VmId};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::model::{Command, Replica};

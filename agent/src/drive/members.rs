@@ -1,6 +1,6 @@
 //! Members as addresses: from the committed state to something that can be called.
 
-use landfall_proto::calls::Target;
+use landfall_proto::endpoint::Target;
 use landfall_proto::id::{Fqdn, MemberId};
 use landfall_proto::model::{Member, MemberList};
 use landfall_store::state::State;

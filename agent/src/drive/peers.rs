@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use landfall_proto::endpoint::Alpn;
+use landfall_proto::alpn::Alpn;
 use landfall_proto::id::{Fingerprint, Fqdn, Position, VmId};
 use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};

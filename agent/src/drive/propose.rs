@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_proto::calls::Calls;
-use landfall_proto::endpoint::Alpn;
+use landfall_proto::alpn::Alpn;
 use landfall_proto::id::{MemberId, Position, RequestId, Term};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::model::{Answer, Command, Outcome, Proposal};

@@ -3,29 +3,33 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_proto::endpoint::{Accepted, Alpn, Endpoint};
+use landfall_proto::alpn::Alpn;
+use landfall_proto::close::Close;
+use landfall_proto::endpoint::{Endpoint, Link};
+use landfall_proto::frame::{self, FrameError};
+use landfall_proto::limits::CONTROL_STREAMS;
 use landfall_proto::message::broker::BrokerRequest;
-use landfall_proto::message::control::{ControlAnswer, ControlRequest};
+use landfall_proto::message::control::ControlRequest;
 use landfall_proto::message::join::JoinRequest;
 use landfall_proto::trust::Caller;
-use landfall_proto::{Class, Refusal, frame, limits};
-use landfall_store::consensus::Rpc;
-use quinn::{Connection, RecvStream, SendStream};
-use serde::{Deserialize, Serialize};
+use quinn::{RecvStream, SendStream};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::drive::control::Control;
 use crate::drive::enrolment::Papers;
 use crate::drive::gossip::GossipInbox;
+use crate::drive::raft_wire::RaftFrame;
 use crate::drive::receive::Receiver;
 use crate::drive::{broker, join, peers};
 
-/// How long a peer may take to send the request of a stream it has opened.
+/// How long a peer may take to send the request of a stream that it has opened.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Requests of one connection that are worked on at once: as many as streams are allowed.
-const STREAMS_AT_ONCE: usize = limits::CONTROL_STREAMS as usize;
+/// The pause before an endpoint whose task died is started again: it must not spin on a socket that cannot be bound.
+const RESTART_PAUSE: Duration = Duration::from_millis(200);
 
 /// Everything that connections are handed to.
 #[derive(Clone)]
@@ -40,125 +44,125 @@ pub struct Services {
     pub papers: Papers,
 }
 
-/// One consensus message on the wire: openraft's own encoding inside this project's frame.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RaftFrame {
-    /// Which call it is.
-    pub rpc: Rpc,
-    /// The call, or the answer.
-    pub payload: Vec<u8>,
-}
-
-/// Accepts connections of one endpoint until it is closed.
+/// Accepts the connections of one endpoint until the task is dropped. An endpoint whose own task died (a panic in the
+/// transport) is started again: consensus and the CAP do not depend on it.
 pub async fn accept(endpoint: Endpoint, services: Services) {
-    while let Some(accepted) = endpoint.accept().await {
-        let services = services.clone();
-        tokio::spawn(async move { serve(accepted, services).await });
-    }
-}
-
-async fn serve(accepted: Accepted, services: Services) {
-    let Accepted { caller, alpn, connection } = accepted;
-    let Some(caller) = known(caller, &connection, &services).await else { return };
-    tracing::debug!(%caller, ?alpn, from = %connection.remote_address(), "connection");
-    match alpn {
-        Alpn::Gossip => {
-            if let Caller::Member { member } = &caller {
-                services.gossip.feed(member.control, connection).await;
+    loop {
+        match endpoint.accept().await {
+            Ok(link) => {
+                let services = services.clone();
+                tokio::spawn(async move { serve(link, services).await });
+            }
+            Err(lost) => {
+                tracing::error!(%lost, "starting the endpoint again");
+                sleep(RESTART_PAUSE).await;
+                if let Err(refusal) = endpoint.restart() {
+                    tracing::error!(%refusal, "the endpoint does not start");
+                }
             }
         }
-        Alpn::Data => services.receiver.serve(caller, connection).await,
-        Alpn::Raft | Alpn::Control | Alpn::Broker | Alpn::Join => streams(alpn, caller, connection, services).await,
     }
 }
 
-/// A caller that the lists know. One whose certificate is good but whose key is on no list makes this node ask that
-/// cluster at once, so that a node that has just joined works without waiting.
-async fn known(caller: Caller, connection: &Connection, services: &Services) -> Option<Caller> {
-    let Caller::Unlisted { cap, key, .. } = &caller else { return Some(caller) };
+async fn serve(link: Link, services: Services) {
+    if !is_known(&link, &services).await {
+        return;
+    }
+    tracing::debug!(caller = ?link.caller().key(), alpn = ?link.alpn(), from = %link.remote(), "connection");
+    match link.alpn() {
+        Alpn::Gossip => {
+            if let Caller::Member { member } = link.caller().as_ref() {
+                services.gossip.feed(member.control, link.connection()).await;
+            }
+        }
+        Alpn::Data => services.receiver.serve(link).await,
+        Alpn::Raft | Alpn::Control | Alpn::Broker | Alpn::Join => streams(link, services).await,
+    }
+}
+
+/// Whether the lists know the caller. One whose certificate is good but newer than the list makes this node ask that
+/// cluster at once, so that a node that has just joined works without waiting. A member of this cluster that this node
+/// has not heard of yet may speak consensus, through which it will hear.
+async fn is_known(link: &Link, services: &Services) -> bool {
     let node = &services.control.node;
-    if peers::vouches(node, cap, key).await
-        && let Some(listed) = node.trust.classify_again(&caller)
-    {
-        return Some(listed);
+    let caller = link.caller();
+    let Caller::Unlisted { cap, key, fqdn, .. } = caller.as_ref() else { return true };
+    if link.alpn() == Alpn::Raft || peers::vouches(node, cap, key).await {
+        return true;
     }
-    let refusal = Refusal::new(Class::Refused, "unlisted_key", format!("{caller} is not on the member list of its cluster"))
-        .remedy("if it has just joined, its cluster's agents must be reachable; if it was removed, it stays out");
-    landfall_proto::endpoint::close(connection, &refusal);
-    None
+    link.close(Close::Removed, &format!("{fqdn} is not on the member list of {cap}"));
+    false
 }
 
-async fn streams(alpn: Alpn, caller: Caller, connection: Connection, services: Services) {
-    let slots = Arc::new(Semaphore::new(STREAMS_AT_ONCE));
-    let caller = Arc::new(caller);
-    while let Ok((send, recv)) = connection.accept_bi().await {
+async fn streams(link: Link, services: Services) {
+    let slots = Arc::new(Semaphore::new(CONTROL_STREAMS as usize));
+    while let Ok((send, receive)) = link.connection().accept_bi().await {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let (caller, services, connection) = (Arc::clone(&caller), services.clone(), connection.clone());
+        let (services, link) = (services.clone(), link.clone());
         tokio::spawn(async move {
-            if let Err(error) = one(alpn, &caller, &connection, &services, send, recv).await {
-                tracing::debug!(%caller, ?alpn, %error, "request dropped");
+            if let Err(error) = one(&link, &services, send, receive).await {
+                tracing::debug!(alpn = ?link.alpn(), from = %link.remote(), %error, "request dropped");
+                if matches!(error, FrameError::TooLong { .. } | FrameError::Codec(_)) {
+                    link.close(Close::Protocol, &error.to_string());
+                }
             }
             drop(slot);
         });
     }
 }
 
-/// Reads one request, answers it.
-async fn one(
-    alpn: Alpn,
-    caller: &Caller,
-    connection: &Connection,
-    services: &Services,
-    mut send: SendStream,
-    mut recv: RecvStream,
-) -> Result<(), frame::FrameError> {
+/// Reads one request and answers it. Who asks is looked up now: the lists may have changed since the connection began.
+async fn one(link: &Link, services: &Services, send: SendStream, receive: RecvStream) -> Result<(), FrameError> {
     let node = &services.control.node;
-    match alpn {
+    let caller = link.caller();
+    let stream = Stream { alpn: link.alpn(), send, receive };
+    match link.alpn() {
         Alpn::Raft => {
-            let call: RaftFrame = read(&mut recv, limits::DATA_FRAME_MAX).await?;
-            let answer = node.consensus.serve(call.rpc, call.payload).await;
-            match answer {
-                Ok(payload) => {
-                    frame::write(&mut send, &RaftFrame { rpc: call.rpc, payload }, limits::DATA_FRAME_MAX).await?;
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "consensus call not served");
-                    return Ok(());
-                }
-            }
+            stream
+                .answer(async |call: RaftFrame| match node.consensus.serve(call.rpc, call.payload).await {
+                    Ok(payload) => Some(RaftFrame { rpc: call.rpc, payload }),
+                    Err(error) => {
+                        tracing::debug!(%error, "consensus call not served");
+                        None
+                    }
+                })
+                .await
         }
         Alpn::Control => {
-            let request: ControlRequest = read(&mut recv, limits::CONTROL_FRAME_MAX).await?;
-            let answer: ControlAnswer = services.control.answer(caller, request).await;
-            frame::write(&mut send, &answer, limits::CONTROL_FRAME_MAX).await?;
+            stream.answer(async |request: ControlRequest| Some(services.control.answer(&caller, request).await)).await
         }
-        Alpn::Broker => {
-            let request: BrokerRequest = read(&mut recv, limits::CONTROL_FRAME_MAX).await?;
-            let Some(primary) = caller.cap() else { return Ok(()) };
-            let answer = broker::answer(node, primary, request).await;
-            frame::write(&mut send, &answer, limits::CONTROL_FRAME_MAX).await?;
-        }
+        Alpn::Broker => match caller.cap() {
+            Some(primary) => {
+                stream.answer(async |request: BrokerRequest| Some(broker::answer(node, primary, request).await)).await
+            }
+            None => Ok(()),
+        },
         Alpn::Join => {
-            let request: JoinRequest = read(&mut recv, limits::CONTROL_FRAME_MAX).await?;
-            let authority = match node.state().found.as_ref() {
-                Some(found) => services.papers.authority(found, &node.outside).await.unwrap_or_else(|refusal| {
-                    tracing::error!(%refusal, "the CA's key cannot be read: this node issues nothing");
-                    None
-                }),
-                None => None,
-            };
-            let answer = join::answer(node, authority.as_ref(), connection, request).await;
-            frame::write(&mut send, &answer, limits::CONTROL_FRAME_MAX).await?;
+            stream
+                .answer(async |request: JoinRequest| {
+                    Some(join::answer(node, &services.papers, link.connection(), request).await)
+                })
+                .await
         }
-        Alpn::Gossip | Alpn::Data => {}
+        Alpn::Gossip | Alpn::Data => Ok(()),
     }
-    drop(send.finish());
-    Ok(())
 }
 
-async fn read<T: serde::de::DeserializeOwned>(recv: &mut RecvStream, most: usize) -> Result<T, frame::FrameError> {
-    match timeout(REQUEST_DEADLINE, frame::read(recv, most)).await {
-        Ok(read) => read,
-        Err(_) => Err(frame::FrameError::Slow),
+struct Stream {
+    alpn: Alpn,
+    send: SendStream,
+    receive: RecvStream,
+}
+
+impl Stream {
+    async fn answer<Q: DeserializeOwned, A: Serialize>(mut self, work: impl AsyncFnOnce(Q) -> Option<A>) -> Result<(), FrameError> {
+        let most = self.alpn.frame_max();
+        let request = timeout(REQUEST_DEADLINE, frame::receive(&mut self.receive, most));
+        let request = request.await.unwrap_or(Err(FrameError::Late(REQUEST_DEADLINE)))?;
+        if let Some(answer) = work(request).await {
+            frame::send(&mut self.send, &answer, most).await?;
+        }
+        drop(self.send.finish());
+        Ok(())
     }
 }

@@ -12,8 +12,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Deserializable, Serializable};
-use landfall_proto::calls::{Calls, Target};
-use landfall_proto::endpoint::Alpn;
+use landfall_proto::calls::Calls;
+use landfall_proto::endpoint::Target;
+use landfall_proto::alpn::Alpn;
 use quinn::Connection;
 use tokio::sync::{Mutex, mpsc, watch};
 
@@ -62,7 +63,7 @@ impl Default for GossipInbox {
 
 impl GossipInbox {
     /// Reads gossip from a member's connection until it ends. `from` is the member's address in the member list.
-    pub async fn feed(&self, from: SocketAddr, connection: Connection) {
+    pub async fn feed(&self, from: SocketAddr, connection: &Connection) {
         loop {
             let bytes = tokio::select! {
                 datagram = connection.read_datagram() => match datagram {
@@ -144,13 +145,14 @@ impl Socket for QuicSocket {
 /// Carries one peer's messages: as a datagram where one fits, else as a stream of its own.
 async fn carry(calls: Calls, target: Target, mut queue: mpsc::Receiver<Bytes>) {
     while let Some(bytes) = queue.recv().await {
-        let connection = match calls.connection(&target, Alpn::Gossip).await {
-            Ok(connection) => connection,
+        let link = match calls.link(&target, Alpn::Gossip).await {
+            Ok(link) => link,
             Err(error) => {
                 tracing::debug!(to = %target.address, %error, "no gossip connection");
                 continue;
             }
         };
+        let connection = link.connection();
         if connection.max_datagram_size().is_some_and(|most| bytes.len() <= most) {
             drop(connection.send_datagram(bytes));
         } else if let Ok(mut stream) = connection.open_uni().await {

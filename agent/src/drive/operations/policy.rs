@@ -1,0 +1,260 @@
+//! `settings`, `authorization` and `peer`: what this cluster accepts, and from whom.
+
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
+use landfall_proto::alpn::Alpn;
+use landfall_proto::endpoint::Endpoint;
+use landfall_proto::id::{Fqdn, PrimaryPattern, Revision};
+use landfall_proto::invitation;
+use landfall_proto::message::control::{ControlAnswer, ControlRequest};
+use landfall_proto::message::join::{Ask, JoinAnswer};
+use landfall_proto::model::{Command, Member, Outcome, Peer, TicketKind};
+use landfall_proto::{Class, Refusal};
+use landfall_store::feed::{Feed, FeedEvent};
+use tokio::time::Instant;
+
+use crate::drive::events::Happening;
+use crate::drive::join;
+use crate::drive::members::control_target;
+use crate::drive::node::Node;
+use crate::drive::propose::no_quorum;
+use crate::surface::authorization::{Authorization, AuthorizationRemoved};
+use crate::surface::operations::{Caller, Stream};
+use crate::surface::peer::{PeerAccept, PeerInvite, PeerInvited, PeerMember, PeerRemoved, PeerStatus};
+use crate::surface::settings::{SettingChange, SettingsEvent, SettingsRevision, SettingsSet, SettingsView};
+use crate::surface::token::ttl;
+use crate::surface::vm::{Health, VmName};
+use crate::surface::wait::{WaitSeconds, timed_out};
+
+/// How long one node is asked at a time whether its VM service has a revision.
+const ASK_DEADLINE: Duration = Duration::from_secs(6);
+
+/// A peer list older than this is a Warning (DESIGN 3).
+const LIST_OLD: Duration = Duration::from_secs(24 * 3600);
+
+/// Every setting.
+pub fn settings_show(node: &Node) -> SettingsView {
+    node.state().settings_view()
+}
+
+/// Changes settings; with a wait, answers when every live node's VM service has them, or names those that have not.
+pub async fn settings_set(node: &Node, request: SettingsSet, caller: Caller) -> Result<SettingsView, Refusal> {
+    let by = format!("{caller} at {}", node.name);
+    let command = Command::Set { changes: request.settings, expect: request.expect, by };
+    let (outcome, _) = node.proposer.commit(command).await?;
+    let Outcome::Set(revision) = outcome else {
+        return Err(Refusal::new(Class::Failed, "protocol", "setting gave an answer of another kind"));
+    };
+    if let Some(wait) = request.wait_seconds {
+        everywhere(node, revision, wait).await?;
+    }
+    Ok(node.state().settings_view())
+}
+
+/// Waits until the VM service of every live node has acknowledged `revision`. Each is asked directly: gossip only shows.
+async fn everywhere(node: &Node, revision: Revision, wait: WaitSeconds) -> Result<(), Refusal> {
+    let deadline = Instant::now() + wait.duration();
+    let state = node.state();
+    let data_nodes: Vec<Member> = state.members.values().filter(|member| !member.witness).cloned().collect();
+    let asked = data_nodes.iter().map(|member| has_applied(node, member, revision, deadline));
+    let missing: Vec<String> = data_nodes
+        .iter()
+        .zip(join_all(asked).await)
+        .filter_map(|(member, outcome)| outcome.err().map(|why| format!("{} ({why})", member.node)))
+        .collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(timed_out(
+            &format!("the settings are committed at revision {revision}"),
+            &format!("these nodes' VM services have not applied them: {}", missing.join(", ")),
+            wait,
+        )),
+    }
+}
+
+/// Whether `member` says in time that its VM service has `revision`; a node that gossip has lost is not waited for.
+async fn has_applied(node: &Node, member: &Member, revision: Revision, deadline: Instant) -> Result<(), String> {
+    let mut why = "it does not answer".to_owned();
+    loop {
+        if member.id == node.me {
+            let mut reported = node.vms.watch();
+            let done = reported.wait_for(|reported| reported.applied >= revision);
+            return match tokio::time::timeout_at(deadline, done).await {
+                Ok(Ok(_)) => Ok(()),
+                _ => Err(node.vms.standing().fault().unwrap_or_else(|| "it has not acknowledged them".to_owned())),
+            };
+        }
+        let live = node.view.borrow().get(&member.id).is_some_and(|seen| seen.live);
+        if !live {
+            return Ok(());
+        }
+        let Some(target) = control_target(&node.state(), member.id) else { return Ok(()) };
+        let left = deadline.saturating_duration_since(Instant::now()).min(ASK_DEADLINE);
+        if left.is_zero() {
+            return Err(why);
+        }
+        match node.calls.call(&target, Alpn::Control, &ControlRequest::AwaitSettings(revision), left).await {
+            Ok(ControlAnswer::Done) => return Ok(()),
+            Ok(ControlAnswer::Refused(refusal)) => why = refusal.message,
+            Ok(_) => why = "it gave an answer of another kind".to_owned(),
+            Err(error) => {
+                why = error.to_string();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// The revisions that are remembered, oldest first.
+pub fn settings_history(node: &Node) -> Vec<SettingsRevision> {
+    let state = node.state();
+    state
+        .settings_history()
+        .iter()
+        .map(|entry| {
+            let changes = entry
+                .changes
+                .iter()
+                .map(|change| SettingChange {
+                    key: change.key.clone(),
+                    old: change.old.clone(),
+                    new: change.new.clone(),
+                })
+                .collect();
+            SettingsRevision::new(entry.revision, changes, entry.by.clone(), entry.at.into())
+        })
+        .collect()
+}
+
+/// The settings as they change, from `from` on.
+pub fn settings_watch(feed: &Feed, from: Option<Revision>) -> Stream<SettingsEvent> {
+    let watcher = feed.watch(from);
+    stream::unfold((watcher, Vec::new()), |(mut watcher, mut waiting): (_, Vec<SettingsEvent>)| async move {
+        loop {
+            if !waiting.is_empty() {
+                let next = waiting.remove(0);
+                return Some((Ok(next), (watcher, waiting)));
+            }
+            waiting = match watcher.next().await? {
+                FeedEvent::Changed { revision, changes } => {
+                    let changes = changes
+                        .into_iter()
+                        .map(|change| SettingChange { key: change.key, old: change.old, new: change.new })
+                        .collect();
+                    SettingsEvent::of_revision(revision, changes).collect()
+                }
+                FeedEvent::Snapshot(view) => vec![SettingsEvent::Snapshot(view)],
+                FeedEvent::Resync(view) => {
+                    vec![SettingsEvent::Resync { from: view.revision }, SettingsEvent::Snapshot(view)]
+                }
+            };
+        }
+    })
+    .boxed()
+}
+
+/// The authorization table, by primary.
+pub fn authorization_list(node: &Node) -> Vec<Authorization> {
+    node.state().authorization.values().cloned().map(Into::into).collect()
+}
+
+/// Adds an entry, or replaces the one with the same primary.
+pub async fn authorization_add(node: &Node, entry: Authorization) -> Result<Authorization, Refusal> {
+    node.proposer.commit(Command::Authorize(entry.clone().into())).await?;
+    let told = format!("{} may replicate into '{}'", entry.primary, entry.storage);
+    node.events.record(Happening::info("authorization_added", told).with("primary", &entry.primary));
+    Ok(entry)
+}
+
+/// Removes an entry, and says which VMs' replication that stopped.
+pub async fn authorization_remove(node: &Node, primary: PrimaryPattern) -> Result<AuthorizationRemoved, Refusal> {
+    let before = node.state();
+    let (outcome, _) = node.proposer.commit(Command::Deauthorize(primary.clone())).await?;
+    let stopped = match outcome {
+        Outcome::Stopped(vms) => vms,
+        _ => Vec::new(),
+    };
+    let stopped: Vec<VmName> = stopped
+        .into_iter()
+        .filter_map(|vm| before.replicas.get(&vm))
+        .map(|replica| VmName { uuid: replica.vm.id, name: replica.vm.name.to_string() })
+        .collect();
+    let told = format!("{primary} may no longer replicate here; {} replications stopped", stopped.len());
+    node.events.record(Happening::warning("authorization_removed", told).with("primary", &primary));
+    Ok(AuthorizationRemoved { primary, stopped })
+}
+
+/// Makes a pairing code.
+pub async fn peer_invite(node: &Node, request: PeerInvite) -> Result<PeerInvited, Refusal> {
+    let life = Duration::from_secs(ttl(request.ttl_seconds)?);
+    let (invitation, ticket) = join::invite(node, TicketKind::Pair, life).await?;
+    Ok(PeerInvited { code: invitation::pair_text(&invitation)?, expires_at: ticket.expires_at.into() })
+}
+
+/// Pairs with the cluster that made a code.
+pub async fn peer_accept(node: &Node, endpoint: &Endpoint, request: PeerAccept) -> Result<PeerStatus, Refusal> {
+    let invitation = invitation::parse_pair(&request.code, node.outside.clock.wall())?;
+    if node.state().cap() == Some(&invitation.cap) {
+        return Err(Refusal::new(Class::Refused, "own_code", "the code was made by this cluster itself")
+            .field("code")
+            .remedy("give it at the other cluster"));
+    }
+    let own = join::own_record(node)?;
+    let answer = join::ask(endpoint, &invitation, &Ask::Pair { peer: Box::new(own) }).await?;
+    let JoinAnswer::Paired(peer) = answer else {
+        return Err(Refusal::new(Class::Failed, "protocol", "pairing gave an answer of another kind"));
+    };
+    let cap = peer.list.cap.clone();
+    node.proposer.commit(Command::Pair { peer, ticket: None }).await?;
+    node.events.record(Happening::info("peer_paired", format!("paired with {cap}")).with("cap", &cap));
+    let state = node.state();
+    let peer = state.peers.get(&cap).ok_or_else(no_quorum)?;
+    Ok(peer_status(node, peer))
+}
+
+/// The peers, by CAP.
+pub fn peer_list(node: &Node) -> Vec<PeerStatus> {
+    node.state().peers.values().map(|peer| peer_status(node, peer)).collect()
+}
+
+fn peer_status(node: &Node, peer: &Peer) -> PeerStatus {
+    let age = Duration::from_millis(node.outside.clock.wall().0.saturating_sub(peer.confirmed_at.0));
+    let old = age > LIST_OLD;
+    PeerStatus {
+        cap: peer.list.cap.clone(),
+        cluster: peer.cluster.clone(),
+        health: if old { Health::Warning } else { Health::Normal },
+        health_reasons: old
+            .then(|| format!("its member list was last confirmed {} h ago", age.as_secs() / 3600))
+            .into_iter()
+            .collect(),
+        ca_key: landfall_proto::certificate::fingerprint_of_certificate(&peer.ca).into(),
+        position: peer.list.position,
+        confirmed_at: peer.confirmed_at.into(),
+        members: peer
+            .list
+            .members
+            .iter()
+            .map(|member| PeerMember { node: member.node.clone(), address: member.control, witness: member.witness })
+            .collect(),
+    }
+}
+
+/// Forgets a peer and says which VMs' replication that stopped.
+pub async fn peer_remove(node: &Node, cap: Fqdn) -> Result<PeerRemoved, Refusal> {
+    let before = node.state();
+    let (outcome, _) = node.proposer.commit(Command::Unpair(cap.clone())).await?;
+    let stopped = match outcome {
+        Outcome::Stopped(vms) => vms,
+        _ => Vec::new(),
+    };
+    let name = |vm| {
+        let name = before.replicas.get(&vm).map(|replica| &replica.vm.name);
+        name.or_else(|| before.primaries.get(&vm).map(|primary| &primary.vm.name)).map(ToString::to_string)
+    };
+    let stopped = stopped.into_iter().map(|vm| VmName { uuid: vm, name: name(vm).unwrap_or_default() }).collect();
+    node.events.record(Happening::warning("peer_removed", format!("no longer paired with {cap}")).with("cap", &cap));
+    Ok(PeerRemoved { cap, stopped })
+}

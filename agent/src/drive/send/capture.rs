@@ -1,0 +1,238 @@
+//! Taking one instant of a VM: freeze, scan every disk against what the holder has, spool the differences, thaw.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall_proto::id::{DiskTarget, Root};
+use landfall_proto::message::data::{ChangeSet, Tip};
+use landfall_proto::model::DiskSpec;
+use landfall_proto::seam::Clock;
+use landfall_proto::{Class, Refusal};
+use tokio::time::timeout;
+
+use crate::drive::image::tree::content_root_of;
+use crate::drive::image::{
+    Baseline, ChangeSetWriter, HashIndex, IndexFolder, LastScan, Source, may_skip, scan,
+};
+use crate::drive::send::record::Record;
+use crate::vm_service::{FreezeMethod, Frozen, Image, VmService};
+
+/// For how long a VM may stand still for one scan. A terabyte at 2 GiB/s takes half of it.
+const FREEZE_HOLD: Duration = Duration::from_secs(15 * 60);
+
+/// How long the VM service may take to freeze or thaw.
+const FREEZE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What a capture compares with.
+#[derive(Clone, Debug)]
+pub enum Base {
+    /// The content of a point that the holder has newest; each disk's index is named by its root.
+    Point(Tip, Vec<(DiskTarget, Root)>),
+    /// What the fuzzy indexes describe: content that was sent or compared while the VM ran. The tip is what it is based
+    /// on there, where there is a point.
+    Fuzzy(Option<Tip>),
+}
+
+/// What was captured.
+#[derive(Clone, Debug)]
+pub struct Captured {
+    /// The change set; its extents are in the spool.
+    pub change_set: ChangeSet,
+    /// How the instant was held.
+    pub method: FreezeMethod,
+    /// For how long the VM stood still.
+    pub stood_still_micros: u64,
+    /// What to remember of the scans.
+    pub scans: Vec<(DiskTarget, LastScan)>,
+}
+
+/// Where a sender keeps its indexes and its spool.
+#[derive(Clone, Debug)]
+pub struct Workshop {
+    /// The folder.
+    pub folder: PathBuf,
+}
+
+impl Workshop {
+    /// The indexes.
+    pub fn indexes(&self) -> Result<IndexFolder, Refusal> {
+        IndexFolder::open(&self.folder.join("index"))
+    }
+
+    /// The spool of the change set in flight.
+    pub fn spool(&self) -> PathBuf {
+        self.folder.join("spool")
+    }
+}
+
+/// Captures one instant of the VM with `disks`, as point number `sequence`.
+pub async fn capture(
+    service: &Arc<dyn VmService>,
+    clock: &Arc<dyn Clock>,
+    workshop: &Workshop,
+    vm: landfall_proto::id::VmId,
+    disks: &[DiskSpec],
+    base: Base,
+    sequence: u64,
+    record: &Record,
+) -> Result<Captured, Refusal> {
+    let frozen = match timeout(FREEZE_DEADLINE, service.freeze(vm, FREEZE_HOLD)).await {
+        Ok(frozen) => frozen?,
+        Err(_) => return Err(silent_service("freeze")),
+    };
+    let taken_at = clock.wall();
+    let stopped = frozen.method == FreezeMethod::Off;
+    let job = Job {
+        workshop: workshop.clone(),
+        clock: Arc::clone(clock),
+        disks: disks.to_vec(),
+        images: frozen.images.clone(),
+        base: base.clone(),
+        record: record.clone(),
+        run: frozen.run,
+        stopped,
+    };
+    let scanned = tokio::task::spawn_blocking(move || job.run()).await;
+    let thawed = match timeout(FREEZE_DEADLINE, service.thaw(frozen.freeze)).await {
+        Ok(thawed) => thawed?,
+        Err(_) => return Err(silent_service("thaw")),
+    };
+    let scanned = scanned.map_err(|error| {
+        Refusal::new(Class::Failed, "scan", format!("the scan of the disks ended unexpectedly: {error}"))
+    })??;
+    if !thawed.held {
+        return Err(Refusal::new(Class::Failed, "not_one_instant", "the VM did not stand still until its disks were read")
+            .remedy("it is tried again by itself; a file system with reflinks (XFS, btrfs) makes the pause short"));
+    }
+    finish(scanned, &base, sequence, taken_at, &frozen, thawed.stood_still_micros).await
+}
+
+async fn finish(
+    scanned: Scanned,
+    base: &Base,
+    sequence: u64,
+    taken_at: landfall_proto::id::UnixMillis,
+    frozen: &Frozen,
+    stood_still_micros: u64,
+) -> Result<Captured, Refusal> {
+    let Scanned { mut writer, disks, scans } = scanned;
+    let change_set = ChangeSet {
+        base: match base {
+            Base::Point(tip, _) => Some(*tip),
+            Base::Fuzzy(tip) => *tip,
+        },
+        tip: Tip { sequence, root: content_root_of(&disks) },
+        disks,
+        taken_at,
+        consistency: frozen.consistency,
+        resume_at: 0,
+    };
+    let sealed = change_set.clone();
+    blocking(move || writer.seal(Some(&sealed))).await?;
+    Ok(Captured { change_set, method: frozen.method, stood_still_micros, scans })
+}
+
+struct Job {
+    workshop: Workshop,
+    clock: Arc<dyn Clock>,
+    disks: Vec<DiskSpec>,
+    images: Vec<Image>,
+    base: Base,
+    record: Record,
+    run: u64,
+    stopped: bool,
+}
+
+struct Scanned {
+    writer: ChangeSetWriter,
+    disks: Vec<(DiskSpec, Root)>,
+    scans: Vec<(DiskTarget, LastScan)>,
+}
+
+impl Job {
+    fn run(self) -> Result<Scanned, Refusal> {
+        let indexes = self.workshop.indexes()?;
+        let mut writer = ChangeSetWriter::create(&self.workshop.spool(), None)?;
+        let (mut disks, mut scans) = (Vec::new(), Vec::new());
+        for (number, spec) in (0u16..).zip(&self.disks) {
+            let image = image_of(&self.images, spec)?;
+            let source = Source::open(image)?;
+            let stamp = source.stamp()?;
+            let began_nanos = i128::from(self.clock.wall().0) * 1_000_000;
+            let known = self.known_root(&spec.target);
+            let unchanged = known.is_some()
+                && self.record.scan(&spec.target).is_some_and(|last| may_skip(last, stamp.as_ref(), self.run, self.stopped));
+            let root = match (unchanged, known) {
+                (true, Some(root)) => root,
+                (_, known) => {
+                    let baseline = match known {
+                        Some(root) => indexes.find(&spec.target, &root)?,
+                        None => HashIndex::open(&indexes.fuzzy_path(&spec.target))?,
+                    };
+                    let baseline = baseline.ok_or_else(|| lost_index(&spec.target))?;
+                    let new = indexes.begin(&spec.target, spec.bytes)?;
+                    let clock = self.clock.as_ref();
+                    let report =
+                        scan(&source, number, Baseline::Index(&baseline), new, clock, &mut |e| writer.append(&e))?;
+                    if known != Some(report.root) {
+                        indexes.keep(&spec.target, &report.root)?;
+                    }
+                    report.root
+                }
+            };
+            if let Some(stamp) = stamp {
+                let scan = LastScan { stamp, run: self.run, stopped: self.stopped, began_nanos };
+                scans.push((spec.target.clone(), scan));
+            }
+            disks.push((spec.clone(), root));
+        }
+        Ok(Scanned { writer, disks, scans })
+    }
+
+    fn known_root(&self, target: &DiskTarget) -> Option<Root> {
+        match &self.base {
+            Base::Point(_, disks) => disks.iter().find(|(name, _)| name == target).map(|(_, root)| *root),
+            Base::Fuzzy(_) => None,
+        }
+    }
+}
+
+/// The image of a disk among those that were frozen.
+pub fn image_of<'a>(images: &'a [Image], disk: &DiskSpec) -> Result<&'a Image, Refusal> {
+    let image = images.iter().find(|image| image.target == disk.target).ok_or_else(|| {
+        Refusal::new(Class::Failed, "disk_missing", format!("the VM has no disk '{}' any more", disk.target)).field("disk")
+    })?;
+    if image.bytes != disk.bytes {
+        let message = format!(
+            "disk '{}' has {} bytes and had {} when replication was enabled",
+            disk.target, image.bytes, disk.bytes
+        );
+        return Err(Refusal::new(Class::Refused, "disk_resized", message)
+            .field("disk")
+            .remedy("disable replication and enable it again: contents are compared, only differences are sent"));
+    }
+    Ok(image)
+}
+
+/// Runs what blocks on disk where blocking is allowed.
+pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(Refusal::new(Class::Failed, "disk_work", format!("work on the disk ended unexpectedly: {error}")))
+    })
+}
+
+fn silent_service(verb: &str) -> Refusal {
+    Refusal::new(Class::Unreachable, "vm_service_silent", format!("the VM service did not {verb} the VM in time"))
+        .remedy("see `landfall node list` for its state")
+}
+
+fn lost_index(target: &DiskTarget) -> Refusal {
+    Refusal::new(Class::Failed, "index_lost", format!("the index of disk '{target}' is gone"))
+        .remedy("it is rebuilt by itself: the contents of both sides are compared")
+}
+
+/// Removes a spool that is no longer needed. Blocks.
+pub fn discard(path: &Path) -> Result<(), Refusal> {
+    crate::drive::image::durable::remove(path)
+}

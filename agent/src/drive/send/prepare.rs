@@ -1,0 +1,173 @@
+//! Making ready to capture: an index of what the holder has, by the cheapest way that is certain.
+//!
+//! 1. The sender's own index of the point that the holder has newest: nothing is read or asked.
+//! 2. A comparison: this side's disks are hashed while the VM runs, the trees are compared, and what differs is marked
+//!    as not known, so that the capture finds it changed.
+//! 3. An empty replica: the disks are sent while the VM runs, and what was sent is what the holder has.
+//!
+//! In the last two the VM writes on meanwhile; whatever it changes, the capture finds against the index made here.
+
+use std::ops::Range;
+
+use landfall_proto::id::Root;
+use landfall_proto::message::data::Extent;
+use landfall_proto::model::DiskSpec;
+use landfall_proto::seam::Clock;
+use landfall_proto::{Class, Refusal};
+use tokio::sync::mpsc;
+
+use super::Sender;
+use super::capture::{Base, Workshop, blocking, image_of};
+use super::record::Known;
+use super::session::{Session, Trouble};
+use crate::drive::image::{Baseline, Comparison, HashIndex, Source, scan, send_ranges};
+use crate::vm_service::Image;
+
+/// Extents between the reader of a disk and its session: 8 MiB at most.
+const EXTENTS_AHEAD: usize = 16;
+
+/// What the next capture compares with.
+pub(super) async fn base(
+    sender: &Sender,
+    known: Option<Known>,
+    session: &mut Session,
+) -> Result<Base, Trouble> {
+    if let (Some(newest), Some(known)) = (session.newest, known)
+        && known.tip == newest
+        && has_indexes(sender, &known).await?
+    {
+        sender.figures.send_modify(|figures| figures.source = Some("index".to_owned()));
+        return Ok(Base::Point(newest, known.disks));
+    }
+    let disks = sender.primary.vm.disks.clone();
+    let report = sender.node.vms.vm(sender.primary.vm.id).ok_or_else(|| {
+        Refusal::new(Class::Failed, "vm_gone", "the VM service does not list the VM at this moment")
+    })?;
+    if let Some(fault) = report.fault {
+        return Err(Trouble::Here(fault));
+    }
+    for (number, disk) in (0u16..).zip(&disks) {
+        let image = image_of(&report.images, disk)?.clone();
+        match (session.newest, session.comparable) {
+            (Some(newest), _) => {
+                compare(sender, session, disk, &image).await?;
+                tracing::info!(vm = %sender.primary.vm.name, disk = %disk.target, base = newest.sequence, "compared");
+            }
+            (None, true) => {
+                let ranges = compare(sender, session, disk, &image).await?;
+                fill(sender, session, number, disk, image, Pass::Ranges(ranges)).await?;
+            }
+            (None, false) => fill(sender, session, number, disk, image, Pass::Everything).await?,
+        }
+    }
+    let source = if session.newest.is_some() || session.comparable { "compare" } else { "initial" };
+    sender.figures.send_modify(|figures| figures.source = Some(source.to_owned()));
+    Ok(Base::Fuzzy(session.newest))
+}
+
+async fn has_indexes(sender: &Sender, known: &Known) -> Result<bool, Refusal> {
+    let (workshop, known) = (sender.workshop.clone(), known.clone());
+    let disks: Vec<DiskSpec> = sender.primary.vm.disks.clone();
+    blocking(move || {
+        let indexes = workshop.indexes()?;
+        for disk in &disks {
+            let root: Option<Root> =
+                known.disks.iter().find(|(target, _)| *target == disk.target).map(|(_, root)| *root);
+            let found = match root {
+                Some(root) => indexes.find(&disk.target, &root)?.is_some_and(|index| index.disk_bytes() == disk.bytes),
+                None => false,
+            };
+            if !found {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    })
+    .await
+}
+
+/// Hashes a disk, compares its tree with the holder's, and marks what differs as not known. Returns what differs.
+async fn compare(
+    sender: &Sender,
+    session: &mut Session,
+    disk: &DiskSpec,
+    image: &Image,
+) -> Result<Vec<Range<u64>>, Trouble> {
+    let (workshop, clock) = (sender.workshop.clone(), sender.node.outside.clock.clone());
+    let (spec, image) = (disk.clone(), image.clone());
+    let mut index = blocking(move || hash_disk(&workshop, clock.as_ref(), &spec, &image)).await?;
+    let mut comparison = Comparison::new(disk.bytes);
+    while let Some(question) = comparison.next_question() {
+        let theirs = session.compare(&disk.target, question).await?;
+        let own = index.node_hashes(u64::from(question.node_bytes), question.first, question.count)?;
+        comparison.answer(&own, &theirs)?;
+    }
+    let ranges = comparison.into_ranges();
+    let marked = ranges.clone();
+    blocking(move || {
+        for range in &marked {
+            index.forget(range)?;
+        }
+        index.set_root(None)?;
+        index.sync()
+    })
+    .await?;
+    Ok(ranges)
+}
+
+fn hash_disk(workshop: &Workshop, clock: &dyn Clock, disk: &DiskSpec, image: &Image) -> Result<HashIndex, Refusal> {
+    let indexes = workshop.indexes()?;
+    let source = Source::open(image)?;
+    let writer = indexes.begin(&disk.target, disk.bytes)?;
+    scan(&source, 0, Baseline::None, writer, clock, &mut |_: Extent| Ok(()))?;
+    open_fuzzy(workshop, disk)
+}
+
+fn open_fuzzy(workshop: &Workshop, disk: &DiskSpec) -> Result<HashIndex, Refusal> {
+    HashIndex::open_writable(&workshop.indexes()?.fuzzy_path(&disk.target))?.ok_or_else(|| {
+        Refusal::new(Class::Failed, "index_lost", format!("the index of disk '{}' is gone", disk.target))
+    })
+}
+
+enum Pass {
+    Everything,
+    Ranges(Vec<Range<u64>>),
+}
+
+/// Sends a running disk's content into a replica that has no point; the fuzzy index then describes what was sent.
+async fn fill(
+    sender: &Sender,
+    session: &mut Session,
+    number: u16,
+    disk: &DiskSpec,
+    image: Image,
+    pass: Pass,
+) -> Result<(), Trouble> {
+    let (workshop, clock, spec) = (sender.workshop.clone(), sender.node.outside.clock.clone(), disk.clone());
+    let (ahead, mut extents) = mpsc::channel::<Extent>(EXTENTS_AHEAD);
+    let reading = tokio::spawn(blocking(move || {
+        let mut sink = |extent: Extent| {
+            ahead.blocking_send(extent).map_err(|_| Refusal::new(Class::Failed, "session_ended", "the session has ended"))
+        };
+        let source = Source::open(&image)?;
+        match pass {
+            Pass::Everything => {
+                let writer = workshop.indexes()?.begin(&spec.target, spec.bytes)?;
+                scan(&source, number, Baseline::Zeroes, writer, clock.as_ref(), &mut sink)?;
+            }
+            Pass::Ranges(ranges) => {
+                let mut index = open_fuzzy(&workshop, &spec)?;
+                send_ranges(&source, number, &ranges, Some(&mut index), &mut sink)?;
+                index.sync()?;
+            }
+        }
+        Ok(())
+    }));
+    while let Some(extent) = extents.recv().await {
+        session.fill(extent).await?;
+    }
+    match reading.await {
+        Ok(done) => Ok(done?),
+        Err(error) => Err(Trouble::Lost(format!("reading the disk ended unexpectedly: {error}"))),
+    }
+}

@@ -1,0 +1,208 @@
+//! One sending session over one VM: the sender's end of `landfall-data/1`.
+
+use std::time::Duration;
+
+use landfall_proto::alpn::Alpn;
+use landfall_proto::calls::{Calls, Session as Streams};
+use landfall_proto::endpoint::{Link, Target};
+use landfall_proto::id::DiskTarget;
+use landfall_proto::message::broker::Location;
+use landfall_proto::message::control::Point;
+use landfall_proto::message::data::{ChangeSet, Content, DataAnswer, DataRequest, Extent, Hello, Staged, Tip, Welcome};
+use landfall_proto::{Class, Refusal, frame};
+use quinn::SendStream;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::drive::image::Question;
+use crate::drive::image::tree::Hash;
+
+/// How long the other side may take to answer, or to take one more frame. Staging a large change set and syncing it on
+/// a slow disk fits; a holder that is silent for longer is as good as gone.
+const STALL: Duration = Duration::from_secs(60);
+
+/// How long a node may take to take a session up.
+const OPEN_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Answers that wait to be read: more than one is always the end of the session.
+const ANSWERS: usize = 4;
+
+/// Why a session ended.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The replica is received elsewhere.
+    Moved(Box<Location>),
+    /// This node does not receive it, and does not know who does.
+    NotHere,
+    /// The other side refused.
+    Refused(Refusal),
+    /// The connection is gone, or the other side is silent.
+    Lost(String),
+    /// This side failed: the VM could not be frozen, an image not read.
+    Here(Refusal),
+}
+
+impl From<Refusal> for Trouble {
+    fn from(refusal: Refusal) -> Self {
+        Self::Here(refusal)
+    }
+}
+
+impl Trouble {
+    /// The trouble as it is shown.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            Self::Moved(to) => Refusal::new(Class::Failed, "moved", format!("the replica is received by {} now", to.node)),
+            Self::NotHere => Refusal::new(Class::Failed, "not_here", "the node does not receive this replica"),
+            Self::Refused(refusal) | Self::Here(refusal) => refusal.clone(),
+            Self::Lost(why) => Refusal::new(Class::Unreachable, "connection_lost", why.clone())
+                .remedy("it is retried by itself; see `landfall node list` at the other cluster if it lasts"),
+        }
+    }
+}
+
+/// An open session.
+pub struct Session {
+    stream: SendStream,
+    /// Kept so that the connection outlives its stream.
+    _link: Link,
+    answers: mpsc::Receiver<Result<DataAnswer, String>>,
+    /// The newest point there.
+    pub newest: Option<Tip>,
+    /// What an earlier session left staged there.
+    pub staged: Option<Staged>,
+    /// Whether there is content to compare with.
+    pub comparable: bool,
+    /// Bytes of disk content sent.
+    pub sent_bytes: u64,
+    /// Bytes of frames sent.
+    pub wire_bytes: u64,
+}
+
+impl Session {
+    /// Opens a session at `target`.
+    pub async fn open(calls: &Calls, target: &Target, hello: &Hello) -> Result<Self, Trouble> {
+        let opened = calls.open(target, Alpn::Data, OPEN_DEADLINE).await;
+        let Streams { send: mut stream, receive: mut recv, link } =
+            opened.map_err(|error| Trouble::Lost(error.to_string()))?;
+        let most = Alpn::Data.frame_max();
+        let hello = frame::encode(hello, most).map_err(|error| Trouble::Lost(error.to_string()))?;
+        stream.write_all(&hello).await.map_err(|error| Trouble::Lost(error.to_string()))?;
+        let welcome = match timeout(OPEN_DEADLINE, frame::receive::<Welcome, _>(&mut recv, most)).await {
+            Ok(Ok(welcome)) => welcome,
+            Ok(Err(error)) => return Err(Trouble::Lost(error.to_string())),
+            Err(_) => return Err(Trouble::Lost(format!("{} does not answer", target.address))),
+        };
+        let (newest, staged, comparable) = match welcome {
+            Welcome::Ready { newest, staged, comparable } => (newest, staged, comparable),
+            Welcome::Moved(to) => return Err(Trouble::Moved(Box::new(to))),
+            Welcome::NotHere => return Err(Trouble::NotHere),
+            Welcome::Refused(refusal) => return Err(Trouble::Refused(refusal)),
+        };
+        let (heard, answers) = mpsc::channel(ANSWERS);
+        tokio::spawn(async move {
+            loop {
+                let answer = frame::receive::<DataAnswer, _>(&mut recv, most).await.map_err(|error| error.to_string());
+                let last = answer.is_err();
+                if heard.send(answer).await.is_err() || last {
+                    return;
+                }
+            }
+        });
+        let wire_bytes = hello.len() as u64;
+        Ok(Self { stream, _link: link, answers, newest, staged, comparable, sent_bytes: 0, wire_bytes })
+    }
+
+    /// Asks for the hashes of a run of nodes.
+    pub async fn compare(&mut self, disk: &DiskTarget, question: Question) -> Result<Vec<Hash>, Trouble> {
+        let Question { node_bytes, first, count } = question;
+        self.send(&DataRequest::Compare { disk: disk.clone(), node_bytes, first, count }).await?;
+        match self.answer().await? {
+            DataAnswer::Hashes(hashes) => Ok(hashes),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Fills a part of a replica that has no point yet.
+    pub async fn fill(&mut self, extent: Extent) -> Result<(), Trouble> {
+        self.sent_bytes += content_bytes(&extent);
+        self.send(&DataRequest::Fill(extent)).await
+    }
+
+    /// Begins a change set.
+    pub async fn begin(&mut self, change_set: ChangeSet) -> Result<(), Trouble> {
+        self.send(&DataRequest::Begin(change_set)).await?;
+        match self.answer().await? {
+            DataAnswer::Go => Ok(()),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Sends one extent of it.
+    pub async fn extent(&mut self, extent: Extent) -> Result<(), Trouble> {
+        self.sent_bytes += content_bytes(&extent);
+        self.send(&DataRequest::Extent(extent)).await
+    }
+
+    /// Ends it; the point, and whether the holder was sure that it still is the holder.
+    pub async fn end(&mut self, extents: u64) -> Result<(Point, bool), Trouble> {
+        self.send(&DataRequest::End { extents }).await?;
+        match self.answer().await? {
+            DataAnswer::Acknowledged { point, confirmed } => Ok((point, confirmed)),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Goes away in peace.
+    pub async fn bye(mut self) {
+        drop(self.send(&DataRequest::Bye).await);
+        drop(self.stream.shutdown().await);
+    }
+
+    /// Sends one frame, unless the other side has something to say first: during a change set that is a refusal.
+    async fn send(&mut self, request: &DataRequest) -> Result<(), Trouble> {
+        let bytes = frame::encode(request, Alpn::Data.frame_max()).map_err(|error| Trouble::Lost(error.to_string()))?;
+        self.wire_bytes += bytes.len() as u64;
+        let Self { stream, answers, .. } = self;
+        tokio::select! {
+            biased;
+            early = answers.recv() => Err(match early {
+                Some(Ok(answer)) => unexpected(answer),
+                Some(Err(error)) => Trouble::Lost(error),
+                None => Trouble::Lost("the session has ended".to_owned()),
+            }),
+            written = timeout(STALL, stream.write_all(&bytes)) => match written {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(error)) => Err(Trouble::Lost(error.to_string())),
+                Err(_) => Err(Trouble::Lost("the other side takes no more data".to_owned())),
+            },
+        }
+    }
+
+    async fn answer(&mut self) -> Result<DataAnswer, Trouble> {
+        match timeout(STALL, self.answers.recv()).await {
+            Ok(Some(Ok(answer))) => Ok(answer),
+            Ok(Some(Err(error))) => Err(Trouble::Lost(error)),
+            Ok(None) => Err(Trouble::Lost("the session has ended".to_owned())),
+            Err(_) => Err(Trouble::Lost("the other side does not answer".to_owned())),
+        }
+    }
+}
+
+fn content_bytes(extent: &Extent) -> u64 {
+    match &extent.content {
+        Content::Data(bytes, _) => bytes.len() as u64,
+        Content::Zero(_) => 0,
+    }
+}
+
+fn unexpected(answer: DataAnswer) -> Trouble {
+    match answer {
+        DataAnswer::Moved(to) => Trouble::Moved(Box::new(to)),
+        DataAnswer::Refused(refusal) => Trouble::Refused(refusal),
+        DataAnswer::Hashes(_) | DataAnswer::Go | DataAnswer::Acknowledged { .. } => {
+            Trouble::Lost("the other side gave an answer that was not asked for".to_owned())
+        }
+    }
+}

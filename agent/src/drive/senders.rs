@@ -1,0 +1,238 @@
+//! The VMs that this node sends: claiming and releasing the role, and one [`Sender`] for each.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use landfall_proto::client::{BrokerClient, Placed};
+use landfall_proto::id::{Fqdn, SenderEpoch, VmId};
+use landfall_proto::message::broker::Location;
+use landfall_proto::message::control::SenderFigures;
+use landfall_proto::model::{Command, Frequency, Primary, VmSpec};
+use landfall_proto::{Class, Refusal};
+use landfall_store::state::State;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::decide::sender::{self, Step};
+use crate::drive::events::Happening;
+use crate::drive::node::Node;
+use crate::drive::send::Sender;
+use crate::drive::send::capture::Workshop;
+use crate::surface::vm::PassedOver;
+
+/// How often roles are looked at without being told of a change.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a question to a CAP on a user's behalf may take.
+const BROKER_DEADLINE: Duration = Duration::from_secs(20);
+
+/// The senders of this node.
+#[derive(Clone)]
+pub struct Senders {
+    node: Node,
+    running: Arc<Mutex<BTreeMap<VmId, Running>>>,
+    claiming: Arc<Mutex<BTreeSet<VmId>>>,
+    passed_over: Arc<Mutex<BTreeMap<VmId, Vec<PassedOver>>>>,
+    transfers: Arc<Semaphore>,
+}
+
+struct Running {
+    primary: Primary,
+    task: AbortHandle,
+    figures: watch::Receiver<SenderFigures>,
+    heard: watch::Sender<Option<Location>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Senders {
+    /// No sender yet; [`Senders::run`] starts them.
+    pub fn new(node: Node) -> Self {
+        let transfers = usize::try_from(node.state().settings().maximum_active_transfers).unwrap_or(1);
+        Self {
+            node,
+            running: Arc::default(),
+            claiming: Arc::default(),
+            passed_over: Arc::default(),
+            transfers: Arc::new(Semaphore::new(transfers.max(1))),
+        }
+    }
+
+    /// Keeps roles and senders in step with the committed state and with what the VM service lists.
+    pub async fn run(self) {
+        let mut look = interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut state = self.node.consensus.watch_state();
+        let mut reported = self.node.vms.watch();
+        loop {
+            tokio::select! {
+                _ = look.tick() => {}
+                changed = state.changed() => if changed.is_err() { return },
+                changed = reported.changed() => if changed.is_err() { return },
+            }
+            let state = self.node.state();
+            self.settle_roles(&state);
+            self.settle_senders(&state);
+        }
+    }
+
+    /// Commits what this node's part has become, each VM in a task of its own: a commit may take as long as a failover.
+    fn settle_roles(&self, state: &State) {
+        let now = self.node.outside.clock.now();
+        let view = self.node.view.borrow().clone();
+        for primary in state.primaries.values() {
+            let vm = primary.vm.id;
+            let Ok(here) = self.node.vms.here(vm) else { continue };
+            // Only a hint: the owner replaces it by its own judgement before it commits.
+            let silent = primary.sender.is_some_and(|sender| !view.get(&sender).is_some_and(|seen| seen.live));
+            let Some(step) = sender::next(primary, self.node.me, here, silent, now) else { continue };
+            if !lock(&self.claiming).insert(vm) {
+                continue;
+            }
+            let command = match step {
+                Step::Claim { down } => {
+                    Command::ClaimSender { vm, member: self.node.me, epoch: primary.sender_epoch, down }
+                }
+                Step::Release => Command::ReleaseSender { vm, member: self.node.me },
+            };
+            let this = self.clone();
+            let name = primary.vm.name.clone();
+            tokio::spawn(async move {
+                match this.node.proposer.commit(command).await {
+                    Ok(_) => {
+                        let told = match step {
+                            Step::Claim { .. } => format!("this node sends {name} now"),
+                            Step::Release => format!("{name} is not here any more: its sender role is released"),
+                        };
+                        this.node.events.record(Happening::info("sender_role", told).vm(vm).node(&this.node.name));
+                    }
+                    Err(refusal) => tracing::info!(%vm, ?step, %refusal, "sender role not committed"),
+                }
+                lock(&this.claiming).remove(&vm);
+            });
+        }
+    }
+
+    /// Starts the senders that this node should run, and ends the others.
+    fn settle_senders(&self, state: &State) {
+        let mut running = lock(&self.running);
+        running.retain(|vm, sender| {
+            state.primaries.get(vm).is_some_and(|primary| *primary == sender.primary) && !sender.task.is_finished()
+        });
+        for primary in state.primaries.values() {
+            let vm = primary.vm.id;
+            let mine = primary.sender == Some(self.node.me) && primary.rivals.is_empty() && primary.stopped.is_none();
+            if !mine {
+                running.remove(&vm);
+                continue;
+            }
+            if !running.contains_key(&vm) && matches!(self.node.vms.here(vm), Ok(Some(_))) {
+                match self.start(state, primary) {
+                    Ok(sender) => drop(running.insert(vm, sender)),
+                    Err(refusal) => tracing::warn!(%vm, %refusal, "sender not started"),
+                }
+            }
+        }
+    }
+
+    fn start(&self, state: &State, primary: &Primary) -> Result<Running, Refusal> {
+        let broker = self.broker(state, &primary.to)?;
+        let first = SenderFigures {
+            epoch: primary.sender_epoch,
+            activity: "starting".to_owned(),
+            testing_interval_ms: self.node.config.testing.interval_ms,
+            ..SenderFigures::default()
+        };
+        let (figures, shown) = watch::channel(first);
+        let (heard, hearing) = watch::channel(None);
+        let sender = Sender {
+            node: self.node.clone(),
+            primary: primary.clone(),
+            broker,
+            workshop: Workshop { folder: self.node.config.data_dir.join("senders").join(primary.vm.id.to_string()) },
+            figures,
+            heard: hearing,
+            transfers: Arc::clone(&self.transfers),
+        };
+        tracing::info!(vm = %primary.vm.name, to = %primary.to, epoch = %primary.sender_epoch, "sending");
+        let task = tokio::spawn(sender.run()).abort_handle();
+        Ok(Running { primary: primary.clone(), task, figures: shown, heard })
+    }
+
+    /// A client of the broker at `to`, which must be a peer.
+    fn broker(&self, state: &State, to: &Fqdn) -> Result<BrokerClient, Refusal> {
+        let peer = state.peers.get(to).ok_or_else(|| {
+            Refusal::new(Class::NotFound, "unknown_peer", format!("this cluster is not paired with {to}"))
+                .field("to")
+                .remedy("pair first: landfall peer invite there, landfall peer accept CODE here")
+        })?;
+        let agents = peer.list.members.iter().map(|member| member.control).collect();
+        Ok(BrokerClient::new(self.node.calls.clone(), to.clone(), agents, &self.node.outside))
+    }
+
+    /// Takes in that a peer says where a replica is now. Only a hint: the receiver there checks epochs.
+    pub fn moved(&self, from: &Fqdn, vm: VmId, to: Location) {
+        let running = lock(&self.running);
+        if let Some(sender) = running.get(&vm).filter(|sender| sender.primary.to == *from) {
+            tracing::info!(%vm, to = %to.node, epoch = %to.epoch, "the replica has moved");
+            sender.heard.send_if_modified(|heard| {
+                let newer = heard.as_ref().is_none_or(|heard| heard.epoch < to.epoch);
+                if newer {
+                    *heard = Some(to);
+                }
+                newer
+            });
+        }
+    }
+
+    /// What this node knows of a VM as its sender.
+    pub fn figures(&self, vm: VmId) -> Option<SenderFigures> {
+        lock(&self.running).get(&vm).map(|sender| sender.figures.borrow().clone())
+    }
+
+    /// Why the other nodes were not taken when the VM was last placed from this node.
+    pub fn passed_over(&self, vm: VmId) -> Vec<PassedOver> {
+        lock(&self.passed_over).get(&vm).cloned().unwrap_or_default()
+    }
+
+    /// Places the replica of a VM that is about to be enabled.
+    pub async fn place(
+        &self,
+        to: &Fqdn,
+        vm: &VmSpec,
+        frequency: Frequency,
+        recovery_points: u8,
+    ) -> Result<Location, Refusal> {
+        let mut broker = self.broker(&self.node.state(), to)?;
+        let Placed { at, passed_over } =
+            broker.place(vm, frequency, recovery_points, None, BROKER_DEADLINE).await?;
+        let told = passed_over.into_iter().map(|node| PassedOver { node: node.node, reason: node.reason }).collect();
+        lock(&self.passed_over).insert(vm.id, told);
+        Ok(at)
+    }
+
+    /// Asks a primary's CAP where the replica is.
+    pub async fn locate(&self, primary: &Primary) -> Result<Location, Refusal> {
+        self.broker(&self.node.state(), &primary.to)?.locate(primary.vm.id, BROKER_DEADLINE).await
+    }
+
+    /// Tells a primary's CAP that the relationship is over.
+    pub async fn give_up(&self, primary: &Primary) -> Result<(), Refusal> {
+        self.broker(&self.node.state(), &primary.to)?.remove(primary.vm.id, BROKER_DEADLINE).await.map(drop)
+    }
+
+    /// The sender epoch under which this node sends a VM.
+    pub fn epoch(&self, vm: VmId) -> Option<SenderEpoch> {
+        lock(&self.running).get(&vm).map(|sender| sender.primary.sender_epoch)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
