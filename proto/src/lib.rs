@@ -2,10 +2,24 @@
 //!
 //! Nothing here decides anything: the store decides what is committed, the agent what is done.
 
+pub mod alpn;
+pub mod authority;
+pub mod calls;
+pub mod certificate;
+pub mod close;
+pub mod codec;
+pub mod endpoint;
+pub mod frame;
 pub mod id;
+pub mod invitation;
+pub mod limits;
+pub mod machine;
 pub mod message;
 pub mod model;
 pub mod refusal;
 pub mod seam;
+pub mod tls;
+mod transport;
+pub mod trust;
 
 pub use refusal::{Class, Refusal};

@@ -139,7 +139,7 @@ pub struct Extent {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Content {
     /// These bytes, at most [`EXTENT_MAX`], and their BLAKE3.
-    Data(Vec<u8>, [u8; 32]),
+    Data(#[serde(with = "crate::codec::bytes")] Vec<u8>, [u8; 32]),
     /// So many zero bytes.
     Zero(u64),
 }
@@ -192,7 +192,7 @@ pub enum CopyAnswer {
     /// Files and their sizes; the names are plain and end in no folder of their own.
     Files(Vec<(String, u64)>),
     /// The bytes.
-    Piece(Vec<u8>),
+    Piece(#[serde(with = "crate::codec::bytes")] Vec<u8>),
     /// Refused or failed.
     Refused(Refusal),
 }

@@ -1,0 +1,203 @@
+//! Verified connections, and the table of those that are open: who is removed is closed through it (R11).
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, Weak};
+
+use arc_swap::ArcSwap;
+
+use crate::alpn::Alpn;
+use crate::close::Close;
+use crate::id::Fingerprint;
+use crate::limits::{CONNECTIONS_PER_IDENTITY, STRANGERS_MAX};
+use crate::transport::lock;
+use crate::trust::{Caller, Proven, TrustView};
+
+/// Which side opened a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// The other.
+    Inbound,
+    /// This one.
+    Outbound,
+}
+
+/// An open connection whose other end is known. Dropping the last clone closes it: clones of the `quinn::Connection`
+/// live no longer, so that nobody is out of the table's reach.
+#[derive(Clone, Debug)]
+pub struct Link(Arc<Open>);
+
+#[derive(Debug)]
+struct Open {
+    number: u64,
+    connection: quinn::Connection,
+    alpn: Alpn,
+    direction: Direction,
+    proven: Proven,
+    caller: ArcSwap<Caller>,
+    table: Weak<Table>,
+}
+
+impl Link {
+    /// The connection: for streams and datagrams.
+    pub fn connection(&self) -> &quinn::Connection {
+        &self.0.connection
+    }
+
+    /// The protocol.
+    pub fn alpn(&self) -> Alpn {
+        self.0.alpn
+    }
+
+    /// Who is at the other end, as the lists have it now: an unlisted member becomes a listed one without a new
+    /// connection.
+    pub fn caller(&self) -> Arc<Caller> {
+        self.0.caller.load_full()
+    }
+
+    /// The other end's address.
+    pub fn remote(&self) -> SocketAddr {
+        self.0.connection.remote_address()
+    }
+
+    /// Which side opened it.
+    pub fn direction(&self) -> Direction {
+        self.0.direction
+    }
+
+    /// Whether it is closed, by whichever side.
+    pub fn is_closed(&self) -> bool {
+        self.0.connection.close_reason().is_some()
+    }
+
+    /// Closes it.
+    pub fn close(&self, close: Close, reason: &str) {
+        close.apply(&self.0.connection, reason);
+    }
+
+    /// Whether both are the same connection.
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if let Some(table) = self.table.upgrade() {
+            lock(&table.open).links.remove(&self.number);
+        }
+        Close::Done.apply(&self.connection, "");
+    }
+}
+
+/// The open connections of one endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Table {
+    open: Mutex<Links>,
+}
+
+#[derive(Debug, Default)]
+struct Links {
+    next: u64,
+    links: BTreeMap<u64, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    link: Weak<Open>,
+    alpn: Alpn,
+    direction: Direction,
+    key: Fingerprint,
+    stranger: bool,
+}
+
+impl Table {
+    /// Takes a verified connection in. The error is why it was closed instead.
+    pub(crate) fn insert(
+        self: &Arc<Self>,
+        connection: quinn::Connection,
+        alpn: Alpn,
+        direction: Direction,
+        proven: Proven,
+        caller: Caller,
+    ) -> Result<Link, Close> {
+        let stranger = matches!(proven, Proven::Stranger { .. });
+        let key = proven.key();
+        let mut older = Vec::new();
+        let link = {
+            let mut open = lock(&self.open);
+            if stranger && direction == Direction::Inbound {
+                let strangers = open.links.values().filter(|entry| entry.stranger).count();
+                if strangers >= STRANGERS_MAX {
+                    drop(open);
+                    Close::Busy.apply(&connection, "too many unknown nodes ask to join at once");
+                    return Err(Close::Busy);
+                }
+            }
+            if direction == Direction::Inbound {
+                older = open.surplus(alpn, &key);
+            }
+            let number = open.next;
+            open.next += 1;
+            let caller = ArcSwap::from_pointee(caller);
+            let table = Arc::downgrade(self);
+            let link = Arc::new(Open { number, connection, alpn, direction, proven, caller, table });
+            let entry = Entry { link: Arc::downgrade(&link), alpn, direction, key, stranger };
+            open.links.insert(number, entry);
+            Link(link)
+        };
+        for old in older {
+            old.close(Close::Replaced, "the same node has connected anew");
+        }
+        Ok(link)
+    }
+
+    /// Every open connection. The lock is released first: closing one may drop it, which takes the lock.
+    pub(crate) fn links(&self) -> Vec<Link> {
+        lock(&self.open).links.values().filter_map(|entry| entry.link.upgrade().map(Link)).collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.open).links.len()
+    }
+
+    /// Asks the lists anew about every connection, and closes those that no longer stand.
+    pub(crate) fn examine(&self, view: &TrustView) -> usize {
+        self.links().iter().filter(|link| !link.examine(view)).count()
+    }
+}
+
+impl Links {
+    /// The inbound connections of this identity and protocol that must give way to one more.
+    fn surplus(&self, alpn: Alpn, key: &Fingerprint) -> Vec<Link> {
+        let keep = if alpn == Alpn::Gossip { 0 } else { CONNECTIONS_PER_IDENTITY - 1 };
+        let same: Vec<Link> = self
+            .links
+            .values()
+            .filter(|entry| entry.direction == Direction::Inbound && entry.alpn == alpn && entry.key == *key)
+            .filter_map(|entry| entry.link.upgrade().map(Link))
+            .filter(|link| !link.is_closed())
+            .collect();
+        let surplus = same.len().saturating_sub(keep);
+        same.into_iter().take(surplus).collect()
+    }
+}
+
+impl Link {
+    /// Whether the other end still may have this connection; closes it where not.
+    pub(crate) fn examine(&self, view: &TrustView) -> bool {
+        let reason = match view.standing(&self.0.proven) {
+            Ok(caller) if view.admits(self.0.alpn, &caller) => {
+                if *self.caller() != caller {
+                    self.0.caller.store(Arc::new(caller));
+                }
+                return true;
+            }
+            Ok(_) => "not allowed on this protocol".to_owned(),
+            Err(distrust) => distrust.to_string(),
+        };
+        tracing::info!(remote = %self.remote(), alpn = %self.0.alpn, %reason, "closing a connection");
+        self.close(Close::Removed, &reason);
+        false
+    }
+}

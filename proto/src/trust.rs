@@ -1,0 +1,377 @@
+//! Who a presented certificate belongs to, by what this node has applied (DESIGN 3, Trust).
+//!
+//! Two questions, asked apart because the second's answer changes: [`TrustView::prove`] looks at the certificate and
+//! the pinned CAs, [`TrustView::standing`] at the member lists. A certificate is necessary, never sufficient.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use thiserror::Error;
+use tokio::sync::watch;
+use webpki::{EndEntityCert, KeyUsage};
+
+use crate::alpn::Alpn;
+use crate::authority::ca_fingerprint;
+use crate::certificate::{self, Leaf};
+use crate::id::{Fingerprint, Fqdn, MemberId, UnixMillis};
+use crate::model::{Member, MemberList};
+
+/// One cluster whose certificates count: a CA, pinned to exactly one CAP name, and who its members are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterTrust {
+    /// The CAP.
+    pub cap: Fqdn,
+    /// The CA certificate, DER.
+    pub ca: Vec<u8>,
+    /// The members. An empty list at position 0 accepts every certificate of the CA as [`Caller::Unlisted`].
+    pub list: MemberList,
+}
+
+/// Every cluster whose certificates count on this node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TrustView {
+    /// This node's cluster, once it has one.
+    pub own: Option<ClusterTrust>,
+    /// The paired ones.
+    pub peers: Vec<ClusterTrust>,
+}
+
+/// The view that all endpoints of a node share. Setting it re-examines every open connection.
+#[derive(Clone, Debug)]
+pub struct Trust(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    view: ArcSwap<TrustView>,
+    changes: watch::Sender<u64>,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self::new(TrustView::default())
+    }
+}
+
+impl Trust {
+    /// Starts from `view`.
+    pub fn new(view: TrustView) -> Self {
+        Self(Arc::new(Shared { view: ArcSwap::from_pointee(view), changes: watch::Sender::new(0) }))
+    }
+
+    /// The view as it stands.
+    pub fn view(&self) -> Arc<TrustView> {
+        self.0.view.load_full()
+    }
+
+    /// Replaces the view; endpoints close at once what it no longer allows.
+    pub fn set(&self, view: TrustView) {
+        self.0.view.store(Arc::new(view));
+        self.0.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Tells of every [`Trust::set`].
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.0.changes.subscribe()
+    }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// A member of this node's cluster.
+    Member {
+        /// The member.
+        member: Member,
+    },
+    /// A member of a paired cluster.
+    PeerNode {
+        /// Its cluster.
+        cap: Fqdn,
+        /// The member.
+        member: Member,
+    },
+    /// A good certificate of a member that was admitted after the list which this node has: its id is above the list's
+    /// position. (One below it, and not on the list, was removed: that is a [`Distrust::Removed`].)
+    Unlisted {
+        /// Its cluster: this node's or a paired one.
+        cap: Fqdn,
+        /// The name in its certificate.
+        fqdn: Fqdn,
+        /// Its key.
+        key: Fingerprint,
+        /// The member id in its certificate.
+        member_id: MemberId,
+    },
+    /// Nobody vouches for this key; only `landfall-join/1` listens to it.
+    Stranger {
+        /// The key.
+        key: Fingerprint,
+    },
+}
+
+impl Caller {
+    /// The cluster that it belongs to.
+    pub fn cap(&self) -> Option<&Fqdn> {
+        match self {
+            Self::Member { .. } | Self::Stranger { .. } => None,
+            Self::PeerNode { cap, .. } | Self::Unlisted { cap, .. } => Some(cap),
+        }
+    }
+
+    /// The key that it proved to have.
+    pub fn key(&self) -> Fingerprint {
+        match self {
+            Self::Member { member } | Self::PeerNode { member, .. } => member.key,
+            Self::Unlisted { key, .. } | Self::Stranger { key } => *key,
+        }
+    }
+
+    /// The member, where the list has it.
+    pub fn member(&self) -> Option<&Member> {
+        match self {
+            Self::Member { member } | Self::PeerNode { member, .. } => Some(member),
+            Self::Unlisted { .. } | Self::Stranger { .. } => None,
+        }
+    }
+}
+
+/// What a certificate has proven, whatever the lists say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proven {
+    /// The CA with this fingerprint vouches for the leaf, and the leaf names the CAP that the CA is pinned to.
+    Node {
+        /// What the certificate says.
+        leaf: Leaf,
+        /// The CA.
+        ca: Fingerprint,
+    },
+    /// As `Node`, but the CA is known only from an invitation: no list can be asked yet.
+    Invited {
+        /// What the certificate says.
+        leaf: Leaf,
+    },
+    /// A key that vouches for itself.
+    Stranger {
+        /// The key.
+        key: Fingerprint,
+    },
+}
+
+impl Proven {
+    /// The key that the certificate is for.
+    pub fn key(&self) -> Fingerprint {
+        match self {
+            Self::Node { leaf, .. } | Self::Invited { leaf } => leaf.key,
+            Self::Stranger { key } => *key,
+        }
+    }
+
+    /// The CAP that the certificate names.
+    pub fn cap(&self) -> Option<&Fqdn> {
+        match self {
+            Self::Node { leaf, .. } | Self::Invited { leaf } => Some(&leaf.cap),
+            Self::Stranger { .. } => None,
+        }
+    }
+}
+
+/// Why a certificate counts for nothing here.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum Distrust {
+    /// Not a certificate as ours are.
+    #[error("the certificate is malformed: {0}")]
+    Malformed(String),
+    /// No CA that this node knows has signed it.
+    #[error("the certificate is signed by no cluster that this node knows")]
+    UnknownIssuer,
+    /// Its time is over.
+    #[error("the certificate has expired, or this node's clock is wrong")]
+    Expired,
+    /// Its time has not come.
+    #[error("the certificate is not valid yet, or this node's clock is wrong")]
+    NotValidYet,
+    /// A CA has signed for a CAP that is not its own.
+    #[error("the CA of {pinned} has signed a certificate for {claimed}, which is another cluster's name")]
+    WrongCap {
+        /// The CAP that the CA is pinned to.
+        pinned: Fqdn,
+        /// The CAP that the certificate names.
+        claimed: Fqdn,
+    },
+    /// The member list has this member or key otherwise.
+    #[error("the certificate of {fqdn} (member {member} of {cap}) does not agree with the member list: {what}")]
+    Mismatch {
+        /// The cluster.
+        cap: Fqdn,
+        /// The name in the certificate.
+        fqdn: Fqdn,
+        /// The id in the certificate.
+        member: MemberId,
+        /// What differs.
+        what: &'static str,
+    },
+    /// The member was removed.
+    #[error("{fqdn} (member {member} of {cap}) was removed from its cluster")]
+    Removed {
+        /// The cluster.
+        cap: Fqdn,
+        /// The name in the certificate.
+        fqdn: Fqdn,
+        /// The id in the certificate.
+        member: MemberId,
+    },
+    /// The cluster was forgotten, or is now known under another CA.
+    #[error("{cap} is not, or no longer, paired with this cluster under that CA")]
+    Unpaired {
+        /// The cluster.
+        cap: Fqdn,
+    },
+    /// The caller wanted another node.
+    #[error("the certificate belongs to another node than the one that was called")]
+    OtherNode,
+}
+
+/// Which end shows the certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The one that was dialled.
+    Server,
+    /// The one that dialled.
+    Client,
+}
+
+impl TrustView {
+    /// The cluster with this CAP.
+    pub fn cluster(&self, cap: &Fqdn) -> Option<&ClusterTrust> {
+        self.clusters().find(|cluster| cluster.cap == *cap)
+    }
+
+    /// Whether `cap` is this node's own cluster.
+    pub fn is_own(&self, cap: &Fqdn) -> bool {
+        self.own.as_ref().is_some_and(|own| own.cap == *cap)
+    }
+
+    fn clusters(&self) -> impl Iterator<Item = &ClusterTrust> {
+        self.own.iter().chain(&self.peers)
+    }
+
+    /// Verifies the chain of a leaf certificate, DER, at the wall-clock time `now`. A leaf is signed by its CA directly.
+    pub fn prove(&self, der: &[u8], side: Side, now: UnixMillis) -> Result<Proven, Distrust> {
+        let der = CertificateDer::from(der);
+        let parsed = EndEntityCert::try_from(&der).map_err(|error| Distrust::Malformed(error.to_string()))?;
+        for cluster in self.clusters() {
+            match verify(&parsed, &cluster.ca, side, now) {
+                Err(Distrust::UnknownIssuer) => {}
+                Err(distrust) => return Err(distrust),
+                Ok(()) => {
+                    let leaf = pinned_leaf(&der, &cluster.cap)?;
+                    return Ok(Proven::Node { leaf, ca: ca_fingerprint(&cluster.ca) });
+                }
+            }
+        }
+        // Its own key as the only anchor: true of exactly those certificates that sign themselves.
+        verify(&parsed, &der, side, now)?;
+        Ok(Proven::Stranger { key: certificate::key_of(&parsed) })
+    }
+
+    /// What the lists make of a proven certificate.
+    pub fn standing(&self, proven: &Proven) -> Result<Caller, Distrust> {
+        let (leaf, ca) = match proven {
+            Proven::Stranger { key } => return Ok(Caller::Stranger { key: *key }),
+            Proven::Invited { leaf } => return Ok(unlisted(leaf)),
+            Proven::Node { leaf, ca } => (leaf, ca),
+        };
+        let cluster = self
+            .cluster(&leaf.cap)
+            .filter(|cluster| ca_fingerprint(&cluster.ca) == *ca)
+            .ok_or_else(|| Distrust::Unpaired { cap: leaf.cap.clone() })?;
+        let mismatch = |what| {
+            let Leaf { fqdn, cap, member, .. } = leaf.clone();
+            Err(Distrust::Mismatch { cap, fqdn, member, what })
+        };
+        match cluster.list.by_id(leaf.member) {
+            Some(member) if member.key != leaf.key => mismatch("the key"),
+            Some(member) if member.fqdn != leaf.fqdn => mismatch("the name"),
+            Some(member) if self.is_own(&leaf.cap) => Ok(Caller::Member { member: member.clone() }),
+            Some(member) => Ok(Caller::PeerNode { cap: leaf.cap.clone(), member: member.clone() }),
+            None if cluster.list.by_key(&leaf.key).is_some() => mismatch("the member id"),
+            None if leaf.member.0 > cluster.list.position => Ok(unlisted(leaf)),
+            None => {
+                let Leaf { fqdn, cap, member, .. } = leaf.clone();
+                Err(Distrust::Removed { cap, fqdn, member })
+            }
+        }
+    }
+
+    /// Both questions at once: who shows this certificate?
+    pub fn classify(&self, der: &[u8], side: Side, now: UnixMillis) -> Result<Caller, Distrust> {
+        self.standing(&self.prove(der, side, now)?)
+    }
+
+    /// Whether `caller` may open a connection of protocol `alpn` (DESIGN 3's table). An own node that is not listed yet
+    /// may speak consensus: a follower that was away must be able to hear of it from a newer leader.
+    pub fn admits(&self, alpn: Alpn, caller: &Caller) -> bool {
+        let own = match caller {
+            Caller::Stranger { .. } => return alpn == Alpn::Join,
+            Caller::Member { .. } => true,
+            Caller::PeerNode { .. } => false,
+            Caller::Unlisted { cap, .. } => self.is_own(cap),
+        };
+        match alpn {
+            Alpn::Gossip | Alpn::Raft => own,
+            Alpn::Broker => !own,
+            Alpn::Control | Alpn::Data | Alpn::Join => true,
+        }
+    }
+}
+
+fn unlisted(leaf: &Leaf) -> Caller {
+    let Leaf { fqdn, cap, member, key } = leaf.clone();
+    Caller::Unlisted { cap, fqdn, key, member_id: member }
+}
+
+/// Verifies what a server shows to a node that knows only an invitation: `chain` is the leaf, then the CA, whose
+/// fingerprint is `ca`.
+pub fn prove_invited(
+    leaf: &[u8],
+    chain: &[CertificateDer<'_>],
+    cap: &Fqdn,
+    ca: &Fingerprint,
+    now: UnixMillis,
+) -> Result<Proven, Distrust> {
+    let [authority] = chain else { return Err(Distrust::UnknownIssuer) };
+    if ca_fingerprint(authority) != *ca {
+        return Err(Distrust::UnknownIssuer);
+    }
+    let leaf = CertificateDer::from(leaf);
+    let parsed = EndEntityCert::try_from(&leaf).map_err(|error| Distrust::Malformed(error.to_string()))?;
+    verify(&parsed, authority, Side::Server, now)?;
+    Ok(Proven::Invited { leaf: pinned_leaf(&leaf, cap)? })
+}
+
+fn pinned_leaf(der: &[u8], pinned: &Fqdn) -> Result<Leaf, Distrust> {
+    let leaf = Leaf::read(der).map_err(Distrust::Malformed)?;
+    match leaf.cap == *pinned {
+        true => Ok(leaf),
+        false => Err(Distrust::WrongCap { pinned: pinned.clone(), claimed: leaf.cap }),
+    }
+}
+
+/// Whether `ca` has signed `leaf` directly, for this use, and its time has come.
+fn verify(leaf: &EndEntityCert<'_>, ca: &[u8], side: Side, now: UnixMillis) -> Result<(), Distrust> {
+    let ca = CertificateDer::from(ca);
+    let anchor: TrustAnchor<'_> = webpki::anchor_from_trusted_cert(&ca).map_err(|_| Distrust::UnknownIssuer)?;
+    let usage = match side {
+        Side::Server => KeyUsage::server_auth(),
+        Side::Client => KeyUsage::client_auth(),
+    };
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_millis(now.0));
+    match leaf.verify_for_usage(&[webpki::ring::ED25519], &[anchor], &[], now, usage, None, None) {
+        Ok(_) => Ok(()),
+        Err(webpki::Error::CertExpired { .. }) => Err(Distrust::Expired),
+        Err(webpki::Error::CertNotValidYet { .. }) => Err(Distrust::NotValidYet),
+        Err(webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey) => Err(Distrust::UnknownIssuer),
+        Err(error) => Err(Distrust::Malformed(error.to_string())),
+    }
+}
