@@ -2,6 +2,7 @@
 //!
 //! Nothing here decides anything: the store decides what is committed, the agent what is done.
 
+pub mod codec;
 pub mod id;
 pub mod message;
 pub mod model;
