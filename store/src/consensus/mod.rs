@@ -1,0 +1,424 @@
+//! Consensus: one log, the same on every member, applied to [`State`]. The only place that names openraft.
+//!
+//! [`Consensus`] is the handle. It elects, replicates, compacts and changes voters; it decides nothing about who should
+//! own the CAP, who should vote, or when this node may stand for election: the agent does, through the switches here.
+//!
+//! Being the leader is not authority. openraft 0.9 lets a leader grant its vote to a returning candidate within its own
+//! lease, so an owner first holds its votes ([`Consensus::hold_votes_until`]), then asks a majority
+//! ([`Consensus::linearizable`]), and only then counts on its lease.
+
+mod log_store;
+mod machine;
+mod recovery;
+mod runtime;
+mod status;
+mod types;
+mod wire;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use landfall_proto::codec;
+use landfall_proto::id::{MemberId, Position};
+use landfall_proto::model::{Proposal, Timing};
+use landfall_proto::seam::{Clock, Random, Time};
+use landfall_proto::{Class, Refusal};
+use openraft::error::{
+    ChangeMembershipError, CheckIsLeaderError, ClientWriteError, Fatal, InitializeError, InstallSnapshotError,
+    RaftError,
+};
+use openraft::{ChangeMembers, EmptyNode, LogIdOptionExt, SnapshotPolicy};
+use tokio::sync::{Mutex, Semaphore, watch};
+
+use crate::feed::SettingsFeed;
+use crate::kv::Kv;
+use crate::limits;
+use crate::state::State;
+use log_store::LogStore;
+use machine::Machine;
+pub use recovery::recover;
+pub use status::{Progress, Status};
+pub use types::Applied;
+use types::{Raft, StorageError};
+pub use wire::{Rpc, Wire, WireError};
+
+/// Why something was not proposed, confirmed or changed. Except for [`ProposeError::Stopped`] nothing was written; a
+/// call that was cut short may still take effect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProposeError {
+    /// This node does not lead.
+    #[error("this node does not lead")]
+    NotLeader {
+        /// Who does, as far as this node knows.
+        leader: Option<MemberId>,
+    },
+    /// No majority answered.
+    #[error("no majority of the voters answers")]
+    NoQuorum,
+    /// The proposal is larger than an entry may be.
+    #[error("the request has {size} bytes, more than {}", limits::PROPOSAL_BYTES)]
+    TooLarge {
+        /// Its size.
+        size: usize,
+    },
+    /// Too many proposals wait already, or a change of voters is under way.
+    #[error("too much is under way: {0}")]
+    Busy(&'static str),
+    /// A change of voters that makes no sense.
+    #[error("{0}")]
+    Membership(String),
+    /// Consensus has stopped on this node.
+    #[error("consensus has stopped on this node: {0}")]
+    Stopped(String),
+}
+
+impl ProposeError {
+    /// The error as it is shown.
+    pub fn refusal(&self) -> Refusal {
+        let (class, code) = match self {
+            Self::NotLeader { .. } => (Class::Unreachable, "not_leader"),
+            Self::NoQuorum => (Class::Unreachable, "no_quorum"),
+            Self::TooLarge { .. } => (Class::Usage, "too_large"),
+            Self::Busy(_) => (Class::Failed, "busy"),
+            Self::Membership(_) => (Class::Failed, "membership"),
+            Self::Stopped(_) => (Class::Failed, "stopped"),
+        };
+        Refusal::new(class, code, self.to_string())
+    }
+}
+
+/// Why a call of another member got no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ServeError {
+    /// Votes are held: a lease may still be alive.
+    #[error("votes are held")]
+    VotesHeld,
+    /// The bytes are no such call.
+    #[error("the call cannot be read: {0}")]
+    Malformed(String),
+    /// Consensus has stopped on this node.
+    #[error("consensus has stopped on this node: {0}")]
+    Stopped(String),
+}
+
+/// Why consensus did not start.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The clocks contradict one another.
+    #[error("the consensus clocks cannot be used: {0}")]
+    Timing(String),
+    /// What is stored cannot be read.
+    #[error("{0}")]
+    Store(String),
+}
+
+/// What consensus stands on.
+#[derive(Clone, Debug)]
+pub struct Ground {
+    /// Where log, vote and snapshots are kept.
+    pub kv: Arc<dyn Kv>,
+    /// This node.
+    pub me: MemberId,
+    /// The cluster's clocks.
+    pub timing: Timing,
+    /// The way to the other members.
+    pub wire: Arc<dyn Wire>,
+    /// The clock that leases run on: one that goes on through suspend.
+    pub clock: Arc<dyn Clock>,
+    /// Where election timeouts come from.
+    pub random: Arc<dyn Random>,
+}
+
+/// One node's part in consensus. Clones are handles on the same.
+#[derive(Clone)]
+pub struct Consensus {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    me: MemberId,
+    raft: Raft,
+    clock: Arc<dyn Clock>,
+    /// Nanoseconds of the clock until which votes are refused to others.
+    hold: AtomicU64,
+    honours_hold: bool,
+    waiting: Semaphore,
+    /// One change of members at a time.
+    changing: Mutex<()>,
+    state: watch::Receiver<Arc<State>>,
+    status: watch::Receiver<Status>,
+}
+
+impl std::fmt::Debug for Consensus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Consensus").field("me", &self.inner.me).finish_non_exhaustive()
+    }
+}
+
+fn nanos(time: Time) -> u64 {
+    u64::try_from(time.0.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn config(timing: Timing) -> Result<openraft::Config, OpenError> {
+    let config = openraft::Config {
+        cluster_name: "landfall".to_owned(),
+        heartbeat_interval: timing.heartbeat_ms,
+        election_timeout_min: timing.election_min_ms,
+        election_timeout_max: timing.election_max_ms,
+        install_snapshot_timeout: limits::SNAPSHOT_TIMEOUT.as_millis() as u64,
+        max_payload_entries: limits::APPEND_ENTRIES,
+        replication_lag_threshold: limits::LAG_FOR_SNAPSHOT,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(limits::SNAPSHOT_EVERY),
+        snapshot_max_chunk_size: limits::SNAPSHOT_CHUNK,
+        max_in_snapshot_log_to_keep: limits::LOG_KEEP,
+        // A witness, a learner and a node that sees a leader do not stand; the agent allows it where it may.
+        enable_elect: true,
+        ..openraft::Config::default()
+    };
+    config.validate().map_err(|error| OpenError::Timing(error.to_string()))
+}
+
+impl Consensus {
+    /// Starts consensus on what `ground` has stored. Votes are held for one lease from now: whoever led before this
+    /// node stopped may still count on it.
+    pub async fn open(ground: Ground) -> Result<Self, OpenError> {
+        Self::start(ground, true).await
+    }
+
+    /// As [`Consensus::open`], but ignores every hold: it exists so that a test can show what the hold prevents.
+    #[doc(hidden)]
+    pub async fn open_without_vote_hold(ground: Ground) -> Result<Self, OpenError> {
+        Self::start(ground, false).await
+    }
+
+    async fn start(ground: Ground, honours_hold: bool) -> Result<Self, OpenError> {
+        let store = |error: StorageError| OpenError::Store(error.to_string());
+        let config = Arc::new(config(ground.timing)?);
+        let machine = Machine::open(ground.kv.clone()).map_err(store)?;
+        let state = machine.watch();
+        let network = wire::Network { wire: ground.wire, pause: Duration::from_millis(ground.timing.heartbeat_ms) };
+        let started = Raft::new(ground.me.number(), config, network, LogStore::new(ground.kv), machine);
+        // openraft's start-up future is large, and the caller's may be on a small stack.
+        let raft = runtime::with_random(ground.random, Box::pin(started)).await;
+        let raft = raft.map_err(|error| OpenError::Store(error.to_string()))?;
+        let hold = AtomicU64::new(nanos(ground.clock.now().after(ground.timing.lease())));
+        let inner = Inner {
+            me: ground.me,
+            status: follow_status(&raft),
+            raft,
+            clock: ground.clock,
+            hold,
+            honours_hold,
+            waiting: Semaphore::new(limits::PROPOSALS_WAITING),
+            changing: Mutex::new(()),
+            state,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// This node.
+    pub fn me(&self) -> MemberId {
+        self.inner.me
+    }
+
+    /// Makes `members`, all of them new and empty, the first voters. Does nothing where there is a log already.
+    pub async fn found(&self, members: BTreeSet<MemberId>) -> Result<(), ProposeError> {
+        let nodes: std::collections::BTreeMap<u64, EmptyNode> =
+            members.iter().map(|member| (member.number(), EmptyNode::default())).collect();
+        match self.inner.raft.initialize(nodes).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(RaftError::APIError(error)) => Err(ProposeError::Membership(error.to_string())),
+            Err(RaftError::Fatal(error)) => Err(stopped(&error)),
+        }
+    }
+
+    /// Appends a proposal to the log and returns what applying it gave, once a majority has it. Waits for as long as
+    /// there is no majority; dropping the call leaves the outcome unknown.
+    pub async fn propose(&self, proposal: Proposal) -> Result<Applied, ProposeError> {
+        let size = codec::encode(&proposal).map_err(|error| ProposeError::Membership(error.to_string()))?.len();
+        if size > limits::PROPOSAL_BYTES {
+            return Err(ProposeError::TooLarge { size });
+        }
+        let Ok(_place) = self.inner.waiting.try_acquire() else {
+            return Err(ProposeError::Busy("proposals wait for a majority"));
+        };
+        match self.inner.raft.client_write(proposal).await {
+            Ok(written) => Ok(written.data),
+            Err(error) => Err(write_error(error)),
+        }
+    }
+
+    /// Confirms with a majority that this node still leads, and waits until it has applied everything that was
+    /// committed before the call; returns that position.
+    pub async fn linearizable(&self) -> Result<Position, ProposeError> {
+        match self.inner.raft.ensure_linearizable().await {
+            Ok(read) => Ok(Position::new(self.state().incarnation, read.index().unwrap_or_default())),
+            Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward))) => {
+                Err(ProposeError::NotLeader { leader: forward.leader_id.map(MemberId::from_number) })
+            }
+            Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_))) => Err(ProposeError::NoQuorum),
+            Err(RaftError::Fatal(error)) => Err(stopped(&error)),
+        }
+    }
+
+    /// Refuses every VoteRequest of others until the clock shows `time`. A hold is only ever prolonged.
+    pub fn hold_votes_until(&self, time: Time) {
+        self.inner.hold.fetch_max(nanos(time), Ordering::SeqCst);
+    }
+
+    /// Answers a call that another member's [`Wire`] carried here.
+    pub async fn serve(&self, rpc: Rpc, payload: &[u8]) -> Result<Vec<u8>, ServeError> {
+        let malformed = |error: crate::rows::RowError| ServeError::Malformed(error.to_string());
+        let raft = &self.inner.raft;
+        let answer = match rpc {
+            Rpc::Append => {
+                let request = wire::decode_append(payload).map_err(malformed)?;
+                wire::encode_one(&raft.append_entries(request).await.map_err(serve_fault)?)
+            }
+            Rpc::Vote => {
+                let request = wire::decode_one(payload).map_err(malformed)?;
+                if self.inner.honours_hold && nanos(self.inner.clock.now()) < self.inner.hold.load(Ordering::SeqCst) {
+                    return Err(ServeError::VotesHeld);
+                }
+                wire::encode_one(&raft.vote(request).await.map_err(serve_fault)?)
+            }
+            Rpc::Snapshot => {
+                let request = wire::decode_snapshot(payload).map_err(malformed)?;
+                if request.offset.saturating_add(request.data.len() as u64) > limits::SNAPSHOT_BYTES {
+                    return Err(ServeError::Malformed("the snapshot is too large".to_owned()));
+                }
+                let answer: wire::SnapshotAnswer = match raft.install_snapshot(request).await {
+                    Ok(installed) => Ok(installed),
+                    Err(RaftError::APIError(InstallSnapshotError::SnapshotMismatch(mismatch))) => Err(mismatch),
+                    Err(RaftError::Fatal(error)) => return Err(ServeError::Stopped(error.to_string())),
+                };
+                wire::encode_one(&answer)
+            }
+        };
+        answer.map_err(malformed)
+    }
+
+    /// Whether this node may stand for election. It starts with `true`; a voter that reaches no majority, or whose
+    /// majority sees a live leader, should not, and a witness only where nobody else can.
+    pub fn set_elections(&self, allowed: bool) {
+        self.inner.raft.runtime_config().elect(allowed);
+    }
+
+    /// Whether this node, where it leads, sends heartbeats: an owner whose disk hangs stops them, so that another one
+    /// is elected.
+    pub fn set_heartbeats(&self, allowed: bool) {
+        self.inner.raft.runtime_config().heartbeat(allowed);
+    }
+
+    /// Where consensus stands.
+    pub fn status(&self) -> Status {
+        Status::of(&self.inner.raft.metrics().borrow())
+    }
+
+    /// Where consensus stands, and every change of it. Do not keep a borrow of the value across an await.
+    pub fn watch_status(&self) -> watch::Receiver<Status> {
+        self.inner.status.clone()
+    }
+
+    /// The committed state as this node has applied it.
+    pub fn state(&self) -> Arc<State> {
+        self.inner.state.borrow().clone()
+    }
+
+    /// The committed state, and every change of it: once for each batch of entries.
+    pub fn watch_state(&self) -> watch::Receiver<Arc<State>> {
+        self.inner.state.clone()
+    }
+
+    /// The feed of settings changes.
+    pub fn settings_feed(&self) -> SettingsFeed {
+        SettingsFeed::new(self.watch_state())
+    }
+
+    /// Lets `member` follow the log without a vote. Returns once that is committed; how far it has come is in the
+    /// status.
+    pub async fn add_learner(&self, member: MemberId) -> Result<(), ProposeError> {
+        let _changing = self.begin_change()?;
+        let added = self.inner.raft.add_learner(member.number(), EmptyNode::default(), false).await;
+        added.map(drop).map_err(write_error)
+    }
+
+    /// Makes exactly `voters`, all of them followers already, the voters; those that lose their vote go on following.
+    pub async fn change_voters(&self, voters: BTreeSet<MemberId>) -> Result<(), ProposeError> {
+        let _changing = self.begin_change()?;
+        let ids = voters.into_iter().map(MemberId::number).collect();
+        let change = ChangeMembers::ReplaceAllVoters(ids);
+        self.inner.raft.change_membership(change, true).await.map(drop).map_err(write_error)
+    }
+
+    /// Takes `member` out of consensus, as a voter or as a follower; nothing where it is neither.
+    pub async fn remove(&self, member: MemberId) -> Result<(), ProposeError> {
+        let _changing = self.begin_change()?;
+        let one = BTreeSet::from([member.number()]);
+        if self.status().voters.contains(&member) {
+            let change = ChangeMembers::RemoveVoters(one.clone());
+            self.inner.raft.change_membership(change, true).await.map_err(write_error)?;
+        }
+        let change = ChangeMembers::RemoveNodes(one);
+        self.inner.raft.change_membership(change, false).await.map(drop).map_err(write_error)
+    }
+
+    fn begin_change(&self) -> Result<tokio::sync::MutexGuard<'_, ()>, ProposeError> {
+        self.inner.changing.try_lock().map_err(|_| ProposeError::Busy("the members are being changed"))
+    }
+
+    /// Stops: answers no call any more. What was acknowledged is on disk.
+    pub async fn shutdown(&self) {
+        if self.inner.raft.shutdown().await.is_err() {
+            tracing::error!("consensus did not stop in good order");
+        }
+    }
+}
+
+/// A channel that shows the status for as long as consensus runs.
+fn follow_status(raft: &Raft) -> watch::Receiver<Status> {
+    let mut metrics = raft.metrics();
+    let (status, receiver) = watch::channel(Status::of(&metrics.borrow_and_update()));
+    tokio::spawn(async move {
+        while metrics.changed().await.is_ok() {
+            let next = Status::of(&metrics.borrow_and_update());
+            status.send_if_modified(|present| {
+                let differs = *present != next;
+                *present = next;
+                differs
+            });
+            if status.is_closed() {
+                break;
+            }
+        }
+    });
+    receiver
+}
+
+fn stopped(error: &Fatal<u64>) -> ProposeError {
+    ProposeError::Stopped(error.to_string())
+}
+
+fn serve_fault(error: RaftError<u64>) -> ServeError {
+    ServeError::Stopped(error.to_string())
+}
+
+fn write_error(error: RaftError<u64, ClientWriteError<u64, EmptyNode>>) -> ProposeError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+            ProposeError::NotLeader { leader: forward.leader_id.map(MemberId::from_number) }
+        }
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_))) => {
+            ProposeError::Busy("the members are being changed")
+        }
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
+            ProposeError::Membership(error.to_string())
+        }
+        RaftError::Fatal(error) => stopped(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

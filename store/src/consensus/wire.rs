@@ -1,0 +1,183 @@
+//! Consensus calls between members: what the agent carries, and how calls become bytes.
+//!
+//! The agent carries bytes from one member to another and finds out by itself where a member answers; connections and
+//! their pooling are its own. An append call stays below one data frame of 1 MiB, whatever the log holds.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use landfall_proto::id::MemberId;
+use openraft::error::{
+    InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, SnapshotMismatch, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption, RaftNetwork, RaftNetworkFactory};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
+    VoteResponse,
+};
+use openraft::{AnyError, EmptyNode};
+
+use super::types::{LogEntry, LogId, SnapshotMeta, Types, Vote};
+use crate::rows::{RowError, RowReader, RowWriter};
+
+/// The kinds of calls; the bytes say nothing of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+pub enum Rpc {
+    /// Entries, or a heartbeat.
+    Append,
+    /// A candidate asks for a vote.
+    Vote,
+    /// A part of a snapshot.
+    Snapshot,
+}
+
+/// Why a call brought no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// The member cannot be reached.
+    #[error("unreachable: {0}")]
+    Unreachable(String),
+    /// The member was reached and gave no answer in time, or refused to give one.
+    #[error("no answer: {0}")]
+    NoAnswer(String),
+}
+
+/// Carries consensus calls to other members.
+#[async_trait]
+pub trait Wire: Send + Sync + fmt::Debug + 'static {
+    /// Hands `payload` to member `to`, whose agent passes it to [`super::Consensus::serve`], and returns what that gave.
+    /// Nobody waits for it longer than `deadline` from now. Never dials from within: an unconnected member is
+    /// [`WireError::Unreachable`] until the agent has connected.
+    async fn call(&self, to: MemberId, rpc: Rpc, payload: Vec<u8>, deadline: Duration) -> Result<Vec<u8>, WireError>;
+}
+
+pub(super) fn encode_append(request: &AppendEntriesRequest<Types>) -> Result<Vec<u8>, RowError> {
+    let mut rows = RowWriter::default();
+    rows.push(&(request.vote, request.prev_log_id, request.leader_commit))?;
+    for entry in &request.entries {
+        rows.push(entry)?;
+    }
+    Ok(rows.finish())
+}
+
+pub(super) fn decode_append(bytes: &[u8]) -> Result<AppendEntriesRequest<Types>, RowError> {
+    let mut rows = RowReader::new(bytes);
+    let (vote, prev_log_id, leader_commit): (Vote, Option<LogId>, Option<LogId>) = rows.next()?;
+    let mut entries: Vec<LogEntry> = Vec::new();
+    while !rows.is_empty() {
+        entries.push(rows.next()?);
+    }
+    Ok(AppendEntriesRequest { vote, prev_log_id, leader_commit, entries })
+}
+
+pub(super) fn encode_snapshot(request: &InstallSnapshotRequest<Types>) -> Result<Vec<u8>, RowError> {
+    let mut rows = RowWriter::default();
+    rows.push(&(request.vote, &request.meta, request.offset, request.done))?;
+    rows.push_raw(&request.data)?;
+    Ok(rows.finish())
+}
+
+pub(super) fn decode_snapshot(bytes: &[u8]) -> Result<InstallSnapshotRequest<Types>, RowError> {
+    let mut rows = RowReader::new(bytes);
+    let (vote, meta, offset, done): (Vote, SnapshotMeta, u64, bool) = rows.next()?;
+    let data = rows.next_raw()?.to_vec();
+    rows.end()?;
+    Ok(InstallSnapshotRequest { vote, meta, offset, data, done })
+}
+
+pub(super) fn encode_one<T: serde::Serialize>(value: &T) -> Result<Vec<u8>, RowError> {
+    let mut rows = RowWriter::default();
+    rows.push(value)?;
+    Ok(rows.finish())
+}
+
+pub(super) fn decode_one<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, RowError> {
+    let mut rows = RowReader::new(bytes);
+    let value = rows.next()?;
+    rows.end()?;
+    Ok(value)
+}
+
+/// The answer to a part of a snapshot.
+pub(super) type SnapshotAnswer = Result<InstallSnapshotResponse<u64>, SnapshotMismatch>;
+
+/// Makes the network of each follower.
+pub(super) struct Network {
+    pub(super) wire: Arc<dyn Wire>,
+    /// How long to leave an unreachable member alone.
+    pub(super) pause: Duration,
+}
+
+impl RaftNetworkFactory<Types> for Network {
+    type Network = Link;
+
+    async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Link {
+        Link { wire: self.wire.clone(), to: target, pause: self.pause }
+    }
+}
+
+/// The way to one member.
+pub(super) struct Link {
+    wire: Arc<dyn Wire>,
+    to: u64,
+    pause: Duration,
+}
+
+impl Link {
+    async fn call<E: std::error::Error>(
+        &self,
+        rpc: Rpc,
+        payload: Result<Vec<u8>, RowError>,
+        option: &RPCOption,
+    ) -> Result<Vec<u8>, RPCError<u64, EmptyNode, E>> {
+        let payload = payload.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+        let answer = self.wire.call(MemberId::from_number(self.to), rpc, payload, option.hard_ttl()).await;
+        answer.map_err(|error| match &error {
+            WireError::Unreachable(_) => RPCError::Unreachable(Unreachable::new(&error)),
+            WireError::NoAnswer(_) => RPCError::Network(NetworkError::new(&error)),
+        })
+    }
+}
+
+fn unreadable<E: std::error::Error>(error: &RowError) -> RPCError<u64, EmptyNode, E> {
+    RPCError::Network(NetworkError::new(&AnyError::error(format!("the answer cannot be read: {error}"))))
+}
+
+impl RaftNetwork<Types> for Link {
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, EmptyNode, RaftError<u64>>> {
+        let answer = self.call(Rpc::Append, encode_append(&request), &option).await?;
+        decode_one(&answer).map_err(|error| unreadable(&error))
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        request: InstallSnapshotRequest<Types>,
+        option: RPCOption,
+    ) -> Result<InstallSnapshotResponse<u64>, RPCError<u64, EmptyNode, RaftError<u64, InstallSnapshotError>>> {
+        let answer = self.call(Rpc::Snapshot, encode_snapshot(&request), &option).await?;
+        let answer: SnapshotAnswer = decode_one(&answer).map_err(|error| unreadable(&error))?;
+        answer.map_err(|mismatch| {
+            let error = RaftError::APIError(InstallSnapshotError::SnapshotMismatch(mismatch));
+            RPCError::RemoteError(RemoteError::new(self.to, error))
+        })
+    }
+
+    async fn vote(
+        &mut self,
+        request: VoteRequest<u64>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<u64>, RPCError<u64, EmptyNode, RaftError<u64>>> {
+        let answer = self.call(Rpc::Vote, encode_one(&request), &option).await?;
+        decode_one(&answer).map_err(|error| unreadable(&error))
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(self.pause))
+    }
+}

@@ -1,0 +1,342 @@
+//! sled 0.34.7, made to keep what it says it keeps. The only module that names sled.
+//!
+//! sled's `flush` ends in `sync_file_range`, which asks the kernel to start writing and promises nothing: power cuts
+//! lost acknowledged writes in almost every trial. So one thread applies the batches that wait, flushes, and then syncs
+//! the log file through a handle of its own; only then are the callers answered. At creation the folders are synced
+//! too. Once a write or sync has failed nobody can know what is on disk: every later call fails.
+//!
+//! A folder belongs to one node, whose name stands in it, and one process at a time has it open. A store that will not
+//! open is never repaired and never replaced here: the error says how to set it aside.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+
+use async_trait::async_trait;
+use landfall_proto::id::NodeName;
+use landfall_proto::{Class, Refusal};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::kv::{Batch, Change, Health, Kv, KvError, Pair};
+use crate::limits;
+
+/// The layout of the keys. A store of another one is refused.
+const FORMAT: u32 = 1;
+const FORMAT_KEY: &[u8] = b"!format";
+const NODE_KEY: &[u8] = b"!node";
+/// Held for as long as the store is open.
+const LOCK_FILE: &str = "landfall.lock";
+/// sled's log, where every record is.
+const SLED_LOG: &str = "db";
+
+/// Why a store could not be opened. Nothing in the folder was changed by us.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process has it open.
+    #[error("{} is open in another process", .folder.display())]
+    InUse {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// It belongs to a node of another name.
+    #[error("{} holds the data of node {owner}, this is {node}", .folder.display())]
+    OtherNode {
+        /// The folder.
+        folder: PathBuf,
+        /// Whose it is.
+        owner: String,
+        /// Who wanted it.
+        node: NodeName,
+    },
+    /// Its layout is one that this version does not know.
+    #[error("{} has store format {found}, this version knows format {FORMAT} only", .folder.display())]
+    OtherFormat {
+        /// The folder.
+        folder: PathBuf,
+        /// What it has.
+        found: String,
+    },
+    /// There are files in the folder, but no store.
+    #[error("{} is not empty and holds no store", .folder.display())]
+    NotAStore {
+        /// The folder.
+        folder: PathBuf,
+    },
+    /// It does not open: a disk fault, a full disk, or damage.
+    #[error("the store in {} does not open: {why}", .folder.display())]
+    Damaged {
+        /// The folder.
+        folder: PathBuf,
+        /// This node.
+        node: NodeName,
+        /// What went wrong.
+        why: String,
+    },
+}
+
+impl OpenError {
+    /// The error as it is shown, with what to do.
+    pub fn refusal(&self) -> Refusal {
+        let refusal =
+            |code, remedy: String| Refusal::new(Class::Failed, code, self.to_string()).field("data_dir").remedy(remedy);
+        match self {
+            Self::InUse { .. } => {
+                refusal("store_in_use", "stop the other agent, or give this one its own data_dir".into())
+            }
+            Self::OtherNode { owner, .. } => {
+                refusal("store_of_other_node", format!("give this node its own data_dir, or name it {owner} again"))
+            }
+            Self::OtherFormat { .. } => refusal("store_format", "run the version of landfall that wrote it".into()),
+            Self::NotAStore { .. } => refusal("not_a_store", "give an empty folder".into()),
+            Self::Damaged { folder, node, .. } => refusal(
+                "store_damaged",
+                format!(
+                    "if the disk is full, make room and start again; else set it aside with `mv {0} {0}.damaged`, then \
+                     run `landfall token create --replaces {node}` on another node and `landfall cluster join TOKEN` here",
+                    folder.display()
+                ),
+            ),
+        }
+    }
+}
+
+/// Syncs the log file; a test puts in one that fails.
+type Sync = Box<dyn Fn(&File) -> io::Result<()> + Send>;
+
+struct Work {
+    batch: sled::Batch,
+    done: oneshot::Sender<Result<(), KvError>>,
+}
+
+/// A key-value store on disk.
+#[derive(Debug)]
+pub struct DurableSled {
+    db: Option<sled::Db>,
+    work: Option<mpsc::Sender<Work>>,
+    health: watch::Receiver<Health>,
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+    /// Dropped last: the folder is free only when everything else is closed.
+    _lock: File,
+}
+
+impl DurableSled {
+    /// Opens the store of `node` in `folder`, or makes one where the folder is empty or missing. Blocks on the disk.
+    pub fn open(folder: &Path, node: &NodeName) -> Result<Self, OpenError> {
+        Self::open_with(folder, node, Box::new(|file| file.sync_data()))
+    }
+
+    fn open_with(folder: &Path, node: &NodeName, sync: Sync) -> Result<Self, OpenError> {
+        let damaged = |why: String| OpenError::Damaged { folder: folder.to_owned(), node: node.clone(), why };
+        let failed = |error: io::Error| damaged(error.to_string());
+        let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(folder).map_err(failed)?;
+        let lock = lock(folder)?;
+        let fresh = is_fresh(folder)?;
+        let db = open_sled(folder).map_err(damaged)?;
+        check_owner(&db, folder, node, fresh)?;
+        db.flush().map_err(|error| damaged(error.to_string()))?;
+        let log = File::open(folder.join(SLED_LOG)).map_err(failed)?;
+        log.sync_all().map_err(failed)?;
+        if fresh {
+            sync_folders(folder, parent).map_err(failed)?;
+        }
+
+        let (work, waiting) = mpsc::channel(limits::COMMITS_WAITING);
+        let (health_in, health) = watch::channel(Health::Good);
+        let writer = Writer { db: db.clone(), log, sync, health: health_in };
+        let thread = thread::Builder::new().name("store".into()).spawn(move || writer.run(waiting)).map_err(failed)?;
+        Ok(Self { db: Some(db), work: Some(work), health, thread: Mutex::new(Some(thread)), _lock: lock })
+    }
+
+    fn db(&self) -> Result<&sled::Db, KvError> {
+        self.db.as_ref().ok_or(KvError::Closed)
+    }
+}
+
+impl Drop for DurableSled {
+    /// Finishes what was accepted and closes the files, so that the folder can be opened again at once.
+    fn drop(&mut self) {
+        self.work = None;
+        self.db = None;
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's thread panicked");
+        }
+    }
+}
+
+fn lock(folder: &Path) -> Result<File, OpenError> {
+    let in_use = || OpenError::InUse { folder: folder.to_owned() };
+    let file = File::options().create(true).truncate(false).write(true).open(folder.join(LOCK_FILE));
+    let file = file.map_err(|_| in_use())?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| in_use())?;
+    Ok(file)
+}
+
+/// Whether the folder has no store yet; one with other files in it is refused.
+fn is_fresh(folder: &Path) -> Result<bool, OpenError> {
+    if folder.join(SLED_LOG).exists() {
+        return Ok(false);
+    }
+    let others = fs::read_dir(folder).map(|entries| entries.flatten().any(|entry| entry.file_name() != LOCK_FILE));
+    if matches!(others, Ok(false)) { Ok(true) } else { Err(OpenError::NotAStore { folder: folder.to_owned() }) }
+}
+
+/// Opens sled on a thread of its own: on damage it has been seen to panic.
+fn open_sled(folder: &Path) -> Result<sled::Db, String> {
+    let config = sled::Config::new()
+        .path(folder)
+        .cache_capacity(limits::SLED_CACHE)
+        .mode(sled::Mode::LowSpace)
+        // Only the writer's thread flushes: a flush that nobody waits for has a failure that nobody hears of.
+        .flush_every_ms(None);
+    match thread::spawn(move || config.open()).join() {
+        Ok(opened) => opened.map_err(|error| error.to_string()),
+        Err(_) => Err("reading its log failed in an unforeseen way".to_owned()),
+    }
+}
+
+fn check_owner(db: &sled::Db, folder: &Path, node: &NodeName, fresh: bool) -> Result<(), OpenError> {
+    let damaged = |why: String| OpenError::Damaged { folder: folder.to_owned(), node: node.clone(), why };
+    let read = |key| db.get(key).map_err(|error: sled::Error| damaged(error.to_string()));
+    match (read(FORMAT_KEY)?, read(NODE_KEY)?) {
+        // A creation that was cut short has left no key at all: nothing was ever answered from it.
+        (None, None) if fresh || db.is_empty() => {
+            let mut batch = sled::Batch::default();
+            batch.insert(FORMAT_KEY, &FORMAT.to_be_bytes());
+            batch.insert(NODE_KEY, node.as_str().as_bytes());
+            db.apply_batch(batch).map_err(|error| damaged(error.to_string()))
+        }
+        (Some(format), Some(owner)) if *format == FORMAT.to_be_bytes() => {
+            if *owner == *node.as_str().as_bytes() {
+                return Ok(());
+            }
+            let owner = String::from_utf8_lossy(&owner).into_owned();
+            Err(OpenError::OtherNode { folder: folder.to_owned(), owner, node: node.clone() })
+        }
+        (format, _) => {
+            let number = format.as_deref().and_then(|bytes| Some(u32::from_be_bytes(bytes.try_into().ok()?)));
+            let found = number.map_or("of no known kind".to_owned(), |number| number.to_string());
+            Err(OpenError::OtherFormat { folder: folder.to_owned(), found })
+        }
+    }
+}
+
+/// Makes the names of a new store durable: its files, its folder, and the folder's own entry.
+fn sync_folders(folder: &Path, parent: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        File::open(entry?.path())?.sync_all()?;
+    }
+    File::open(folder)?.sync_all()?;
+    File::open(parent)?.sync_all()
+}
+
+/// The one thread that writes.
+struct Writer {
+    db: sled::Db,
+    log: File,
+    sync: Sync,
+    health: watch::Sender<Health>,
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.health.send_replace(Health::Poisoned("the store's thread panicked".to_owned()));
+        }
+    }
+}
+
+impl Writer {
+    fn run(self, mut waiting: mpsc::Receiver<Work>) {
+        let mut failure: Option<KvError> = None;
+        let mut answers = Vec::new();
+        while let Some(first) = waiting.blocking_recv() {
+            let mut next = Some(first);
+            while let Some(work) = next {
+                if failure.is_none() {
+                    failure =
+                        self.db.apply_batch(work.batch).err().map(|error| self.poison("write", &error.to_string()));
+                }
+                answers.push(work.done);
+                next = if answers.len() < limits::COMMITS_TOGETHER { waiting.try_recv().ok() } else { None };
+            }
+            if failure.is_none() {
+                failure = self.make_durable().err().map(|why| self.poison("sync", &why));
+            }
+            for answer in answers.drain(..) {
+                // A caller that gave up does not hear of it; the write stands all the same.
+                let _ = answer.send(failure.clone().map_or(Ok(()), Err));
+            }
+        }
+    }
+
+    fn make_durable(&self) -> Result<(), String> {
+        self.db.flush().map_err(|error| error.to_string())?;
+        (self.sync)(&self.log).map_err(|error| error.to_string())
+    }
+
+    fn poison(&self, step: &str, why: &str) -> KvError {
+        let why = format!("{step} failed: {why}");
+        tracing::error!(%why, "the store takes nothing more");
+        self.health.send_replace(Health::Poisoned(why.clone()));
+        KvError::Poisoned(why)
+    }
+}
+
+#[async_trait]
+impl Kv for DurableSled {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        let value = self.db()?.get(key).map_err(|error| KvError::Read(error.to_string()))?;
+        Ok(value.map(|value| value.to_vec()))
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], bound: usize) -> Result<Vec<Pair>, KvError> {
+        if from >= to {
+            return Ok(Vec::new());
+        }
+        let pairs = self.db()?.range(from..to).take(bound);
+        pairs
+            .map(|pair| pair.map(|(key, value)| (key.to_vec(), value.to_vec())))
+            .collect::<Result<_, _>>()
+            .map_err(|error: sled::Error| KvError::Read(error.to_string()))
+    }
+
+    fn last(&self, from: &[u8], to: &[u8]) -> Result<Option<Pair>, KvError> {
+        if from >= to {
+            return Ok(None);
+        }
+        let pair = self.db()?.range(from..to).next_back().transpose();
+        let pair = pair.map_err(|error| KvError::Read(error.to_string()))?;
+        Ok(pair.map(|(key, value)| (key.to_vec(), value.to_vec())))
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<(), KvError> {
+        if let Health::Poisoned(why) = &*self.health.borrow() {
+            return Err(KvError::Poisoned(why.clone()));
+        }
+        let mut changes = sled::Batch::default();
+        for change in batch.into_changes() {
+            match change {
+                Change::Put(key, value) => changes.insert(key, value),
+                Change::Delete(key) => changes.remove(key),
+            }
+        }
+        let (done, answer) = oneshot::channel();
+        let work = self.work.as_ref().ok_or(KvError::Closed)?;
+        work.send(Work { batch: changes, done }).await.map_err(|_| KvError::Closed)?;
+        answer.await.map_err(|_| KvError::Closed)?
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.health.clone()
+    }
+}
+
+#[cfg(test)]
+#[path = "durable_sled_tests.rs"]
+mod tests;

@@ -1,0 +1,145 @@
+//! The state as bytes: what a snapshot is. One row a table row, so that no row outgrows the codec however large the
+//! state is, and equal states give equal bytes.
+
+use landfall_proto::id::{Position, Revision};
+use landfall_proto::model::{Answer, AuthorizationEntry, Found, Member, Peer, Primary, Replica, Ticket};
+use serde::{Deserialize, Serialize};
+
+use super::{Claim, SettingsChange, State};
+use crate::rows::{RowError, RowReader, RowWriter};
+
+/// The layout of the rows. Another one is refused.
+const VERSION: u32 = 1;
+
+/// Why bytes are not a state.
+#[derive(Debug, thiserror::Error)]
+pub enum ArchiveError {
+    /// They were written by another version.
+    #[error("snapshot format {0} is not known, only {VERSION}")]
+    Version(u32),
+    /// They are damaged, or a row cannot be written.
+    #[error("snapshot: {0}")]
+    Rows(String),
+}
+
+impl From<RowError> for ArchiveError {
+    fn from(error: RowError) -> Self {
+        Self::Rows(error.to_string())
+    }
+}
+
+/// What stands once.
+#[derive(Serialize, Deserialize)]
+struct Head {
+    applied: Position,
+    incarnation: u16,
+    found: Option<Found>,
+    claim: Option<Claim>,
+    members_changed: Position,
+    revision: Revision,
+    floor: Revision,
+}
+
+/// What stands many times.
+#[derive(Serialize, Deserialize)]
+enum Row {
+    Member(Box<Member>),
+    Ticket(Box<Ticket>),
+    Value(String, String),
+    Change(Box<SettingsChange>),
+    Authorization(Box<AuthorizationEntry>),
+    Peer(Box<Peer>),
+    Replica(Box<Replica>),
+    Primary(Box<Primary>),
+    Session { id: u128, forgotten: u64, used: Position },
+    Answer { session: u128, sequence: u64, answer: Box<Answer> },
+}
+
+impl State {
+    /// The bytes of this state; equal states have equal bytes.
+    pub fn archive(&self) -> Result<Vec<u8>, ArchiveError> {
+        let mut rows = RowWriter::default();
+        rows.push(&VERSION)?;
+        rows.push(&Head {
+            applied: self.applied,
+            incarnation: self.incarnation,
+            found: self.found.clone(),
+            claim: self.claim,
+            members_changed: self.members_changed,
+            revision: self.settings.revision,
+            floor: self.settings.floor,
+        })?;
+        for row in self.rows() {
+            rows.push(&row)?;
+        }
+        Ok(rows.finish())
+    }
+
+    fn rows(&self) -> impl Iterator<Item = Row> {
+        let members = self.members.values().map(|row| Row::Member(Box::new(row.clone())));
+        let tickets = self.tickets.values().map(|row| Row::Ticket(Box::new(row.clone())));
+        let values = self.settings.values.iter().map(|(key, value)| Row::Value(key.clone(), value.clone()));
+        let changes = self.settings.history.iter().map(|row| Row::Change(Box::new(row.clone())));
+        let entries = self.authorization.values().map(|row| Row::Authorization(Box::new(row.clone())));
+        let peers = self.peers.values().map(|row| Row::Peer(Box::new(row.clone())));
+        let replicas = self.replicas.values().map(|row| Row::Replica(Box::new(row.clone())));
+        let primaries = self.primaries.values().map(|row| Row::Primary(Box::new(row.clone())));
+        let sessions = self.sessions.iter().flat_map(|(id, session)| {
+            let answers = session.answers.iter().map(|(sequence, answer)| Row::Answer {
+                session: *id,
+                sequence: *sequence,
+                answer: Box::new(answer.clone()),
+            });
+            let head = Row::Session { id: *id, forgotten: session.forgotten, used: session.used };
+            std::iter::once(head).chain(answers)
+        });
+        let cluster = members.chain(tickets).chain(values).chain(changes).chain(entries).chain(peers);
+        cluster.chain(replicas).chain(primaries).chain(sessions)
+    }
+
+    /// The state that `bytes` are of.
+    pub fn from_archive(bytes: &[u8]) -> Result<Self, ArchiveError> {
+        let mut rows = RowReader::new(bytes);
+        match rows.next::<u32>()? {
+            VERSION => {}
+            other => return Err(ArchiveError::Version(other)),
+        }
+        let head: Head = rows.next()?;
+        let mut state = Self {
+            applied: head.applied,
+            incarnation: head.incarnation,
+            found: head.found,
+            claim: head.claim,
+            members_changed: head.members_changed,
+            ..Self::default()
+        };
+        state.settings.revision = head.revision;
+        state.settings.floor = head.floor;
+        while !rows.is_empty() {
+            state.take_row(rows.next()?)?;
+        }
+        Ok(state)
+    }
+
+    fn take_row(&mut self, row: Row) -> Result<(), ArchiveError> {
+        match row {
+            Row::Member(row) => self.members.put(row.id, *row),
+            Row::Ticket(row) => self.tickets.put(row.id, *row),
+            Row::Value(key, value) => drop(self.settings.values.insert(key, value)),
+            Row::Change(row) => self.settings.history.push_back(*row),
+            Row::Authorization(row) => self.authorization.put(row.primary.clone(), *row),
+            Row::Peer(row) => self.peers.put(row.list.cap.clone(), *row),
+            Row::Replica(row) => self.replicas.put(row.vm.id, *row),
+            Row::Primary(row) => self.primaries.put(row.vm.id, *row),
+            Row::Session { id, forgotten, used } => {
+                self.sessions.put(id, super::Session { forgotten, used, ..Default::default() });
+            }
+            Row::Answer { session, sequence, answer } => {
+                let session = self.sessions.edit(&session);
+                let session = session.ok_or_else(|| ArchiveError::Rows("an answer has no session".to_owned()))?;
+                session.answers.insert(sequence, *answer);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,53 @@
+//! The founding of a cluster, and who holds its CAP.
+
+use landfall_proto::id::{MemberId, Term};
+use landfall_proto::model::{Answer, Found, Outcome};
+use landfall_proto::{Class, Refusal};
+
+use super::{Claim, Entry, State};
+use crate::limits;
+
+impl State {
+    /// The first command of a cluster; the same one again changes nothing.
+    pub(super) fn found_cluster(&mut self, entry: Entry, found: &Found) -> Answer {
+        if let Some(present) = &self.found {
+            if present == found {
+                return Ok(Outcome::Done);
+            }
+            let message = format!("this agent already belongs to cluster {}", present.cluster);
+            return Err(Refusal::new(Class::Refused, "already_founded", message)
+                .remedy("use another data_dir to make another cluster"));
+        }
+        if found.founder.id != Found::FOUNDER || found.founder.witness {
+            let message = format!("a cluster is founded by member {}, which is no witness", Found::FOUNDER);
+            return Err(Refusal::new(Class::Usage, "wrong_founder", message).field("founder"));
+        }
+        if found.ca.is_empty() || found.ca.len() > limits::CA_CERTIFICATE {
+            return Err(Refusal::invalid("ca", &format!("{} bytes", found.ca.len()), "give a certificate in DER"));
+        }
+        let timing = found.timing;
+        let ordered = 0 < timing.heartbeat_ms
+            && timing.heartbeat_ms < timing.election_min_ms
+            && timing.election_min_ms < timing.election_max_ms;
+        if !ordered {
+            let value = format!("{}/{}/{}", timing.heartbeat_ms, timing.election_min_ms, timing.election_max_ms);
+            return Err(Refusal::invalid("timing", &value, "heartbeat, shortest and longest election must rise"));
+        }
+        self.members.put(found.founder.id, found.founder.clone());
+        self.members_changed = entry.position;
+        self.found = Some(found.clone());
+        Ok(Outcome::Done)
+    }
+
+    /// A leader takes the CAP: the entry's position is the new term, and every proposal of an older one is refused.
+    pub(super) fn claim_cap(&mut self, entry: Entry, member: MemberId) -> Answer {
+        let claimer = self.require_member(member)?;
+        if claimer.witness {
+            let message = format!("{} is a witness, which never owns the CAP", claimer.node);
+            return Err(Refusal::new(Class::Refused, "witness", message).field("member"));
+        }
+        let term = Term(entry.position);
+        self.claim = Some(Claim { member, term, since: entry.at });
+        Ok(Outcome::Claimed(term))
+    }
+}

@@ -1,0 +1,155 @@
+//! Who holds a replica, and who has all of it.
+//!
+//! Every command here names the epoch that it was decided on and is refused when that is no longer the current one. A
+//! new holder comes out of the in-sync set; only a seeding node, once it is complete, replaces the set.
+
+use std::collections::BTreeSet;
+
+use landfall_proto::id::{Epoch, MemberId, VmId};
+use landfall_proto::model::{Answer, Handover, Outcome, Replica};
+use landfall_proto::{Class, Refusal};
+
+use super::{Entry, State};
+
+impl State {
+    /// The replica of `vm`, provided that `epoch` is its current one.
+    fn replica_at(&self, vm: VmId, epoch: Epoch) -> Result<&Replica, Refusal> {
+        let replica = self.require_replica(vm)?;
+        if replica.epoch == epoch {
+            return Ok(replica);
+        }
+        let message = format!("the replica of {} is at epoch {}, not at {epoch}", replica.vm.name, replica.epoch);
+        Err(Refusal::new(Class::Refused, "stale_epoch", message).field("epoch").remedy("locate it again"))
+    }
+
+    fn refuse_seeding(replica: &Replica) -> Result<(), Refusal> {
+        match replica.seeding {
+            None => Ok(()),
+            Some(node) => {
+                let message = format!("the replica of {} is being filled at member {node}", replica.vm.name);
+                Err(Refusal::new(Class::Refused, "seeding", message).field("vm").remedy("wait until it is complete"))
+            }
+        }
+    }
+
+    /// Changes the in-sync set. The holder cannot leave it, and nothing joins while no member of it receives data.
+    pub(super) fn sync(&mut self, vm: VmId, epoch: Epoch, add: Option<MemberId>, remove: Option<MemberId>) -> Answer {
+        let replica = self.replica_at(vm, epoch)?;
+        Self::refuse_seeding(replica)?;
+        if remove == Some(replica.holder) {
+            let message = format!("the holder of {} cannot leave its own set", replica.vm.name);
+            return Err(Refusal::new(Class::Refused, "is_holder", message).field("remove"));
+        }
+        if add.is_some() && add == remove {
+            return Err(Refusal::new(Class::Usage, "invalid_value", "one node cannot both join and leave").field("add"));
+        }
+        if let Some(add) = add {
+            self.require_host(add)?;
+        }
+        if let Some(replica) = self.replicas.edit(&vm) {
+            replica.in_sync.extend(add);
+            if let Some(remove) = remove {
+                replica.in_sync.remove(&remove);
+            }
+        }
+        Ok(Outcome::Epoch(epoch))
+    }
+
+    /// The holder lists its first point.
+    pub(super) fn acknowledged(&mut self, vm: VmId, epoch: Epoch) -> Answer {
+        let replica = self.replica_at(vm, epoch)?;
+        Self::refuse_seeding(replica)?;
+        if let Some(replica) = self.replicas.edit(&vm) {
+            replica.acknowledged = true;
+            replica.in_sync.insert(replica.holder);
+        }
+        Ok(Outcome::Epoch(epoch))
+    }
+
+    /// Starts or gives up a hand-over.
+    pub(super) fn handover(&mut self, entry: Entry, vm: VmId, epoch: Epoch, to: Option<MemberId>) -> Answer {
+        let replica = self.replica_at(vm, epoch)?;
+        let next = match to {
+            None => None,
+            Some(to) => {
+                self.require_host(to)?;
+                Self::refuse_seeding(replica)?;
+                if to == replica.holder {
+                    let message = format!("member {to} holds the replica of {} already", replica.vm.name);
+                    return Err(Refusal::new(Class::Refused, "already_holder", message).field("to"));
+                }
+                match &replica.handover {
+                    Some(under_way) if under_way.to == to => Some(under_way.clone()),
+                    Some(under_way) => {
+                        let message = format!("{} is being moved to member {} already", replica.vm.name, under_way.to);
+                        return Err(Refusal::new(Class::Refused, "handover_under_way", message)
+                            .field("to")
+                            .remedy("wait until it is done"));
+                    }
+                    None => Some(Handover { to, since: entry.at }),
+                }
+            }
+        };
+        if let Some(replica) = self.replicas.edit(&vm) {
+            replica.handover = next;
+        }
+        Ok(Outcome::Epoch(epoch))
+    }
+
+    /// Makes a member of the in-sync set the holder.
+    pub(super) fn assign(&mut self, entry: Entry, vm: VmId, epoch: Epoch, to: MemberId) -> Answer {
+        let replica = self.replica_at(vm, epoch)?;
+        self.require_host(to)?;
+        if to == replica.holder && replica.seeding.is_none() {
+            return Ok(Outcome::Epoch(epoch));
+        }
+        if !replica.in_sync.contains(&to) {
+            let message = format!("member {to} does not have every acknowledged byte of {}", replica.vm.name);
+            return Err(Refusal::new(Class::Refused, "not_in_sync", message).field("to"));
+        }
+        if let Some(replica) = self.replicas.edit(&vm) {
+            replica.holder = to;
+            replica.seeding = None;
+            replica.handover = None;
+            replica.epoch = Epoch(entry.position);
+        }
+        Ok(Outcome::Epoch(Epoch(entry.position)))
+    }
+
+    /// Starts to fill a node from the primary; the set and the holder stay until it is complete.
+    pub(super) fn seed(&mut self, entry: Entry, vm: VmId, epoch: Epoch, to: MemberId) -> Answer {
+        let replica = self.replica_at(vm, epoch)?;
+        self.require_host(to)?;
+        if replica.in_sync.contains(&to) || replica.holder == to {
+            let message = format!("member {to} has the replica of {}: assign it", replica.vm.name);
+            return Err(Refusal::new(Class::Refused, "in_sync", message).field("to"));
+        }
+        if let Some(replica) = self.replicas.edit(&vm) {
+            replica.seeding = Some(to);
+            replica.handover = None;
+            replica.epoch = Epoch(entry.position);
+        }
+        Ok(Outcome::Epoch(Epoch(entry.position)))
+    }
+
+    /// The seeding node is complete: it is the holder, and the only one that has everything acknowledged.
+    pub(super) fn seeded(&mut self, vm: VmId, epoch: Epoch) -> Answer {
+        let replica = self.replica_at(vm, epoch)?;
+        let Some(node) = replica.seeding else {
+            // Its own answer was lost and asked for again: the epoch is still the one of the seeding.
+            if replica.acknowledged && replica.in_sync == BTreeSet::from([replica.holder]) {
+                return Ok(Outcome::Epoch(epoch));
+            }
+            let message = format!("the replica of {} is not being filled", replica.vm.name);
+            return Err(Refusal::new(Class::Refused, "not_seeding", message).field("vm"));
+        };
+        if let Some(replica) = self.replicas.edit(&vm) {
+            replica.holder = node;
+            replica.in_sync = BTreeSet::from([node]);
+            replica.acknowledged = true;
+            replica.seeding = None;
+            replica.handover = None;
+        }
+        Ok(Outcome::Epoch(epoch))
+    }
+}

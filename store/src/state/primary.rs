@@ -1,0 +1,129 @@
+//! VMs of this cluster that are replicated elsewhere, and which node sends each.
+
+use std::collections::BTreeSet;
+
+use landfall_proto::id::{Fqdn, MemberId, SenderEpoch, VmId};
+use landfall_proto::model::{Answer, Frequency, Outcome, Primary, VmSpec};
+use landfall_proto::{Class, Refusal};
+
+use super::vm::{check_points, check_vm};
+use super::{Entry, State};
+use crate::limits;
+
+impl State {
+    fn require_primary(&self, vm: VmId) -> Result<&Primary, Refusal> {
+        self.primaries.get(&vm).ok_or_else(|| Refusal::not_found("replicated vm", &vm.to_string()).field("vm"))
+    }
+
+    /// Enables replication; for a VM that replicates to the same cluster already it changes how.
+    pub(super) fn enable(
+        &mut self,
+        entry: Entry,
+        vm: &VmSpec,
+        to: &Fqdn,
+        frequency: Frequency,
+        recovery_points: u8,
+    ) -> Answer {
+        check_vm(vm)?;
+        check_points(recovery_points)?;
+        if self.cap() == Some(to) {
+            let message = format!("{to} is this cluster itself");
+            return Err(Refusal::new(Class::Refused, "same_cluster", message).field("to"));
+        }
+        if !self.peers.contains(to) {
+            let message = format!("{to} is not a paired cluster");
+            return Err(Refusal::new(Class::Refused, "unknown_peer", message)
+                .field("to")
+                .remedy("pair the clusters: `landfall peer invite` on one, `landfall peer accept CODE` on the other"));
+        }
+        if self.replicas.contains(&vm.id) {
+            let message = format!("{} is a replica in this cluster", vm.name);
+            return Err(Refusal::new(Class::Refused, "is_replica_here", message)
+                .field("vm")
+                .remedy("fail it over first"));
+        }
+        if let Some(primary) = self.primaries.get(&vm.id)
+            && primary.to != *to
+        {
+            let message = format!("{} replicates to {} already", vm.name, primary.to);
+            return Err(Refusal::new(Class::Refused, "already_enabled", message)
+                .field("to")
+                .remedy(format!("run `landfall vm disable {}` first", vm.name)));
+        }
+        if let Some(primary) = self.primaries.edit(&vm.id) {
+            primary.vm = vm.clone();
+            primary.frequency = frequency;
+            primary.recovery_points = recovery_points;
+            return Ok(Outcome::Done);
+        }
+        Self::room(self.primaries.len(), limits::PRIMARIES, "replicated VMs")?;
+        let primary = Primary {
+            vm: vm.clone(),
+            to: to.clone(),
+            frequency,
+            recovery_points,
+            sender: None,
+            sender_epoch: SenderEpoch::default(),
+            rivals: BTreeSet::new(),
+            stopped: None,
+            created_at: entry.at,
+        };
+        self.primaries.put(vm.id, primary);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn disable(&mut self, vm: VmId) -> Answer {
+        self.require_primary(vm)?;
+        self.primaries.take(&vm);
+        Ok(Outcome::Done)
+    }
+
+    pub(super) fn reshape(&mut self, vm: &VmSpec) -> Answer {
+        self.require_primary(vm.id)?;
+        check_vm(vm)?;
+        if let Some(primary) = self.primaries.edit(&vm.id) {
+            primary.vm = vm.clone();
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// A node that has the VM wants to send it. The role changes hands only when it is free or its owner is down.
+    pub(super) fn claim_sender(
+        &mut self,
+        entry: Entry,
+        vm: VmId,
+        member: MemberId,
+        epoch: SenderEpoch,
+        down: bool,
+    ) -> Answer {
+        let primary = self.require_primary(vm)?;
+        self.require_host(member)?;
+        if primary.sender == Some(member) {
+            return Ok(Outcome::SenderEpoch(primary.sender_epoch));
+        }
+        if primary.sender_epoch != epoch {
+            let message =
+                format!("the sender of {} is at epoch {}, not at {epoch}", primary.vm.name, primary.sender_epoch);
+            return Err(Refusal::new(Class::Refused, "stale_epoch", message).field("epoch").remedy("look again"));
+        }
+        let free = primary.sender.is_none() || down;
+        let Some(primary) = self.primaries.edit(&vm) else { return Ok(Outcome::Done) };
+        if free {
+            primary.sender = Some(member);
+            primary.sender_epoch = SenderEpoch(entry.position);
+            primary.rivals.remove(&member);
+        } else {
+            primary.rivals.insert(member);
+        }
+        Ok(Outcome::SenderEpoch(primary.sender_epoch))
+    }
+
+    /// The VM is no longer on that node.
+    pub(super) fn release_sender(&mut self, vm: VmId, member: MemberId) -> Answer {
+        self.require_primary(vm)?;
+        let Some(primary) = self.primaries.edit(&vm) else { return Ok(Outcome::Done) };
+        primary.sender = primary.sender.filter(|sender| *sender != member);
+        primary.rivals.remove(&member);
+        Ok(Outcome::SenderEpoch(primary.sender_epoch))
+    }
+}

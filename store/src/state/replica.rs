@@ -1,0 +1,132 @@
+//! Replicas as relationships: placing, describing, removing. Who holds one is the matter of `holder`.
+
+use std::collections::BTreeSet;
+
+use landfall_proto::id::{Epoch, Fqdn, MemberId, VmId};
+use landfall_proto::model::{Answer, Frequency, Outcome, Replica, VmSpec};
+use landfall_proto::{Class, Refusal};
+
+use super::authorization::Permit;
+use super::vm::{check_points, check_vm};
+use super::{Entry, State};
+use crate::limits;
+
+/// What a primary asks for.
+pub(super) struct Wish<'a> {
+    pub(super) vm: &'a VmSpec,
+    pub(super) primary: &'a Fqdn,
+    pub(super) frequency: Frequency,
+    pub(super) recovery_points: u8,
+}
+
+impl State {
+    /// The replica of `vm`, or a refusal.
+    pub(super) fn require_replica(&self, vm: VmId) -> Result<&Replica, Refusal> {
+        self.replicas.get(&vm).ok_or_else(|| Refusal::not_found("replica", &vm.to_string()))
+    }
+
+    /// Refuses a primary that has neither the replica nor its trust group.
+    fn check_trust(replica: &Replica, primary: &Fqdn, permit: &Permit) -> Result<(), Refusal> {
+        if replica.primary == *primary || permit.trust_group == replica.trust_group {
+            return Ok(());
+        }
+        let message = format!(
+            "the replica of {} has trust group {}, {primary} is authorized under {}",
+            replica.vm.name, replica.trust_group, permit.trust_group
+        );
+        Err(Refusal::new(Class::Refused, "wrong_trust_group", message)
+            .field("trust_group")
+            .remedy("authorize both primaries under the same trust group"))
+    }
+
+    /// Creates a replica, or says where it is. A primary whose first holder did not answer gets another one, as long as
+    /// nothing was acknowledged.
+    pub(super) fn place(
+        &mut self,
+        entry: Entry,
+        wish: &Wish<'_>,
+        holder: MemberId,
+        instead_of: Option<Epoch>,
+    ) -> Answer {
+        let permit = self.permit(wish.primary)?;
+        check_vm(wish.vm)?;
+        check_points(wish.recovery_points)?;
+        let id = wish.vm.id;
+        if self.primaries.contains(&id) {
+            let message = format!("{} is a primary of this cluster", wish.vm.name);
+            return Err(Refusal::new(Class::Refused, "is_primary_here", message)
+                .field("vm")
+                .remedy("run `landfall vm disable` here first"));
+        }
+        if let Some(replica) = self.replicas.get(&id) {
+            Self::check_trust(replica, wish.primary, &permit)?;
+            let again = instead_of == Some(replica.epoch) && !replica.acknowledged && replica.receiver() != holder;
+            if again {
+                self.require_host(holder)?;
+            }
+            return self.place_again(entry, wish, again.then_some(holder));
+        }
+        self.require_host(holder)?;
+        Self::room(self.replicas.len(), limits::REPLICAS, "replicas")?;
+        let replica = Replica {
+            vm: wish.vm.clone(),
+            primary: wish.primary.clone(),
+            trust_group: permit.trust_group,
+            storage: permit.storage,
+            frequency: wish.frequency,
+            recovery_points: wish.recovery_points,
+            holder,
+            in_sync: BTreeSet::new(),
+            epoch: Epoch(entry.position),
+            seeding: None,
+            acknowledged: false,
+            handover: None,
+            stopped: None,
+            created_at: entry.at,
+        };
+        self.replicas.put(id, replica.clone());
+        Ok(Outcome::Placed { replica: Box::new(replica), created: true })
+    }
+
+    /// The replica is there: binds it to the asking primary's wish and, where given, to another holder.
+    fn place_again(&mut self, entry: Entry, wish: &Wish<'_>, holder: Option<MemberId>) -> Answer {
+        if let Some(replica) = self.replicas.edit(&wish.vm.id) {
+            replica.primary = wish.primary.clone();
+            replica.vm = wish.vm.clone();
+            replica.frequency = wish.frequency;
+            replica.recovery_points = wish.recovery_points;
+            if let Some(holder) = holder {
+                replica.holder = holder;
+                replica.seeding = None;
+                replica.handover = None;
+                replica.in_sync.clear();
+                replica.epoch = Epoch(entry.position);
+            }
+        }
+        self.settle_stops();
+        let replica = self.require_replica(wish.vm.id)?.clone();
+        Ok(Outcome::Placed { replica: Box::new(replica), created: holder.is_some() })
+    }
+
+    pub(super) fn respecify(&mut self, vm: &VmSpec, primary: &Fqdn) -> Answer {
+        let replica = self.require_replica(vm.id)?;
+        Self::check_trust(replica, primary, &self.permit(primary)?)?;
+        check_vm(vm)?;
+        if let Some(replica) = self.replicas.edit(&vm.id) {
+            replica.vm = vm.clone();
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// Removes a replica at its primary's wish, or at this side's.
+    pub(super) fn remove_replica(&mut self, vm: VmId, primary: Option<&Fqdn>) -> Answer {
+        let replica = self.require_replica(vm)?;
+        if let Some(primary) = primary
+            && replica.primary != *primary
+        {
+            Self::check_trust(replica, primary, &self.permit(primary)?)?;
+        }
+        self.replicas.take(&vm);
+        Ok(Outcome::Done)
+    }
+}
