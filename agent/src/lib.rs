@@ -1,3 +1,4 @@
 //! The Landfall agent: the daemon of one node, as a library that other programs can embed, and the command line.
 
+pub mod drive;
 pub mod vm_service;
