@@ -1,0 +1,277 @@
+//! One pass over a disk: read, hash, write the new index, and say what changed.
+//!
+//! The scan of a disk that stands still gives its root and exactly the changes since the baseline; that of a running
+//! one is fuzzy: its index describes what was read, which is no instant. For a VM that can only be stopped, not cloned:
+//!
+//! 1. while it runs, scan into a fuzzy index, send the differences ([`send_ranges`] patches the index with what was
+//!    really sent, [`HashIndex::forget`] marks what the holder has of its own);
+//! 2. frozen, scan against that index and spool what is left; thaw; send.
+//!
+//! Reads are of [`READ_BYTES`]; holes are hashed without reading. Everything here blocks.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use landfall_proto::Refusal;
+use landfall_proto::id::Root;
+use landfall_proto::message::data::{Content, EXTENT_MAX, Extent};
+use landfall_proto::seam::Clock;
+
+use super::extent;
+use super::index::{HashIndex, Hashes, IndexWriter};
+use super::source::Readable;
+use super::tree::{self, BLOCK_BYTES, Hash};
+
+/// What one read takes: large enough for a disk's own read-ahead, small beside the bound on memory.
+pub const READ_BYTES: usize = 1 << 20;
+
+/// Where changed extents go, in order of disk and offset.
+pub trait ExtentSink {
+    /// Takes one; a refusal ends the pass.
+    fn extent(&mut self, extent: Extent) -> Result<(), Refusal>;
+
+    /// Hears how far the pass has got; a refusal ends it.
+    fn progress(&mut self, _offset: u64) -> Result<(), Refusal> {
+        Ok(())
+    }
+}
+
+impl<F: FnMut(Extent) -> Result<(), Refusal>> ExtentSink for F {
+    fn extent(&mut self, extent: Extent) -> Result<(), Refusal> {
+        self(extent)
+    }
+}
+
+/// What a scan compares with.
+#[derive(Clone, Copy, Debug)]
+pub enum Baseline<'a> {
+    /// Nothing: only the index is wanted, and no extent is emitted.
+    None,
+    /// A disk of zeroes: what a holder begins with.
+    Zeroes,
+    /// The disk that an index describes. What a grown disk has beyond it counts as changed.
+    Index(&'a HashIndex),
+}
+
+/// What a scan found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanReport {
+    /// The disk's root.
+    pub root: Root,
+    /// Bytes that were read; the rest were holes.
+    pub read_bytes: u64,
+    /// Bytes in blocks that changed, zeroes included.
+    pub changed_bytes: u64,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// Scans `content` as disk number `disk`: writes its index and emits what differs from `baseline`. Blocks for as long
+/// as reading the disk takes.
+pub fn scan(
+    content: &dyn Readable,
+    disk: u16,
+    baseline: Baseline<'_>,
+    mut writer: IndexWriter,
+    clock: &dyn Clock,
+    sink: &mut dyn ExtentSink,
+) -> Result<ScanReport, Refusal> {
+    let began = clock.now();
+    let bytes = content.bytes();
+    if writer.disk_bytes() != bytes {
+        return Err(writer.wrong_size(bytes));
+    }
+    let mut known = Known::new(baseline, bytes)?;
+    let mut out = Coalescer { disk, pending: None, sink };
+    let (mut read_bytes, mut changed_bytes) = (0, 0);
+    pieces(content, 0..bytes, &mut |piece| {
+        read_bytes += piece.data.map_or(0, |data| data.len() as u64);
+        for (block, data, length) in piece.blocks() {
+            let hash = block_hash(bytes, block, data, length);
+            if known.differs(block, data, &hash)? {
+                changed_bytes += length;
+                out.block(block * BLOCK_BYTES, data, length)?;
+            }
+            writer.push(hash)?;
+        }
+        out.sink.progress(piece.offset + piece.length)
+    })?;
+    out.flush()?;
+    let root = writer.finish()?;
+    Ok(ScanReport { root, read_bytes, changed_bytes, took: clock.now().since(began) })
+}
+
+/// Reads the bytes of `ranges` (aligned to blocks, in order) and emits them as extents. An `index` given is patched with
+/// what was read, so that it goes on describing what the receiver has. Returns the bytes emitted. Blocks.
+pub fn send_ranges(
+    content: &dyn Readable,
+    disk: u16,
+    ranges: &[Range<u64>],
+    mut index: Option<&mut HashIndex>,
+    sink: &mut dyn ExtentSink,
+) -> Result<u64, Refusal> {
+    let bytes = content.bytes();
+    let mut out = Coalescer { disk, pending: None, sink };
+    let mut sent = 0;
+    for range in ranges {
+        pieces(content, range.start..range.end.min(bytes), &mut |piece| {
+            let first = piece.offset / BLOCK_BYTES;
+            let mut hashes = Vec::new();
+            for (block, data, length) in piece.blocks() {
+                hashes.push(block_hash(bytes, block, data, length));
+                out.block(block * BLOCK_BYTES, data, length)?;
+                sent += length;
+            }
+            if let Some(index) = index.as_deref_mut() {
+                index.patch(first, &hashes)?;
+            }
+            out.sink.progress(piece.offset + piece.length)
+        })?;
+    }
+    out.flush()?;
+    Ok(sent)
+}
+
+fn block_hash(disk_bytes: u64, block: u64, data: Option<&[u8]>, length: u64) -> Hash {
+    match data {
+        Some(data) => tree::data_hash(disk_bytes, block * BLOCK_BYTES, data),
+        None => tree::zero_hash(disk_bytes, block * BLOCK_BYTES, length),
+    }
+}
+
+/// A piece of a disk: its bytes, or `None` for a hole.
+struct Piece<'a> {
+    offset: u64,
+    length: u64,
+    data: Option<&'a [u8]>,
+}
+
+impl<'a> Piece<'a> {
+    /// Its blocks: number, bytes (`None` in a hole) and length.
+    fn blocks(&self) -> impl Iterator<Item = (u64, Option<&'a [u8]>, u64)> + use<'a> {
+        let (offset, end, data) = (self.offset, self.offset + self.length, self.data);
+        (offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES)).map(move |block| {
+            let start = block * BLOCK_BYTES;
+            let length = BLOCK_BYTES.min(end - start);
+            let from = (start - offset) as usize;
+            (block, data.map(|data| &data[from..from + length as usize]), length)
+        })
+    }
+}
+
+/// Hands out `range` in pieces that begin and end at blocks, holes unread.
+fn pieces(
+    content: &dyn Readable,
+    range: Range<u64>,
+    each: &mut dyn FnMut(&Piece<'_>) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    let mut buffer = vec![0; READ_BYTES];
+    let mut offset = range.start;
+    // Up to where the last look at the content said that there is data: one look serves many reads.
+    let mut data_until = offset;
+    while offset < range.end {
+        let left = range.end - offset;
+        if offset >= data_until {
+            let run = content.run_at(offset, left)?;
+            // A hole counts only in whole blocks; at the disk's end the short block is whole.
+            let whole = if run.length == left { left } else { run.length - run.length % BLOCK_BYTES };
+            if run.hole && whole > 0 {
+                each(&Piece { offset, length: whole, data: None })?;
+                offset += whole;
+                data_until = offset;
+                continue;
+            }
+            data_until = offset + run.length.next_multiple_of(BLOCK_BYTES);
+        }
+        let length = left.min(data_until - offset).min(READ_BYTES as u64);
+        let data = &mut buffer[..length as usize];
+        content.read_at(offset, data)?;
+        each(&Piece { offset, length, data: Some(data) })?;
+        offset += length;
+    }
+    Ok(())
+}
+
+/// The hashes of the baseline, in step with the scan.
+enum Known {
+    Ignore,
+    Zeroes,
+    Index { hashes: Hashes, comparable: u64 },
+}
+
+impl Known {
+    fn new(baseline: Baseline<'_>, bytes: u64) -> Result<Self, Refusal> {
+        Ok(match baseline {
+            Baseline::None => Self::Ignore,
+            Baseline::Zeroes => Self::Zeroes,
+            Baseline::Index(index) => {
+                let same = index.disk_bytes() == bytes;
+                // Where the disk grew, a short last block became a longer one: it cannot be compared.
+                let comparable = if same { index.count() } else { index.disk_bytes().min(bytes) / BLOCK_BYTES };
+                Self::Index { hashes: index.hashes_from(0)?, comparable }
+            }
+        })
+    }
+
+    fn differs(&mut self, block: u64, data: Option<&[u8]>, hash: &Hash) -> Result<bool, Refusal> {
+        match self {
+            Self::Ignore => Ok(false),
+            Self::Zeroes => Ok(data.is_some_and(|data| !is_zero(data))),
+            Self::Index { comparable, .. } if block >= *comparable => Ok(true),
+            Self::Index { hashes, .. } => Ok(hashes.next_hash()?.as_ref() != Some(hash)),
+        }
+    }
+}
+
+fn is_zero(data: &[u8]) -> bool {
+    data.iter().all(|byte| *byte == 0)
+}
+
+/// Joins neighbouring changed blocks to extents.
+struct Coalescer<'a> {
+    disk: u16,
+    pending: Option<(u64, Pending)>,
+    sink: &'a mut dyn ExtentSink,
+}
+
+enum Pending {
+    Data(Vec<u8>),
+    Zero(u64),
+}
+
+impl Coalescer<'_> {
+    fn block(&mut self, offset: u64, data: Option<&[u8]>, length: u64) -> Result<(), Refusal> {
+        let data = data.filter(|data| !is_zero(data));
+        match (&mut self.pending, data) {
+            (Some((start, Pending::Data(have))), Some(data))
+                if *start + have.len() as u64 == offset && have.len() + data.len() <= EXTENT_MAX =>
+            {
+                have.extend_from_slice(data);
+            }
+            (Some((start, Pending::Zero(have))), None) if *start + *have == offset => *have += length,
+            (_, data) => {
+                self.flush()?;
+                let pending = match data {
+                    Some(data) => {
+                        let mut first = Vec::with_capacity(BLOCK_BYTES as usize * 4);
+                        first.extend_from_slice(data);
+                        Pending::Data(first)
+                    }
+                    None => Pending::Zero(length),
+                };
+                self.pending = Some((offset, pending));
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) -> Result<(), Refusal> {
+        match self.pending.take() {
+            None => Ok(()),
+            Some((offset, Pending::Data(data))) => self.sink.extent(extent::data(self.disk, offset, data)),
+            Some((offset, Pending::Zero(length))) => {
+                self.sink.extent(Extent { disk: self.disk, offset, content: Content::Zero(length) })
+            }
+        }
+    }
+}
