@@ -66,15 +66,20 @@ fn nodes() {
 
 #[test]
 fn settings_their_history_and_their_feed() {
-    let view = json!({"revision": 12, "settings": {"compression": "off", "node_down_after": "5s"}});
-    golden(&samples::settings(), &view);
+    golden(
+        &samples::settings(),
+        &json!({"revision": 12, "settings": {
+            "apply_disk_limit": 4, "default_storage_location": null, "node_down_after": "5s",
+            "replication_enabled": true,
+        }}),
+    );
     golden(
         &samples::settings_revision(),
         &json!({
-            "revision": 12, "settings": {"compression": "off", "node_down_after": "5s"},
+            "revision": 12, "settings": {"default_storage_location": null, "replication_enabled": "true"},
             "changes": [
-                {"key": "compression", "old": "on", "new": "off"},
-                {"key": "node_down_after", "old": "4s", "new": "5s"},
+                {"key": "default_storage_location", "old": "old", "new": null},
+                {"key": "replication_enabled", "old": "false", "new": "true"},
             ],
             "who": "root at r1", "when": "2025-11-22T18:42:41.250Z",
         }),
@@ -83,13 +88,35 @@ fn settings_their_history_and_their_feed() {
     golden(
         &events,
         &json!([
-            {"event": "change", "key": "compression", "old": "on", "new": "off", "revision": 12, "last": false},
-            {"event": "change", "key": "node_down_after", "old": "4s", "new": "5s", "revision": 12, "last": true},
+            {
+                "event": "change", "key": "default_storage_location", "old": "old", "new": null, "revision": 12,
+                "more": true,
+            },
+            {"event": "change", "key": "replication_enabled", "old": "false", "new": "true", "revision": 12, "more": false},
         ]),
     );
-    golden(&settings::SettingsEvent::Snapshot(samples::settings()), &merged(json!({"event": "snapshot"}), view));
+    assert_eq!(
+        events.iter().map(|event| event.completes()).collect::<Vec<_>>(),
+        [None, Some(Revision::from_number(12))]
+    );
+    golden(
+        &settings::SettingsEvent::Settings(samples::settings_view()),
+        &json!({
+            "event": "settings", "revision": 12, "settings": {"node_down_after": "5s", "replication_enabled": "true"},
+        }),
+    );
     let resync = settings::SettingsEvent::Resync { from: Revision::from_number(12) };
     golden(&resync, &json!({"event": "resync", "from": 12}));
+}
+
+#[test]
+fn a_setting_may_be_given_as_what_show_prints() {
+    let typed = json!({"settings": {"a": true, "b": 4, "c": "5s", "d": null}});
+    let set: settings::SettingsSet = serde_json::from_value(typed).unwrap();
+    let texts: Vec<_> = set.settings.values().map(Option::as_deref).collect();
+    assert_eq!(texts, [Some("true"), Some("4"), Some("5s"), None]);
+    let bad = serde_json::from_value::<settings::SettingsSet>(json!({"settings": {"a": [1]}})).unwrap_err();
+    assert!(bad.to_string().contains("a: '[1]' is not allowed"), "{bad}");
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often an idle event stream says that it lives: a reader that hears nothing for three of these may give up.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// For how long requests may go on after the server was told to stop.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
