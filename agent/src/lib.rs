@@ -1,5 +1,6 @@
 //! The Landfall agent: the daemon of one node, as a library that other programs can embed, and the command line.
 
+pub mod cli;
 pub mod drive;
 pub mod surface;
 pub mod vm_service;

@@ -12,7 +12,7 @@ use crate::surface::vm::VmSelector;
 /// The JSON of `shape`, which must read back as the same shape.
 fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(shape: &T, expected: &Value) {
     let text = serde_json::to_string(shape).unwrap();
-    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected, "{}", std::any::type_name::<T>());
+    assert_eq!(&serde_json::from_str::<Value>(&text).unwrap(), expected, "{}", std::any::type_name::<T>());
     assert_eq!(&serde_json::from_str::<T>(&text).unwrap(), shape);
 }
 
