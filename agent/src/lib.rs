@@ -1,6 +1,7 @@
 //! The Landfall agent: the daemon of one node, as a library that other programs can embed, and the command line.
 
 pub mod cli;
+pub mod config;
 pub mod decide;
 pub mod drive;
 pub mod seams;

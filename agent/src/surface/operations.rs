@@ -12,7 +12,7 @@ use super::event::{Event, EventQuery};
 use super::node::{NodeDetail, NodeRemoved, NodeStatus};
 use super::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
 use super::point::{PointExport, PointExported, PointStatus};
-use super::settings::{SettingsEvent, SettingsRevision, SettingsSet, SettingsView};
+use super::settings::{Settings, SettingsEvent, SettingsRevision, SettingsSet};
 use super::token::{TokenCreate, TokenCreated, TokenId, TokenRevoked, TokenStatus};
 use super::vm::{NamedVm, VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus};
 use super::vm_service::{VmServiceApplied, VmServiceStatus};
@@ -71,9 +71,9 @@ pub trait Operations: Send + Sync + 'static {
     async fn broker_status(&self) -> Result<BrokerStatus, Refusal>;
 
     /// Every setting.
-    async fn settings_show(&self) -> Result<SettingsView, Refusal>;
+    async fn settings_show(&self) -> Result<Settings, Refusal>;
     /// Changes settings, and answers them all at the new revision.
-    async fn settings_set(&self, request: SettingsSet, caller: Caller) -> Result<SettingsView, Refusal>;
+    async fn settings_set(&self, request: SettingsSet, caller: Caller) -> Result<Settings, Refusal>;
     /// The revisions that are remembered, oldest first.
     async fn settings_history(&self) -> Result<Vec<SettingsRevision>, Refusal>;
     /// What changes from `from` on; see [`SettingsEvent`] for how it begins. A slow reader is told to resync.

@@ -103,8 +103,21 @@ pub fn node_detail() -> NodeDetail {
     }
 }
 
-pub fn settings() -> SettingsView {
-    let settings = [("compression", "off"), ("node_down_after", "5s")];
+pub fn settings() -> Settings {
+    let settings = [
+        ("apply_disk_limit", 4.into()),
+        ("default_storage_location", serde_json::Value::Null),
+        ("node_down_after", "5s".into()),
+        ("replication_enabled", true.into()),
+    ];
+    Settings {
+        revision: Revision::from_number(12),
+        settings: settings.map(|(key, value)| (key.to_owned(), value)).into(),
+    }
+}
+
+pub fn settings_view() -> SettingsView {
+    let settings = [("node_down_after", "5s"), ("replication_enabled", "true")];
     SettingsView {
         revision: Revision::from_number(12),
         settings: settings.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
@@ -112,12 +125,15 @@ pub fn settings() -> SettingsView {
 }
 
 pub fn changes() -> Vec<SettingChange> {
-    let change = |key: &str, old: &str, new: &str| SettingChange {
+    let change = |key: &str, old: Option<&str>, new: Option<&str>| SettingChange {
         key: key.to_owned(),
-        old: old.to_owned(),
-        new: new.to_owned(),
+        old: old.map(str::to_owned),
+        new: new.map(str::to_owned),
     };
-    vec![change("compression", "on", "off"), change("node_down_after", "4s", "5s")]
+    vec![
+        change("default_storage_location", Some("old"), None),
+        change("replication_enabled", Some("false"), Some("true")),
+    ]
 }
 
 pub fn settings_revision() -> SettingsRevision {

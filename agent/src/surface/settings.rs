@@ -2,19 +2,32 @@
 
 use std::collections::BTreeMap;
 
+use landfall_proto::Refusal;
 use landfall_proto::id::Revision;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use crate::surface::{Utc, WaitSeconds};
 
-/// `settings show`: every setting, defaults included, in text form: `{revision, settings: {key: value}}`.
+/// The settings as a VM service gets them, and as a watch begins: every setting that has a value, as text.
 pub use crate::vm_service::SettingsView;
+
+/// `settings show`: every setting, defaults included. Also the answer of `settings set`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// The revision.
+    pub revision: Revision,
+    /// A switch is true or false, a number a number, everything else text; null is not set, and has no default.
+    pub settings: BTreeMap<String, Value>,
+}
 
 /// `settings set`: changes settings, all or none.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SettingsSet {
-    /// New values by key; null returns a setting to its default.
+    /// New values by key, as text; null returns a setting to its default. In JSON a switch or number may be one.
+    #[serde(deserialize_with = "texts")]
     pub settings: BTreeMap<String, Option<String>>,
     /// The revision that the caller saw; refused where settings have changed since.
     #[serde(default)]
@@ -24,15 +37,29 @@ pub struct SettingsSet {
     pub wait_seconds: Option<WaitSeconds>,
 }
 
-/// One setting that changed.
+fn texts<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Option<String>>, D::Error> {
+    let text = |(key, value): (String, Value)| match value {
+        Value::Null => Ok((key, None)),
+        Value::String(text) => Ok((key, Some(text))),
+        Value::Bool(flag) => Ok((key, Some(flag.to_string()))),
+        Value::Number(number) => Ok((key, Some(number.to_string()))),
+        other => {
+            let remedy = "give text, a number, true, false, or null for the default";
+            Err(D::Error::custom(Refusal::invalid(&key, &other.to_string(), remedy)))
+        }
+    };
+    BTreeMap::<String, Value>::deserialize(from)?.into_iter().map(text).collect()
+}
+
+/// One setting that changed, as text; null where it had or has neither value nor default.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SettingChange {
     /// The setting.
     pub key: String,
     /// What it was.
-    pub old: String,
+    pub old: Option<String>,
     /// What it is.
-    pub new: String,
+    pub new: Option<String>,
 }
 
 /// One revision of `settings history`, oldest first.
@@ -41,7 +68,7 @@ pub struct SettingsRevision {
     /// The revision.
     pub revision: Revision,
     /// The settings that it changed, with the values it gave them.
-    pub settings: BTreeMap<String, String>,
+    pub settings: BTreeMap<String, Option<String>>,
     /// The same with the values they had before.
     pub changes: Vec<SettingChange>,
     /// Who asked for it: a user and the node.
@@ -61,8 +88,8 @@ impl SettingsRevision {
 /// One event of `settings watch`.
 ///
 /// A watcher that gives a revision gets every later change, in order, once. One that gives none begins with a
-/// snapshot. Where its revision is too old, of another incarnation, or it reads too slowly, it gets `resync` followed by a
-/// snapshot, and goes on from there.
+/// `settings` event. Where its revision is too old or of another incarnation, or it reads too slowly, it gets `resync`
+/// followed by `settings`, and goes on from there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum SettingsEvent {
@@ -71,26 +98,26 @@ pub enum SettingsEvent {
         /// The setting.
         key: String,
         /// What it was.
-        old: String,
+        old: Option<String>,
         /// What it is.
-        new: String,
+        new: Option<String>,
         /// The revision that changed it.
         revision: Revision,
-        /// Whether this is the last change of that revision. A watcher that applies whole revisions acts on it, and one
-        /// that comes back gives the last revision that it has had to this end.
-        last: bool,
+        /// Whether more changes of that revision follow. A watcher that applies whole revisions acts on the one that
+        /// says false, and one that comes back gives the last revision that it has had to that end.
+        more: bool,
     },
     /// Every setting at one revision.
-    Snapshot(SettingsView),
+    Settings(SettingsView),
     /// What the watcher knows does not lead to what follows: forget it.
     Resync {
-        /// The revision of the snapshot that follows.
+        /// The revision of the `settings` event that follows, or an earlier one.
         from: Revision,
     },
 }
 
 impl SettingsEvent {
-    /// The changes of one revision as events, the last one marked.
+    /// The changes of one revision as events.
     pub fn of_revision(revision: Revision, changes: Vec<SettingChange>) -> impl Iterator<Item = Self> {
         let count = changes.len();
         let event = move |(at, SettingChange { key, old, new }): (usize, SettingChange)| Self::Change {
@@ -98,16 +125,16 @@ impl SettingsEvent {
             old,
             new,
             revision,
-            last: at + 1 == count,
+            more: at + 1 < count,
         };
         changes.into_iter().enumerate().map(event)
     }
 
-    /// Its name: `change`, `snapshot` or `resync`.
+    /// Its name: `change`, `settings` or `resync`.
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Change { .. } => "change",
-            Self::Snapshot(_) => "snapshot",
+            Self::Settings(_) => "settings",
             Self::Resync { .. } => "resync",
         }
     }
@@ -115,8 +142,8 @@ impl SettingsEvent {
     /// The revision that a watcher has in full once it has this event; `None` in the middle of one.
     pub const fn completes(&self) -> Option<Revision> {
         match self {
-            Self::Change { revision, last: true, .. } => Some(*revision),
-            Self::Snapshot(view) => Some(view.revision),
+            Self::Change { revision, more: false, .. } => Some(*revision),
+            Self::Settings(view) => Some(view.revision),
             Self::Change { .. } | Self::Resync { .. } => None,
         }
     }

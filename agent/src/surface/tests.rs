@@ -10,9 +10,9 @@ use super::*;
 use crate::surface::vm::VmSelector;
 
 /// The JSON of `shape`, which must read back as the same shape.
-fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(shape: &T, expected: Value) {
+fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(shape: &T, expected: &Value) {
     let text = serde_json::to_string(shape).unwrap();
-    assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), expected, "{}", std::any::type_name::<T>());
+    assert_eq!(&serde_json::from_str::<Value>(&text).unwrap(), expected, "{}", std::any::type_name::<T>());
     assert_eq!(&serde_json::from_str::<T>(&text).unwrap(), shape);
 }
 
@@ -26,7 +26,7 @@ fn merged(mut into: Value, more: Value) -> Value {
 fn cluster_and_broker() {
     golden(
         &samples::cluster_status(),
-        json!({
+        &json!({
             "cluster": "Cluster-R", "cap": "r-broker-cap.contoso.com", "node": "r1", "role": "voter", "owner": "r1",
             "term": 3, "quorate": true, "settings_revision": 12,
             "members": [
@@ -38,7 +38,7 @@ fn cluster_and_broker() {
     );
     golden(
         &samples::broker_status(),
-        json!({
+        &json!({
             "cap": "r-broker-cap.contoso.com", "owner": "r1", "owner_since": "2025-11-22T18:42:41.250Z", "term": 3,
             "address": null,
         }),
@@ -55,26 +55,31 @@ fn node_row() -> Value {
 
 #[test]
 fn nodes() {
-    golden(&samples::node_status(), node_row());
+    golden(&samples::node_status(), &node_row());
     let more = json!({
         "fqdn": "r1.contoso.com", "key": "ab".repeat(32), "address": "10.0.0.11:7443",
         "data_address": "10.0.0.11:7444", "version": "0.1.0", "applied": 40,
         "storage": [{"name": "default", "path": "/srv/replicas", "free_bytes": 5_368_709_120_u64, "fault": null}],
     });
-    golden(&samples::node_detail(), merged(node_row(), more));
+    golden(&samples::node_detail(), &merged(node_row(), more));
 }
 
 #[test]
 fn settings_their_history_and_their_feed() {
-    let view = json!({"revision": 12, "settings": {"compression": "off", "node_down_after": "5s"}});
-    golden(&samples::settings(), view.clone());
+    golden(
+        &samples::settings(),
+        &json!({"revision": 12, "settings": {
+            "apply_disk_limit": 4, "default_storage_location": null, "node_down_after": "5s",
+            "replication_enabled": true,
+        }}),
+    );
     golden(
         &samples::settings_revision(),
-        json!({
-            "revision": 12, "settings": {"compression": "off", "node_down_after": "5s"},
+        &json!({
+            "revision": 12, "settings": {"default_storage_location": null, "replication_enabled": "true"},
             "changes": [
-                {"key": "compression", "old": "on", "new": "off"},
-                {"key": "node_down_after", "old": "4s", "new": "5s"},
+                {"key": "default_storage_location", "old": "old", "new": null},
+                {"key": "replication_enabled", "old": "false", "new": "true"},
             ],
             "who": "root at r1", "when": "2025-11-22T18:42:41.250Z",
         }),
@@ -82,33 +87,55 @@ fn settings_their_history_and_their_feed() {
     let events: Vec<_> = settings::SettingsEvent::of_revision(Revision::from_number(12), samples::changes()).collect();
     golden(
         &events,
-        json!([
-            {"event": "change", "key": "compression", "old": "on", "new": "off", "revision": 12, "last": false},
-            {"event": "change", "key": "node_down_after", "old": "4s", "new": "5s", "revision": 12, "last": true},
+        &json!([
+            {
+                "event": "change", "key": "default_storage_location", "old": "old", "new": null, "revision": 12,
+                "more": true,
+            },
+            {"event": "change", "key": "replication_enabled", "old": "false", "new": "true", "revision": 12, "more": false},
         ]),
     );
-    golden(&settings::SettingsEvent::Snapshot(samples::settings()), merged(json!({"event": "snapshot"}), view));
+    assert_eq!(
+        events.iter().map(|event| event.completes()).collect::<Vec<_>>(),
+        [None, Some(Revision::from_number(12))]
+    );
+    golden(
+        &settings::SettingsEvent::Settings(samples::settings_view()),
+        &json!({
+            "event": "settings", "revision": 12, "settings": {"node_down_after": "5s", "replication_enabled": "true"},
+        }),
+    );
     let resync = settings::SettingsEvent::Resync { from: Revision::from_number(12) };
-    golden(&resync, json!({"event": "resync", "from": 12}));
+    golden(&resync, &json!({"event": "resync", "from": 12}));
+}
+
+#[test]
+fn a_setting_may_be_given_as_what_show_prints() {
+    let typed = json!({"settings": {"a": true, "b": 4, "c": "5s", "d": null}});
+    let set: settings::SettingsSet = serde_json::from_value(typed).unwrap();
+    let texts: Vec<_> = set.settings.values().map(Option::as_deref).collect();
+    assert_eq!(texts, [Some("true"), Some("4"), Some("5s"), None]);
+    let bad = serde_json::from_value::<settings::SettingsSet>(json!({"settings": {"a": [1]}})).unwrap_err();
+    assert!(bad.to_string().contains("a: '[1]' is not allowed"), "{bad}");
 }
 
 #[test]
 fn authorizations_peers_and_tokens() {
     let entry = json!({"primary": "p-broker-cap.contoso.com", "storage": "default", "trust_group": "T1"});
-    golden(&samples::authorization(), entry);
+    golden(&samples::authorization(), &entry);
     golden(
         &authorization::AuthorizationRemoved {
             primary: samples::authorization().primary,
             stopped: vec![samples::named_vm()],
         },
-        json!({
+        &json!({
             "primary": "p-broker-cap.contoso.com",
             "stopped": [{"uuid": samples::VM, "name": "VirtualMachine_Workload"}],
         }),
     );
     golden(
         &samples::peer_status(),
-        json!({
+        &json!({
             "cap": "p-broker-cap.contoso.com", "cluster": "Cluster-P", "health": "normal", "health_reasons": [],
             "ca_key": "01".repeat(32), "position": 7, "confirmed_at": "2025-11-22T18:42:41.250Z",
             "members": [{"node": "p1", "address": "10.0.1.11:7443", "witness": false}],
@@ -116,15 +143,15 @@ fn authorizations_peers_and_tokens() {
     );
     golden(
         &peer::PeerInvited { code: "lfp1.secret".to_owned(), expires_at: samples::at() },
-        json!({"code": "lfp1.secret", "expires_at": "2025-11-22T18:42:41.250Z"}),
+        &json!({"code": "lfp1.secret", "expires_at": "2025-11-22T18:42:41.250Z"}),
     );
     golden(
         &samples::token_created(),
-        json!({"token": "lf1.secret", "expires_at": "2025-11-22T18:42:41.250Z", "id": "000000000000001f"}),
+        &json!({"token": "lf1.secret", "expires_at": "2025-11-22T18:42:41.250Z", "id": "000000000000001f"}),
     );
     golden(
         &samples::token_status(),
-        json!({
+        &json!({
             "id": "000000000000001f", "kind": "join_witness", "replaces": "r2",
             "expires_at": "2025-11-22T18:42:41.250Z", "used_by": null,
         }),
@@ -144,7 +171,7 @@ fn vm_row() -> Value {
 
 #[test]
 fn vms_and_points() {
-    golden(&samples::vm_status(), vm_row());
+    golden(&samples::vm_status(), &vm_row());
     let more = json!({
         "vm_state": "stopped", "frequency_seconds": 30, "testing_interval_ms": 200, "recovery_points": 4,
         "storage": "default", "trust_group": "T1", "sender_epoch": 8,
@@ -157,18 +184,18 @@ fn vms_and_points() {
         },
         "moving_to": null, "rivals": [], "passed_over": [{"node": "r1", "reason": "not drawn"}],
     });
-    golden(&samples::vm_detail(), merged(vm_row(), more));
-    golden(&samples::location(), json!({"uuid": samples::VM, "node": "r2", "address": "10.0.0.12:7444", "epoch": 31}));
+    golden(&samples::vm_detail(), &merged(vm_row(), more));
+    golden(&samples::location(), &json!({"uuid": samples::VM, "node": "r2", "address": "10.0.0.12:7444", "epoch": 31}));
     golden(
         &samples::point(),
-        json!({
+        &json!({
             "point": 5, "taken_at": "2025-11-22T18:42:41.250Z", "consistency": "off", "bytes": 65536,
             "root": "cd".repeat(32), "copies": ["r1", "r2"], "verified_at": null, "state": "listed",
         }),
     );
     golden(
         &samples::exported(),
-        json!({
+        &json!({
             "uuid": samples::VM, "point": 5, "root": "cd".repeat(32),
             "files": [{"target": "vda", "path": "/tmp/out/vda.raw", "bytes": 4_294_967_296_u64}],
         }),
@@ -179,14 +206,14 @@ fn vms_and_points() {
 fn events_and_what_a_vm_service_tells() {
     golden(
         &samples::event(),
-        json!({
+        &json!({
             "id": 7, "at": "2025-11-22T18:42:41.250Z", "severity": "warning", "kind": "owner_changed", "node": "r1",
             "vm": null, "message": "r1 owns r-broker-cap.contoso.com", "fields": {"term": "3"},
         }),
     );
     golden(
         &samples::vm_service_status(),
-        json!({
+        &json!({
             "state": "running", "reason": null, "pid": 4242,
             "storage": [{"name": "default", "path": "/srv/replicas", "free_bytes": 5_368_709_120_u64, "fault": null}],
             "vms": [{
@@ -211,7 +238,7 @@ fn a_failure_keeps_its_class_both_ways() {
     let failure = Failure::from(refusal.clone());
     golden(
         &failure,
-        json!({"error": {
+        &json!({"error": {
             "class": "refused", "code": "stale_epoch", "message": "epoch 3 is old", "field": "epoch",
             "remedy": "ask again",
         }}),

@@ -1,0 +1,72 @@
+//! `landfall cluster`.
+
+use clap::Subcommand;
+use hyper::Method;
+use landfall_proto::id::{ClusterName, Fqdn};
+
+use crate::cli::later::{Later, comes_later};
+use crate::cli::session::{Ended, Session};
+use crate::cli::table::{Facts, Shown, Table, or_dash, word};
+use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterStatus};
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum Verb {
+    /// Founds a cluster with this agent as its only member.
+    Init {
+        /// The cluster's display name: letters, digits, dots, hyphens, underscores. Example: --name Cluster-R
+        #[arg(long, value_name = "NAME")]
+        name: ClusterName,
+        /// The name of its client access point, which primaries replicate to. Example: --cap r-broker-cap.contoso.com
+        #[arg(long, value_name = "FQDN")]
+        cap: Fqdn,
+    },
+    /// Makes this agent a member of a cluster. Repeating it after a lost answer is safe.
+    Join {
+        /// What `landfall token create` printed there; `-` reads it from standard input, which keeps it out of `ps`.
+        token: String,
+    },
+    /// The cluster as this agent sees it.
+    Status,
+    /// Starts the cluster's next life from one surviving node (comes later).
+    Recover(Later),
+    /// Takes this node out of its cluster (comes later; `landfall node remove NODE` does it from another node).
+    Leave(Later),
+}
+
+pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result<(), Ended> {
+    let answer = match verb {
+        Verb::Init { name, cap } => {
+            session.ask(Method::POST, "/v1/cluster", Some(&ClusterInit { name, cap }), None, "founding").await?
+        }
+        Verb::Join { token } => {
+            let token = session.console().secret(token)?;
+            session.ask(Method::POST, "/v1/cluster/join", Some(&ClusterJoin { token }), None, "joining").await?
+        }
+        Verb::Status => return session.read::<ClusterStatus>("/v1/cluster").await,
+        Verb::Recover(_) => return Err(comes_later("cluster recover").into()),
+        Verb::Leave(_) => return Err(comes_later("cluster leave").into()),
+    };
+    session.print::<ClusterStatus>(&answer)
+}
+
+impl Shown for ClusterStatus {
+    fn text(&self) -> String {
+        let facts = Facts::default()
+            .fact("cluster", &self.cluster)
+            .fact("cap", &self.cap)
+            .fact("node", &self.node)
+            .fact("role", word(&self.role))
+            .fact("owner", or_dash(self.owner.as_ref()))
+            .fact("term", or_dash(self.term))
+            .fact("quorate", if self.quorate { "yes" } else { "no" })
+            .fact("settings revision", self.settings_revision)
+            .fact("tolerates losses", self.tolerates_losses)
+            .each("warning", &self.warnings);
+        let mut table = Table::new(["NODE", "ID", "ROLE", "STATE", "ADDRESS"]);
+        for member in &self.members {
+            let (id, address) = (member.id.to_string(), member.address.to_string());
+            table.row([member.node.to_string(), id, word(&member.role), word(&member.state), address]);
+        }
+        format!("{}\n{}", facts.text(), table.text())
+    }
+}

@@ -1,0 +1,13 @@
+//! The nouns of the command line: each its verbs, what they ask, and how the answers read.
+
+pub(super) mod authorization;
+pub(super) mod broker;
+pub(super) mod cluster;
+pub(super) mod config;
+pub(super) mod event;
+pub(super) mod node;
+pub(super) mod peer;
+pub(super) mod point;
+pub(super) mod settings;
+pub(super) mod token;
+pub(super) mod vm;

@@ -1,0 +1,110 @@
+//! `landfall node`.
+
+use clap::Subcommand;
+use hyper::Method;
+use landfall_proto::id::NodeName;
+
+use crate::cli::amount::{Waiting, bytes, query};
+use crate::cli::client::route;
+use crate::cli::later::{Later, comes_later};
+use crate::cli::session::{Ended, Session};
+use crate::cli::table::{Facts, Shown, Table, or_dash, word};
+use crate::surface::node::{NodeDetail, NodeRemoved, NodeStatus};
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum Verb {
+    /// Every member, with what gossip says of it.
+    List,
+    /// One member.
+    Show {
+        /// Its name. Example: landfall node show r1
+        node: NodeName,
+    },
+    /// Moves the replicas away from a node and gives it no new ones (comes later).
+    Drain(Later),
+    /// Ends a drain (comes later).
+    Restore(Later),
+    /// Removes a member for good: its key is refused from now on, and its replicas get other holders.
+    Remove {
+        /// Its name. Example: landfall node remove r2 --wait
+        node: NodeName,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+}
+
+/// How long `--wait` waits for the other nodes where no time is given.
+const WAIT_SECONDS: u64 = 60;
+
+pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result<(), Ended> {
+    match verb {
+        Verb::List => session.read::<Vec<NodeStatus>>("/v1/nodes").await,
+        Verb::Show { node } => session.read::<NodeDetail>(&route(&["nodes", node.as_str()])).await,
+        Verb::Remove { node, waiting } => {
+            let wait = waiting.or(WAIT_SECONDS);
+            let path = route(&["nodes", node.as_str()]) + &query(wait);
+            let answer = session.ask(Method::DELETE, &path, None::<&()>, wait, "removing").await?;
+            session.print::<NodeRemoved>(&answer)
+        }
+        Verb::Drain(_) => Err(comes_later("node drain").into()),
+        Verb::Restore(_) => Err(comes_later("node restore").into()),
+    }
+}
+
+impl Shown for NodeRemoved {
+    fn text(&self) -> String {
+        format!("{} (id {}) is no member any more\n", self.node, self.id)
+    }
+}
+
+impl Shown for Vec<NodeStatus> {
+    fn text(&self) -> String {
+        let mut table =
+            Table::new(["NODE", "ID", "ROLE", "STATE", "VM SERVICE", "SETTINGS", "REPLICAS", "FREE", "REASON"]);
+        for node in self {
+            table.row([
+                node.node.to_string(),
+                node.id.to_string(),
+                word(&node.role),
+                word(&node.state),
+                word(&node.vm_service),
+                or_dash(node.settings_revision),
+                node.replicas.to_string(),
+                or_dash(node.free_bytes.map(bytes)),
+                or_dash(node.vm_service_reason.as_ref()),
+            ]);
+        }
+        table.text()
+    }
+}
+
+impl Shown for NodeDetail {
+    fn text(&self) -> String {
+        let status = &self.status;
+        let facts = Facts::default()
+            .fact("node", &status.node)
+            .fact("id", status.id)
+            .fact("fqdn", &self.fqdn)
+            .fact("key", self.key)
+            .fact("address", self.address)
+            .fact("data address", self.data_address)
+            .fact("role", word(&status.role))
+            .fact("state", word(&status.state))
+            .fact("version", or_dash(self.version.as_ref()))
+            .fact("applied", or_dash(self.applied))
+            .fact("settings revision", or_dash(status.settings_revision))
+            .fact("vm service", word(&status.vm_service))
+            .each("reason", &status.vm_service_reason)
+            .fact("replicas", status.replicas)
+            .fact("free", or_dash(status.free_bytes.map(bytes)));
+        let mut table = Table::new(["STORAGE", "FREE", "PATH", "FAULT"]);
+        for room in &self.storage {
+            let path = room.path.as_ref().map(|path| path.display().to_string());
+            table.row([room.name.to_string(), bytes(room.free_bytes), or_dash(path), or_dash(room.fault.as_ref())]);
+        }
+        match self.storage.as_slice() {
+            [] => facts.text(),
+            _ => format!("{}\n{}", facts.text(), table.text()),
+        }
+    }
+}

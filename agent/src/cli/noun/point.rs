@@ -1,0 +1,94 @@
+//! `landfall point`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use hyper::Method;
+use landfall_proto::{Class, Refusal};
+
+use crate::cli::amount::{bytes, timeout};
+use crate::cli::client::route;
+use crate::cli::later::{Later, comes_later};
+use crate::cli::session::{Ended, Session};
+use crate::cli::table::{Shown, Table, joined, or_dash, word};
+use crate::surface::WaitSeconds;
+use crate::surface::point::{PointExport, PointExported, PointStatus};
+use crate::surface::vm::VmSelector;
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum Verb {
+    /// The recovery points of a VM, oldest first.
+    List {
+        /// Its UUID or name.
+        vm: VmSelector,
+    },
+    /// Writes each disk of a point as one raw image, DIR/vda.raw, and compares it with the point's root.
+    Export {
+        /// Its UUID or name.
+        vm: VmSelector,
+        /// The point, by its number in `point list`. Default: the newest. Example: --point 41
+        #[arg(long, value_name = "POINT")]
+        point: Option<u64>,
+        /// Give up after this long (s, m, h, d). Default: as long as it takes. Example: --timeout 2h
+        #[arg(long, value_name = "DURATION", value_parser = timeout)]
+        timeout: Option<WaitSeconds>,
+        /// The folder, made where it is missing; an image that exists there is never overwritten.
+        dir: PathBuf,
+    },
+    /// Reads a point back and compares it with its root (comes later).
+    Verify(Later),
+    /// What changed between two points (comes later).
+    Diff(Later),
+}
+
+pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result<(), Ended> {
+    match verb {
+        Verb::List { vm } => session.read::<Vec<PointStatus>>(&route(&["vms", &vm.to_string(), "points"])).await,
+        Verb::Export { vm, point, timeout, dir } => {
+            // The agent has another working directory than we have.
+            let dir = std::path::absolute(&dir).map_err(|error| {
+                let message = format!("{}: {error}", dir.display());
+                Refusal::new(Class::Usage, "invalid_value", message).field("dir")
+            })?;
+            let path = route(&["vms", &vm.to_string(), "points", "export"]);
+            let request = PointExport { point, dir, wait_seconds: timeout };
+            let answer = match timeout {
+                Some(_) => session.ask(Method::POST, &path, Some(&request), timeout, "exporting").await?,
+                None => session.ask_endlessly(Method::POST, &path, &request, "exporting").await?,
+            };
+            session.print::<PointExported>(&answer)
+        }
+        Verb::Verify(_) => Err(comes_later("point verify").into()),
+        Verb::Diff(_) => Err(comes_later("point diff").into()),
+    }
+}
+
+impl Shown for Vec<PointStatus> {
+    fn text(&self) -> String {
+        let mut table = Table::new(["POINT", "TAKEN", "CONSISTENCY", "CHANGED", "COPIES", "VERIFIED", "STATE", "ROOT"]);
+        for point in self {
+            table.row([
+                point.point.to_string(),
+                point.taken_at.to_string(),
+                word(&point.consistency),
+                bytes(point.bytes),
+                joined(&point.copies),
+                or_dash(point.verified_at),
+                word(&point.state),
+                point.root.to_string(),
+            ]);
+        }
+        table.text()
+    }
+}
+
+impl Shown for PointExported {
+    fn text(&self) -> String {
+        let mut table = Table::new(["POINT", "DISK", "SIZE", "FILE"]);
+        for file in &self.files {
+            let path = file.path.display().to_string();
+            table.row([self.point.to_string(), file.target.to_string(), bytes(file.bytes), path]);
+        }
+        table.text()
+    }
+}

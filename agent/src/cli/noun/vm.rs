@@ -1,0 +1,223 @@
+//! `landfall vm`.
+
+use clap::Subcommand;
+use hyper::Method;
+use landfall_proto::Refusal;
+use landfall_proto::id::{Fqdn, NodeName};
+use landfall_proto::model::Frequency;
+
+use crate::cli::amount::{Waiting, bytes, query, seconds};
+use crate::cli::client::route;
+use crate::cli::later::{Later, comes_later};
+use crate::cli::session::{Ended, Session};
+use crate::cli::table::{Facts, Shown, Table, joined, or_dash, word};
+use crate::surface::vm::{
+    NamedVm, RecoveryPoints, VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus, replication_target,
+};
+
+#[derive(Debug, Subcommand)]
+pub(in crate::cli) enum Verb {
+    /// The VMs of this cluster, primaries and replicas.
+    List,
+    /// One VM with all that is known of its replication.
+    Show {
+        /// Its UUID or name.
+        vm: VmSelector,
+    },
+    /// Where the replica of a VM is received.
+    Locate {
+        /// Its UUID or name.
+        vm: VmSelector,
+    },
+    /// Replicates a VM of this cluster to another one.
+    Enable {
+        /// Its UUID or name.
+        vm: VmSelector,
+        /// The other cluster's CAP, or a standalone server's FQDN; a name, never an address. Example: --to
+        /// r-broker-cap.contoso.com
+        #[arg(long, value_name = "CAP", value_parser = replication_target)]
+        to: Fqdn,
+        /// Seconds between change sets: 30, 300 or 900. Default: 300. Example: --frequency 30
+        #[arg(long, value_name = "SECONDS", default_value = "300", hide_default_value = true, value_parser = frequency)]
+        frequency: Frequency,
+        /// Older recovery points to keep beside the newest, 0 to 24. Default: 0. Example: --recovery-points 4
+        #[arg(long, value_name = "COUNT", default_value = "0", hide_default_value = true, value_parser = points)]
+        recovery_points: RecoveryPoints,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Ends the replication of a VM: at the primary's side on both, at the replica's on that one. No file is removed.
+    Disable {
+        /// Its UUID or name.
+        vm: VmSelector,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Pauses the replication of a VM (comes later).
+    Pause(Later),
+    /// Goes on with it (comes later).
+    Resume(Later),
+    /// Compares both sides and sends what differs (comes later).
+    Resync(Later),
+    /// Hands the replica of a VM to another node of this cluster, while replication goes on.
+    Move {
+        /// Its UUID or name.
+        vm: VmSelector,
+        /// The node. Example: --to r2
+        #[arg(long, value_name = "NODE")]
+        to: NodeName,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Begins replication from a copy that was carried here (comes later).
+    Seed(Later),
+}
+
+/// How long `--wait` waits for the first complete point where no time is given: an hour of initial copy.
+const ENABLE_WAIT_SECONDS: u64 = 3600;
+/// For the other cluster to know that replication has ended.
+const DISABLE_WAIT_SECONDS: u64 = 60;
+/// For the replica's files to reach the other node: a quarter of an hour.
+const MOVE_WAIT_SECONDS: u64 = 900;
+
+fn frequency(text: &str) -> Result<Frequency, Refusal> {
+    let number = text.parse::<u32>().map_err(|_| Refusal::invalid("frequency", text, "use 30, 300 or 900 seconds"))?;
+    Frequency::try_from(number)
+}
+
+fn points(text: &str) -> Result<RecoveryPoints, Refusal> {
+    // A number too large for its type is as wrong as 25.
+    RecoveryPoints::try_from(
+        text.parse::<u64>().map_err(|_| Refusal::invalid("recovery_points", text, "keep from 0 to 24 older points"))?,
+    )
+}
+
+pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result<(), Ended> {
+    let at = |vm: VmSelector, verb: &[&str]| route(&[&["vms", &vm.to_string()], verb].concat());
+    match verb {
+        Verb::List => session.read::<Vec<VmStatus>>("/v1/vms").await,
+        Verb::Show { vm } => session.read::<VmDetail>(&at(vm, &[])).await,
+        Verb::Locate { vm } => session.read::<VmLocation>(&at(vm, &["location"])).await,
+        Verb::Enable { vm, to, frequency, recovery_points, waiting } => {
+            let wait = waiting.or(ENABLE_WAIT_SECONDS);
+            let request = VmEnable { to, frequency_seconds: frequency, recovery_points, wait_seconds: wait };
+            let (path, doing) = (at(vm, &["replication"]), "waiting for the first complete point");
+            let answer = session.ask(Method::PUT, &path, Some(&request), wait, doing).await?;
+            session.print::<VmStatus>(&answer)
+        }
+        Verb::Disable { vm, waiting } => {
+            let wait = waiting.or(DISABLE_WAIT_SECONDS);
+            let path = at(vm, &["replication"]) + &query(wait);
+            let answer = session.ask(Method::DELETE, &path, None::<&()>, wait, "disabling").await?;
+            session.print::<NamedVm>(&answer)
+        }
+        Verb::Move { vm, to, waiting } => {
+            let wait = waiting.or(MOVE_WAIT_SECONDS);
+            let doing = format!("waiting for {to} to hold the replica");
+            let request = VmMove { to, wait_seconds: wait };
+            let answer = session.ask(Method::POST, &at(vm, &["move"]), Some(&request), wait, &doing).await?;
+            session.print::<VmLocation>(&answer)
+        }
+        Verb::Pause(_) => Err(comes_later("vm pause").into()),
+        Verb::Resume(_) => Err(comes_later("vm resume").into()),
+        Verb::Resync(_) => Err(comes_later("vm resync").into()),
+        Verb::Seed(_) => Err(comes_later("vm seed").into()),
+    }
+}
+
+impl Shown for NamedVm {
+    fn text(&self) -> String {
+        format!("{} ({}) is not replicated any more\n", crate::cli::table::printable(&self.name), self.uuid)
+    }
+}
+
+impl Shown for VmLocation {
+    fn text(&self) -> String {
+        Facts::default()
+            .fact("uuid", self.uuid)
+            .fact("node", &self.node)
+            .fact("address", self.address)
+            .fact("epoch", self.epoch)
+            .text()
+    }
+}
+
+impl Shown for VmStatus {
+    fn text(&self) -> String {
+        facts(self).text()
+    }
+}
+
+impl Shown for Vec<VmStatus> {
+    fn text(&self) -> String {
+        let mut table =
+            Table::new(["NAME", "ROLE", "STATE", "HEALTH", "PRIMARY", "REPLICA", "IN SYNC", "LAG", "RPO", "UUID"]);
+        for vm in self {
+            table.row([
+                vm.name.clone(),
+                word(&vm.role),
+                word(&vm.state),
+                word(&vm.health),
+                or_dash(vm.primary_host.as_ref()),
+                or_dash(vm.replica_host.as_ref()),
+                joined(&vm.in_sync),
+                or_dash(vm.lag_seconds.map(seconds)),
+                or_dash(vm.recoverable_rpo_seconds.map(seconds)),
+                vm.uuid.to_string(),
+            ]);
+        }
+        table.text()
+    }
+}
+
+fn facts(vm: &VmStatus) -> Facts {
+    Facts::default()
+        .fact("name", &vm.name)
+        .fact("uuid", vm.uuid)
+        .fact("role", word(&vm.role))
+        .fact("state", word(&vm.state))
+        .fact("health", word(&vm.health))
+        .each("reason", &vm.health_reasons)
+        .fact("connection point", or_dash(vm.connection_point.as_ref()))
+        .fact("primary host", or_dash(vm.primary_host.as_ref()))
+        .fact("replica cluster", or_dash(vm.replica_cluster.as_ref()))
+        .fact("replica host", or_dash(vm.replica_host.as_ref()))
+        .fact("in sync", joined(&vm.in_sync))
+        .fact("epoch", or_dash(vm.epoch))
+        .fact("last point", or_dash(vm.last_point_at))
+        .fact("consistency", or_dash(vm.consistency.map(|consistency| word(&consistency))))
+        .fact("lag", or_dash(vm.lag_seconds.map(seconds)))
+        .fact("recoverable rpo", or_dash(vm.recoverable_rpo_seconds.map(seconds)))
+        .fact("sent", bytes(vm.sent_bytes))
+        .fact("on the wire", bytes(vm.wire_bytes))
+}
+
+impl Shown for VmDetail {
+    fn text(&self) -> String {
+        let interval = self.frequency_seconds.map(|frequency| seconds(u32::from(frequency).into()));
+        let frozen = self.frozen_micros.map(|micros| format!("{}.{:03} ms", micros / 1000, micros % 1000));
+        facts(&self.status)
+            .fact("vm", or_dash(self.vm_state.map(|state| word(&state))))
+            .fact("frequency", or_dash(interval))
+            .each("testing interval", self.testing_interval_ms.map(|interval| format!("{interval} ms")))
+            .fact("recovery points", or_dash(self.recovery_points))
+            .fact("storage", or_dash(self.storage.as_ref()))
+            .fact("trust group", or_dash(self.trust_group.as_ref()))
+            .fact("sender epoch", or_dash(self.sender_epoch))
+            .each("disk", self.disks.iter().map(|disk| format!("{} {}", disk.target, bytes(disk.bytes))))
+            .each(
+                "adapter",
+                self.adapters.iter().map(|adapter| format!("{} {} {}", adapter.name, word(&adapter.kind), adapter.mac)),
+            )
+            .fact("activity", or_dash(self.activity.as_ref()))
+            .fact("frozen by", or_dash(self.freeze.as_ref()))
+            .fact("frozen for", or_dash(frozen))
+            .fact("changes from", or_dash(self.source.as_ref()))
+            .fact("missed cycles", or_dash(self.missed_cycles))
+            .each("fault", self.fault.iter().map(|fault| &fault.message))
+            .each("moving to", &self.moving_to)
+            .each("rival", &self.rivals)
+            .each("passed over", self.passed_over.iter().map(|passed| format!("{}: {}", passed.node, passed.reason)))
+            .text()
+    }
+}
