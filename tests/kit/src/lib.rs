@@ -15,4 +15,5 @@
     reason = "a harness fails a test by panicking; it is never linked into the product"
 )]
 
+pub mod power;
 pub mod sim;
