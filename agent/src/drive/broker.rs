@@ -55,7 +55,7 @@ fn probe(node: &Node, primary: &Fqdn) -> Result<BrokerAnswer, Refusal> {
     let state = node.state();
     let cap = state.cap().ok_or_else(no_quorum)?.clone();
     let agents = state.members.values().map(|member| member.control).collect();
-    Ok(BrokerAnswer::Ready { cap, agents, authorized: state.authorize(primary).map(drop) })
+    Ok(BrokerAnswer::Ready { cap, agents, authorized: state.permit(primary).map(drop) })
 }
 
 async fn locate(node: &Node, primary: &Fqdn, vm: VmId, at_least: Position) -> Result<BrokerAnswer, Refusal> {
@@ -76,7 +76,7 @@ pub fn replica_of<'a>(state: &'a State, primary: &Fqdn, vm: VmId) -> Result<&'a 
         return Ok(replica);
     }
     // A primary may move between servers whose entries have the trust group the replica was created under.
-    match state.authorize(primary) {
+    match state.permit(primary) {
         Ok(entry) if entry.trust_group == replica.trust_group => Ok(replica),
         _ => Err(none()),
     }
@@ -93,7 +93,7 @@ pub fn location(state: &State, replica: &Replica) -> Result<Location, Refusal> {
         member: id,
         data: member.data,
         epoch: replica.epoch,
-        position: state.position,
+        position: state.applied,
     })
 }
 
@@ -124,7 +124,7 @@ pub async fn place(node: &Node, primary: &Fqdn, place: Place) -> Result<BrokerAn
     for attempt in 0..PLACE_TRIES {
         let term = node.owner.acting().ok_or_else(no_quorum)?;
         let state = node.state();
-        let storage = state.authorize(primary)?.storage;
+        let storage = state.permit(primary)?.storage;
         let existing = state.replicas.get(&place.vm.id);
         except = except.or_else(|| existing.filter(|r| Some(r.epoch) == instead_of).map(Replica::receiver));
         let bytes = place.vm.disks.iter().fold(0u64, |sum, disk| sum.saturating_add(disk.bytes));

@@ -76,13 +76,6 @@ impl Control {
             }
             ControlRequest::Moved { .. } | ControlRequest::Members(_) => ControlAnswer::Refused(not_for_members()),
             ControlRequest::Figures(vm) => ControlAnswer::Figures(Box::new(self.figures(vm).await)),
-            ControlRequest::Fetch { term, vm, epoch, from } => match older_term(node, term) {
-                Some(refusal) => ControlAnswer::Refused(refusal),
-                None => self.replicas.fetch(vm, epoch, from).await.map_or_else(ControlAnswer::Refused, |()| {
-                    ControlAnswer::Done
-                }),
-            },
-            ControlRequest::CaKey => ControlAnswer::Refused(not_for_members()),
             ControlRequest::AwaitSettings(revision) => await_settings(node, revision).await,
             ControlRequest::Vms => ControlAnswer::Vms(local_vms(node)),
             ControlRequest::Confirm => match (node.owner.acting(), node.state().position) {

@@ -52,9 +52,9 @@ async fn carry_out(
 
 fn group_of(state: &State, status: &Status, me: MemberId) -> Group {
     let caught_up = status
-        .matched
+        .followers
         .iter()
-        .filter(|(_, matched)| matched.saturating_add(LAG_MAX) >= status.last_log)
+        .filter(|(_, progress)| progress.matched.is_some() && progress.lag <= LAG_MAX)
         .map(|(member, _)| *member)
         .chain([me])
         .collect();

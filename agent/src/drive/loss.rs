@@ -47,7 +47,7 @@ pub async fn watch_over(node: Node, down: watch::Sender<DownSince>) {
             continue;
         }
         let state = node.state();
-        let settings = state.settings();
+        let settings = state.resolved_settings();
         let live = sight::live(&node);
         let due = watch.tick(node.outside.clock.now(), &live, settings.node_down_after);
         let asked = due.iter().map(|suspect| ask(&node, *suspect, &live));
@@ -199,6 +199,6 @@ fn draw(state: &State, vm: VmId) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("landfall 2026 new home draw");
     hasher.update(&state.cluster_id().to_le_bytes());
     hasher.update(vm.0.as_bytes());
-    hasher.update(&state.position.number().to_le_bytes());
+    hasher.update(&state.applied.number().to_le_bytes());
     *hasher.finalize().as_bytes()
 }

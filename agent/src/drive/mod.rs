@@ -2,11 +2,13 @@
 
 pub mod api;
 pub mod broker;
+pub mod confirm;
 pub mod control;
 pub mod enrolment;
 pub mod events;
 pub mod gossip;
 pub mod group;
+pub mod handover;
 pub mod image;
 pub mod join;
 pub mod loss;

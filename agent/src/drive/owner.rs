@@ -194,8 +194,8 @@ impl Owner {
             let (leads, caught_up) = {
                 let status = status.borrow_and_update();
                 let state = self.consensus.state();
-                let caught_up = status.matched.iter().any(|(member, matched)| {
-                    *matched >= status.last_log && state.members.get(member).is_some_and(|member| !member.witness)
+                let caught_up = status.followers.iter().any(|(member, progress)| {
+                    progress.lag == 0 && state.members.get(member).is_some_and(|member| !member.witness)
                 });
                 (status.is_leader, caught_up)
             };

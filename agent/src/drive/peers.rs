@@ -62,7 +62,7 @@ pub async fn keep_fresh(node: Node) {
         }
         let state = node.state();
         let Some(own) = state.member_list() else { continue };
-        told.retain(|cap, _| state.peers.contains_key(cap));
+        told.retain(|cap, _| state.peers.contains(cap));
         for (cap, peer) in &state.peers {
             let now = node.outside.clock.now();
             let fresh = told.get(cap).is_some_and(|(position, at)| {

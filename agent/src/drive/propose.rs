@@ -128,7 +128,7 @@ impl Proposer {
     /// Waits until this agent has applied `position`.
     pub async fn applied(&self, position: Position, deadline: Instant) -> Result<Arc<State>, Refusal> {
         let mut state = self.consensus.watch_state();
-        let reached = timeout_at(deadline, state.wait_for(|state| state.position >= position)).await;
+        let reached = timeout_at(deadline, state.wait_for(|state| state.applied >= position)).await;
         match reached {
             Ok(Ok(state)) => Ok(Arc::clone(&state)),
             _ => Err(no_quorum()),

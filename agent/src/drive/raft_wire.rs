@@ -6,7 +6,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use landfall_proto::alpn::Alpn;
-use landfall_proto::calls::Calls;
+use landfall_proto::calls::{CallError, Calls};
 use landfall_proto::endpoint::Target;
 use landfall_proto::id::MemberId;
 use landfall_proto::model::MemberList;
@@ -46,7 +46,7 @@ impl Wire for RaftWire {
     async fn call(&self, to: MemberId, rpc: Rpc, payload: Vec<u8>, deadline: Duration) -> Result<Vec<u8>, WireError> {
         let target = {
             let list = self.members.load();
-            let member = list.by_id(to).ok_or_else(|| WireError::new(format!("member {to} is not known")))?;
+            let member = list.by_id(to).ok_or_else(|| WireError::Unreachable(format!("member {to} is not known")))?;
             Target { cap: list.cap.clone(), address: member.control, key: Some(member.key) }
         };
         let call = RaftFrame { rpc, payload };
@@ -54,7 +54,10 @@ impl Wire for RaftWire {
             .calls
             .call(&target, Alpn::Raft, &call, deadline)
             .await
-            .map_err(|error| WireError::new(error.to_string()))?;
+            .map_err(|error| match error {
+                CallError::Dial(_) | CallError::Full => WireError::Unreachable(error.to_string()),
+                _ => WireError::NoAnswer(error.to_string()),
+            })?;
         Ok(answer.payload)
     }
 }

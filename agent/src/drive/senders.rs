@@ -54,7 +54,7 @@ impl Drop for Running {
 impl Senders {
     /// No sender yet; [`Senders::run`] starts them.
     pub fn new(node: Node) -> Self {
-        let transfers = usize::try_from(node.state().settings().maximum_active_transfers).unwrap_or(1);
+        let transfers = usize::try_from(node.state().resolved_settings().maximum_active_transfers).unwrap_or(1);
         Self {
             node,
             running: Arc::default(),

@@ -119,7 +119,7 @@ async fn one(link: &Link, services: &Services, send: SendStream, receive: RecvSt
     match link.alpn() {
         Alpn::Raft => {
             stream
-                .answer(async |call: RaftFrame| match node.consensus.serve(call.rpc, call.payload).await {
+                .answer(async |call: RaftFrame| match node.consensus.serve(call.rpc, &call.payload).await {
                     Ok(payload) => Some(RaftFrame { rpc: call.rpc, payload }),
                     Err(error) => {
                         tracing::debug!(%error, "consensus call not served");

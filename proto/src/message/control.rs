@@ -50,19 +50,6 @@ pub enum ControlRequest {
     Members(MemberList),
     /// What you know of this VM: as holder, or as sender.
     Figures(VmId),
-    /// To the new holder of a hand-over: fetch this replica's files from that member.
-    Fetch {
-        /// The owner's term.
-        term: Term,
-        /// The replica.
-        vm: VmId,
-        /// The epoch of the present holder.
-        epoch: Epoch,
-        /// The present holder.
-        from: MemberId,
-    },
-    /// To a new data node that votes: the sealed CA key.
-    CaKey,
     /// Wait until your VM service has acknowledged the settings at this revision.
     AwaitSettings(Revision),
     /// Which VMs does your VM service have?
@@ -105,8 +92,6 @@ pub enum ControlAnswer {
     Members(MemberList),
     /// To Figures.
     Figures(Box<Figures>),
-    /// To CaKey: the key, PKCS #8.
-    CaKey(Vec<u8>),
     /// To Vms.
     Vms(Vec<LocalVm>),
     /// To Confirm.

@@ -184,6 +184,8 @@ pub enum CopyRequest {
         /// Bytes, at most [`EXTENT_MAX`].
         length: u32,
     },
+    /// The copy is complete, verified and durable: hand the replica over. Only after a `List` with `freeze`.
+    Complete,
 }
 
 /// The answer to a [`CopyRequest`].
@@ -191,6 +193,8 @@ pub enum CopyRequest {
 pub enum CopyAnswer {
     /// Files and their sizes; the names are plain and end in no folder of their own.
     Files(Vec<(String, u64)>),
+    /// The asker holds the replica from now on, at this assignment.
+    Handed(Epoch),
     /// The bytes.
     Piece(#[serde(with = "crate::codec::bytes")] Vec<u8>),
     /// Refused or failed.

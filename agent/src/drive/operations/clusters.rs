@@ -219,7 +219,7 @@ pub fn token_list(node: &Node) -> Vec<TokenStatus> {
 
 /// Makes a token or code worthless.
 pub async fn token_revoke(node: &Node, id: TokenId) -> Result<TokenRevoked, Refusal> {
-    if !node.state().tickets.contains_key(&id.0) {
+    if !node.state().tickets.contains(&id.0) {
         return Err(Refusal::new(Class::NotFound, "not_found", format!("there is no token or code {id}"))
             .field("id")
             .remedy("`landfall token list` shows those that are left"));

@@ -95,7 +95,7 @@ pub async fn list(control: &Control) -> Vec<VmStatus> {
     let idle = census
         .local
         .into_iter()
-        .filter(|(id, _)| !state.primaries.contains_key(id) && !state.replicas.contains_key(id))
+        .filter(|(id, _)| !state.primaries.contains(id) && !state.replicas.contains(id))
         .map(|(_, (host, vm))| not_replicated(&host, &vm));
     let mut all: Vec<VmStatus> = primaries
         .into_iter()
@@ -326,7 +326,7 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
     if let Some(fault) = &local.fault {
         return Err(fault.clone());
     }
-    if !state.peers.contains_key(&request.to) {
+    if !state.peers.contains(&request.to) {
         let known: Vec<&str> = state.peers.keys().map(|cap| cap.as_str()).collect();
         return Err(Refusal::new(Class::NotFound, "unknown_peer", format!("this cluster is not paired with {}", request.to))
             .field("to")
@@ -385,7 +385,7 @@ pub async fn disable(control: &Control, vm: &VmSelector) -> Result<VmName, Refus
             let told = format!("{named} is disabled here, but {} was not told: {refusal}", primary.to);
             node.events.record(Happening::warning("replica_left", told).vm(id));
         }
-    } else if state.replicas.contains_key(&id) {
+    } else if state.replicas.contains(&id) {
         node.proposer.commit(Command::RemoveReplica { vm: id, primary: None }).await?;
     } else {
         return Err(Refusal::new(Class::NotFound, "not_replicated", format!("{vm} is not replicated")).field("vm"));

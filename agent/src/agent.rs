@@ -1,0 +1,237 @@
+//! One agent: its endpoints, the cluster it belongs to, and everything it does as a member.
+
+use std::sync::Arc;
+
+use landfall_proto::calls::Calls;
+use landfall_proto::certificate::NodeKey;
+use landfall_proto::endpoint::{Endpoint, Role};
+use landfall_proto::id::{ClusterName, Fqdn};
+use landfall_proto::authority::Authority;
+use landfall_proto::invitation::{self, Purpose};
+use landfall_proto::message::join::{Ask, JoinAnswer};
+use landfall_proto::model::{Found, Member, MemberList, Timing};
+use landfall_proto::tls::Identity;
+use landfall_proto::trust::Trust;
+use landfall_proto::{Class, Refusal};
+use landfall_store::files::Files;
+use tokio::sync::{Mutex, watch};
+
+use crate::config::NodeConfig;
+use crate::drive::enrolment::{Enrolment, Papers};
+use crate::drive::events::Events;
+use crate::drive::join;
+use crate::drive::membership::{Ground, Membership};
+use crate::drive::vm_side::VmSide;
+use crate::seams::Seams;
+use crate::vm_service::VmService;
+
+/// The folder of the consensus store in the data folder.
+const STORE_FOLDER: &str = "store";
+
+/// A running agent. Dropping the last handle stops it.
+#[derive(Clone)]
+pub struct Agent {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Arc<NodeConfig>,
+    seams: Seams,
+    papers: Papers,
+    key: Arc<NodeKey>,
+    trust: Trust,
+    control: Endpoint,
+    calls: Calls,
+    vms: VmSide,
+    events: Events,
+    membership: watch::Sender<Option<Arc<Membership>>>,
+    /// Held while the node becomes a member: one init or join at a time.
+    enrolling: Mutex<()>,
+}
+
+impl Agent {
+    /// Starts the agent of `config`. One that belongs to no cluster yet waits for [`Agent::found`] or [`Agent::join`].
+    ///
+    /// `service` is the node's VM service; a witness has none.
+    pub async fn start(
+        config: NodeConfig,
+        seams: Seams,
+        service: Option<Arc<dyn VmService>>,
+    ) -> Result<Self, Refusal> {
+        let files: Arc<dyn Files> = seams.storage.files(&config.data_dir)?;
+        let papers = Papers::new(Arc::clone(&files));
+        let key = Arc::new(papers.key(seams.outside.random.as_ref())?);
+        let enrolment = papers.enrolment(&config.node)?;
+        let identity = match &enrolment {
+            Some(enrolment) => Identity::member(Arc::clone(&key), &enrolment.certificate, &enrolment.found.ca)?,
+            None => Identity::stranger(Arc::clone(&key)),
+        };
+        let trust = Trust::default();
+        let outside = &seams.outside;
+        let control = Endpoint::bind(outside, Role::Control, config.listen, trust.clone(), identity.clone())?;
+        let data = Endpoint::bind(outside, Role::Data, config.data_listen, trust.clone(), identity)?;
+        let calls = Calls::new(control.clone(), data);
+        let clock = Arc::clone(&seams.outside.clock);
+        let inner = Inner {
+            config: Arc::new(config),
+            vms: VmSide::new(service, Arc::clone(&clock)),
+            events: Events::new(clock),
+            seams,
+            papers,
+            key,
+            trust,
+            control,
+            calls,
+            membership: watch::Sender::new(None),
+            enrolling: Mutex::default(),
+        };
+        let agent = Self { inner: Arc::new(inner) };
+        if let Some(enrolment) = enrolment {
+            agent.take_up(enrolment).await?;
+        }
+        Ok(agent)
+    }
+
+    /// The membership, once there is one.
+    pub fn membership(&self) -> Option<Arc<Membership>> {
+        self.inner.membership.borrow().clone()
+    }
+
+    /// The membership, or why there is none.
+    pub fn member(&self) -> Result<Arc<Membership>, Refusal> {
+        self.membership().ok_or_else(|| {
+            Refusal::new(Class::Refused, "no_cluster", format!("node {} belongs to no cluster yet", self.inner.config.node))
+                .remedy("found one (landfall cluster init) or join one (landfall cluster join TOKEN)")
+        })
+    }
+
+    /// The node's VM service, as it reports to this agent.
+    pub fn vms(&self) -> &VmSide {
+        &self.inner.vms
+    }
+
+    /// What happened lately.
+    pub fn events(&self) -> &Events {
+        &self.inner.events
+    }
+
+    /// Founds a cluster with this node as its only member.
+    pub async fn found(&self, cluster: ClusterName, cap: Fqdn) -> Result<(), Refusal> {
+        let inner = &self.inner;
+        let _enrolling = inner.enrolling.lock().await;
+        self.must_be_free()?;
+        let config = &inner.config;
+        if config.witness {
+            return Err(Refusal::new(Class::Refused, "witness", "a witness cannot found a cluster: it may not issue certificates")
+                .field("witness")
+                .remedy("found it at a node that hosts VMs, and join this one with a --witness token"));
+        }
+        let outside = &inner.seams.outside;
+        let authority = Authority::found(&cap, outside.random.as_ref(), outside.clock.as_ref())?;
+        let fqdn = join::fqdn_of(&cap, config.fqdn.as_ref(), &config.node);
+        let (id, key) = (Found::FOUNDER, &inner.key);
+        let certificate =
+            authority.issue(&fqdn, id, key.public_key(), outside.random.as_ref(), outside.clock.as_ref())?;
+        let mut random = [0; 16];
+        outside.random.fill(&mut random);
+        let founder = Member {
+            id,
+            node: config.node.clone(),
+            fqdn: fqdn.clone(),
+            key: key.fingerprint(),
+            control: config.advertise,
+            data: config.data_advertise,
+            witness: false,
+        };
+        let found = Found {
+            cluster,
+            cap: cap.clone(),
+            cluster_id: u128::from_le_bytes(random),
+            ca: authority.certificate().to_vec(),
+            timing: Timing::STANDARD,
+            founder: founder.clone(),
+        };
+        let members = MemberList { cap, position: id.0, members: vec![founder] };
+        let enrolment = Enrolment { node: config.node.clone(), fqdn, member: id, certificate, found, members };
+        inner.papers.enrol(&enrolment, Some(authority.pkcs8()))?;
+        self.take_up(enrolment).await
+    }
+
+    /// Joins the cluster that made `token`.
+    pub async fn join(&self, token: &str) -> Result<(), Refusal> {
+        let inner = &self.inner;
+        let _enrolling = inner.enrolling.lock().await;
+        self.must_be_free()?;
+        let config = &inner.config;
+        let invitation = invitation::from_text(Purpose::Join, token)?;
+        let ask = Ask::Member {
+            node: config.node.clone(),
+            fqdn: config.fqdn.clone(),
+            public_key: inner.key.public_key().to_vec(),
+            control: config.advertise,
+            data: config.data_advertise,
+            witness: config.witness,
+        };
+        let JoinAnswer::Member(welcome) = join::ask(&inner.control, &invitation, &ask).await? else {
+            return Err(Refusal::new(Class::Failed, "protocol", "joining gave an answer of another kind"));
+        };
+        let fqdn = join::fqdn_of(&welcome.found.cap, config.fqdn.as_ref(), &config.node);
+        let ca_key = welcome.ca_key.clone();
+        let enrolment = Enrolment::of(config.node.clone(), fqdn, *welcome);
+        inner.papers.enrol(&enrolment, ca_key.as_deref())?;
+        self.take_up(enrolment).await
+    }
+
+    fn must_be_free(&self) -> Result<(), Refusal> {
+        match self.membership() {
+            None => Ok(()),
+            Some(membership) => {
+                let cluster = &membership.enrolment.found.cluster;
+                let message = format!("node {} belongs to cluster {cluster} already", self.inner.config.node);
+                Err(Refusal::new(Class::Refused, "already_member", message)
+                    .remedy("a node belongs to one cluster; to start over, stop the agent and set its data_dir aside"))
+            }
+        }
+    }
+
+    /// Starts to act as the member that `enrolment` makes this node.
+    async fn take_up(&self, enrolment: Enrolment) -> Result<(), Refusal> {
+        let inner = &self.inner;
+        let identity = Identity::member(Arc::clone(&inner.key), &enrolment.certificate, &enrolment.found.ca)?;
+        let kv = inner.seams.storage.store(&inner.config.data_dir.join(STORE_FOLDER), &inner.config.node)?;
+        for alpn in [landfall_proto::alpn::Alpn::Control, landfall_proto::alpn::Alpn::Data] {
+            inner.calls.endpoint(alpn).set_identity(identity.clone())?;
+        }
+        let ground = Ground {
+            config: Arc::clone(&inner.config),
+            outside: inner.seams.outside.clone(),
+            papers: inner.papers.clone(),
+            calls: inner.calls.clone(),
+            trust: inner.trust.clone(),
+            vms: inner.vms.clone(),
+            events: inner.events.clone(),
+            kv,
+        };
+        let membership = Membership::take_up(ground, enrolment).await?;
+        inner.membership.send_replace(Some(Arc::new(membership)));
+        Ok(())
+    }
+
+    /// Stops the agent in good order. Its VM service and its VMs go on.
+    pub async fn stop(&self) {
+        let membership = self.inner.membership.send_replace(None);
+        if let Some(membership) = membership {
+            membership.stop().await;
+        }
+    }
+
+    /// The small files of the data folder.
+    pub fn papers(&self) -> &Papers {
+        &self.inner.papers
+    }
+
+    /// The node's file.
+    pub fn config(&self) -> &NodeConfig {
+        &self.inner.config
+    }
+}

@@ -1,0 +1,306 @@
+//! Being a member: the parts that an enrolled agent runs, wired together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use landfall_proto::alpn::Alpn;
+use landfall_proto::calls::Calls;
+use landfall_proto::endpoint::Target;
+use landfall_proto::id::MemberId;
+use landfall_proto::model::{Command, Found, MemberList, Proposal};
+use landfall_proto::seam::Outside;
+use landfall_proto::trust::{ClusterTrust, Trust, TrustView};
+use landfall_proto::{Class, Refusal};
+use landfall_store::consensus::{self, Consensus};
+use landfall_store::kv::{Health, Kv};
+use landfall_store::State;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::config::NodeConfig;
+use crate::drive::confirm::Confirmed;
+use crate::drive::control::Control;
+use crate::drive::enrolment::{Enrolment, Papers};
+use crate::drive::events::{Events, Happening};
+use crate::drive::gossip::{Facts, GOSSIP_INTERVAL, Gossip, GossipInbox, GossipLinks, StorageFacts, VmServiceFacts};
+use crate::drive::loss::DownSince;
+use crate::drive::node::Node;
+use crate::drive::owner::Owner;
+use crate::drive::propose::Proposer;
+use crate::drive::raft_wire::RaftWire;
+use crate::drive::receive::Receiver;
+use crate::drive::replicas::Replicas;
+use crate::drive::senders::Senders;
+use crate::drive::serve::{self, Services};
+use crate::drive::vm_side::VmSide;
+use crate::drive::{group, handover, loss, peers};
+
+/// The pause before gossip that ended by itself is begun again.
+const GOSSIP_RESTART_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a membership stands on.
+pub struct Ground {
+    /// The node's file.
+    pub config: Arc<NodeConfig>,
+    /// Time, randomness, network, cryptography.
+    pub outside: Outside,
+    /// The files of its identity.
+    pub papers: Papers,
+    /// Its endpoints.
+    pub calls: Calls,
+    /// Whom certificates are believed.
+    pub trust: Trust,
+    /// Its VM service.
+    pub vms: VmSide,
+    /// What happened lately.
+    pub events: Events,
+    /// The consensus store.
+    pub kv: Arc<dyn Kv>,
+}
+
+/// This node as a member, with all that it runs. Dropping it ends its tasks.
+pub struct Membership {
+    /// What it was enrolled with.
+    pub enrolment: Enrolment,
+    /// The node's handles, its replicas and its senders.
+    pub control: Control,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+impl Membership {
+    /// Starts everything that a member does.
+    pub async fn take_up(ground: Ground, enrolment: Enrolment) -> Result<Self, Refusal> {
+        let Ground { config, outside, papers, calls, trust, vms, events, kv } = ground;
+        let (me, timing) = (enrolment.member, enrolment.found.timing);
+        let remembered = papers.members()?.unwrap_or_else(|| enrolment.members.clone());
+        trust.set(TrustView { own: Some(own_trust(&enrolment.found, remembered.clone())), peers: Vec::new() });
+        let wire = RaftWire::new(calls.clone(), remembered);
+        let health = kv.health();
+        let consensus = Consensus::open(consensus::Ground {
+            kv,
+            me,
+            timing,
+            wire: Arc::new(wire.clone()),
+            clock: Arc::clone(&outside.clock),
+            random: Arc::clone(&outside.random),
+        })
+        .await
+        .map_err(|error| Refusal::new(Class::Failed, "consensus", error.to_string()))?;
+        let clock = Arc::clone(&outside.clock);
+        let down = watch::Sender::new(DownSince::new());
+        let owner = Owner::new(me, config.witness, timing.lease(), consensus.clone(), clock);
+        let proposer = Proposer::new(
+            me,
+            consensus.clone(),
+            owner.clone(),
+            calls.clone(),
+            &outside,
+            down.subscribe(),
+        );
+        let (view, seen) = watch::channel(Arc::default());
+        let node = Node {
+            me,
+            name: enrolment.node.clone(),
+            config,
+            outside,
+            consensus,
+            owner,
+            proposer,
+            calls,
+            trust,
+            view: seen,
+            down: down.subscribe(),
+            vms,
+            registered: watch::Sender::new(Arc::default()),
+            events,
+        };
+        let replicas = Replicas::new(node.clone());
+        let senders = Senders::new(node.clone());
+        let control = Control { node: node.clone(), replicas: replicas.clone(), senders: senders.clone() };
+        let membership = Self { enrolment, control: control.clone(), tasks: Mutex::default() };
+        let confirmed = Confirmed::new(Arc::clone(&node.outside.clock), timing.lease());
+        let receiver = Receiver::new(node.clone(), replicas.clone(), confirmed.clone());
+        let gossip = GossipInbox::default();
+        let services = Services { control, gossip: gossip.clone(), receiver, papers: papers.clone() };
+        membership.run(follow_lists(node.clone(), wire, papers));
+        membership.run(found(node.clone(), membership.enrolment.found.clone()));
+        membership.run(watch_disk(node.clone(), health));
+        membership.run(node.owner.clone().run());
+        membership.run(group::keep_in_step(node.clone()));
+        membership.run(loss::watch_over(node.clone(), down));
+        membership.run(peers::keep_fresh(node.clone()));
+        membership.run(gossiping(node.clone(), gossip, view));
+        membership.run(confirmed.run(node.clone()));
+        membership.run(replicas.clone().run());
+        membership.run(senders.run());
+        membership.run(handover::run(node.clone(), replicas));
+        membership.run(serve::accept(node.calls.endpoint(Alpn::Control).clone(), services.clone()));
+        membership.run(serve::accept(node.calls.endpoint(Alpn::Data).clone(), services));
+        Ok(membership)
+    }
+
+    fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
+    }
+
+    /// Ends the tasks and the consensus, in that order: what is acknowledged is durable already.
+    pub async fn stop(&self) {
+        let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        self.control.node.consensus.shutdown().await;
+    }
+}
+
+fn own_trust(found: &Found, list: MemberList) -> ClusterTrust {
+    ClusterTrust { cap: found.cap.clone(), ca: found.ca.clone(), list }
+}
+
+/// Keeps trust, the consensus wire and the remembered list in step with the committed state: a removed member or peer is
+/// out of every connection as soon as its removal is applied here (R11).
+async fn follow_lists(node: Node, wire: RaftWire, papers: Papers) {
+    let mut states = node.consensus.watch_state();
+    let mut applied = None;
+    loop {
+        let state = states.borrow_and_update().clone();
+        if let (Some(found), Some(list)) = (&state.found, state.member_list()) {
+            let view = TrustView { own: Some(own_trust(found, list.clone())), peers: peer_trust(&state) };
+            if *node.trust.view() != view {
+                node.trust.set(view);
+            }
+            if applied != Some(list.position) {
+                applied = Some(list.position);
+                wire.set_members(list.clone());
+                if let Err(refusal) = papers.remember(&list) {
+                    tracing::warn!(%refusal, "the member list is not remembered");
+                }
+            }
+        }
+        if states.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn peer_trust(state: &State) -> Vec<ClusterTrust> {
+    let trust = |(cap, peer): (&_, &landfall_proto::model::Peer)| ClusterTrust {
+        cap: Clone::clone(cap),
+        ca: peer.ca.clone(),
+        list: peer.list.clone(),
+    };
+    state.peers.iter().map(trust).collect()
+}
+
+/// Makes sure, at the founder, that the cluster's first command is committed, also after a crash in between.
+async fn found(node: Node, found: Found) {
+    if node.me != Found::FOUNDER {
+        return;
+    }
+    while node.state().found.is_none() {
+        if node.consensus.status().last_log.is_none()
+            && let Err(error) = node.consensus.found(BTreeSet::from([node.me])).await
+        {
+            tracing::debug!(%error, "the consensus group was not begun");
+        }
+        if node.consensus.status().is_leader {
+            let command = Command::Found(Box::new(found.clone()));
+            let proposal = Proposal { request: None, at: node.outside.clock.wall(), term: None, command };
+            match node.consensus.propose(proposal).await {
+                Ok(_) => return,
+                Err(error) => tracing::debug!(%error, "the cluster's first command was not committed"),
+            }
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// After one failed sync the node must not vote or own: what it would promise might not last (R8).
+async fn watch_disk(node: Node, mut health: watch::Receiver<Health>) {
+    let failed = health.wait_for(|health| !matches!(health, Health::Sound)).await;
+    let Ok(failed) = failed.map(|health| format!("{:?}", *health)) else { return };
+    let told = format!("this node's store failed: it no longer votes ({failed})");
+    node.events.record(Happening::critical("store_failed", told).node(&node.name));
+    node.consensus.set_elections(false);
+    node.consensus.set_heartbeats(false);
+    node.consensus.shutdown().await;
+    tracing::error!("the store failed: set it right and start the agent again");
+    std::process::exit(1);
+}
+
+/// Runs gossip: publishes what this node is, and keeps the view.
+async fn gossiping(node: Node, inbox: GossipInbox, view: watch::Sender<Arc<super::gossip::View>>) {
+    let started = node.outside.clock.wall();
+    loop {
+        let state = node.state();
+        let Some(cap) = state.cap().cloned() else {
+            let mut states = node.consensus.watch_state();
+            if states.wait_for(|state| state.cap().is_some()).await.is_err() {
+                return;
+            }
+            continue;
+        };
+        let (targets, follow) = watch::channel(Arc::new(targets(&state)));
+        let links = GossipLinks::new(node.calls.clone(), follow);
+        let address = state.members.get(&node.me).map_or(node.config.advertise, |member| member.control);
+        match Gossip::start(&cap, node.me, address, started, links, inbox.clone()).await {
+            Ok(gossip) => take_part(&node, &gossip, &targets, &view).await,
+            Err(refusal) => tracing::error!(%refusal, "gossip"),
+        }
+        sleep(GOSSIP_RESTART_PAUSE).await;
+    }
+}
+
+async fn take_part(
+    node: &Node,
+    gossip: &Gossip,
+    targets: &watch::Sender<Arc<BTreeMap<std::net::SocketAddr, Target>>>,
+    view: &watch::Sender<Arc<super::gossip::View>>,
+) {
+    let mut look = interval(GOSSIP_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            () = gossip.ended() => return,
+        }
+        let state = node.state();
+        let fresh = self::targets(&state);
+        let new: Vec<_> = fresh.keys().filter(|address| !targets.borrow().contains_key(address)).copied().collect();
+        if **targets.borrow() != fresh {
+            targets.send_replace(Arc::new(fresh));
+        }
+        new.into_iter().for_each(|address| gossip.greet(address));
+        gossip.publish(&facts(node, &state)).await;
+        let members: BTreeSet<MemberId> = state.members.keys().copied().collect();
+        gossip.refresh(&members).await;
+        let seen = gossip.watch().borrow().clone();
+        if *view.borrow() != seen {
+            view.send_replace(seen);
+        }
+    }
+}
+
+fn targets(state: &State) -> BTreeMap<std::net::SocketAddr, Target> {
+    let Some(cap) = state.cap() else { return BTreeMap::new() };
+    let target = |member: &landfall_proto::model::Member| {
+        let target = Target { cap: cap.clone(), address: member.control, key: Some(member.key) };
+        (member.control, target)
+    };
+    state.members.values().map(target).collect()
+}
+
+fn facts(node: &Node, state: &State) -> Facts {
+    let (word, reason) = node.vms.standing().words();
+    let storage = node.vms.storage();
+    let replicas = state.replicas.values().filter(|replica| replica.receiver() == node.me).count();
+    Facts {
+        vm_service: VmServiceFacts { state: word.to_owned(), reason },
+        storage: storage.into_iter().map(|room| StorageFacts::new(room.name, room.free_bytes, room.fault)).collect(),
+        settings_revision: node.vms.watch().borrow().applied,
+        applied: state.applied,
+        replicas: u32::try_from(replicas).unwrap_or(u32::MAX),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}

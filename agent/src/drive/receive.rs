@@ -1,0 +1,334 @@
+//! Receiving replicas: the holder's end of `landfall-data/1`.
+//!
+//! A session is admitted only by the node that the committed state names, at its assignment, and only from a primary
+//! that the authorization table allows; each change set is checked against both again before it is acknowledged.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use landfall_proto::alpn::Alpn;
+use landfall_proto::endpoint::Link;
+use landfall_proto::frame;
+use landfall_proto::id::{Epoch, Fqdn, MemberId, SenderEpoch, VmId};
+use landfall_proto::limits::DATA_STREAMS;
+use landfall_proto::message::data::{DataAnswer, DataRequest, Hello, Welcome};
+use landfall_proto::model::{Command, DiskSpec, Replica};
+use landfall_proto::trust::Caller;
+use landfall_proto::message::control::Point;
+use landfall_proto::{Class, Refusal};
+use quinn::{RecvStream, SendStream};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::time::{Instant, timeout};
+
+use crate::drive::handover;
+use crate::drive::image::extent;
+use crate::drive::node::Node;
+use crate::drive::replica::{Begun, Epochs};
+use crate::drive::replicas::{Replicas, SharedStore};
+use crate::drive::send::capture::blocking;
+use crate::drive::{broker, confirm};
+
+/// How long an opener may take to say what it wants.
+const HELLO_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a session waits for this node to apply an assignment that the opener has seen already.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
+/// Frames between the network and the disk of one session: 8 MiB at most.
+const FRAMES_AHEAD: usize = 8;
+
+/// Where replicas land.
+#[derive(Clone)]
+pub struct Receiver {
+    node: Node,
+    replicas: Replicas,
+    confirmed: confirm::Confirmed,
+    sessions: Arc<Mutex<BTreeMap<VmId, watch::Sender<bool>>>>,
+}
+
+/// A session that was admitted.
+struct Admitted {
+    vm: VmId,
+    primary: Fqdn,
+    epochs: Epochs,
+    disks: Vec<DiskSpec>,
+    store: SharedStore,
+}
+
+impl Receiver {
+    /// A receiver for `replicas`.
+    pub fn new(node: Node, replicas: Replicas, confirmed: confirm::Confirmed) -> Self {
+        Self { node, replicas, confirmed, sessions: Arc::default() }
+    }
+
+    /// Serves the sessions of one connection until it ends.
+    pub async fn serve(&self, link: Link) {
+        let slots = Arc::new(Semaphore::new(DATA_STREAMS as usize));
+        while let Ok((send, receive)) = link.connection().accept_bi().await {
+            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
+            let (this, link) = (self.clone(), link.clone());
+            tokio::spawn(async move {
+                if let Err(error) = this.session(&link, send, receive).await {
+                    tracing::debug!(from = %link.remote(), %error, "data session ended");
+                }
+                drop(slot);
+            });
+        }
+    }
+
+    async fn session(&self, link: &Link, mut send: SendStream, mut receive: RecvStream) -> Result<(), frame::FrameError> {
+        let most = Alpn::Data.frame_max();
+        let hello = timeout(HELLO_DEADLINE, frame::receive::<Hello, _>(&mut receive, most));
+        let hello = hello.await.unwrap_or(Err(frame::FrameError::Late(HELLO_DEADLINE)))?;
+        let caller = link.caller();
+        match (hello, caller.as_ref()) {
+            (Hello::Send { vm, epoch, sender_epoch, disks, known }, Caller::PeerNode { cap, .. }) => {
+                let admitted = self.admit(cap, vm, epoch, sender_epoch, disks, known).await;
+                let (admitted, welcome) = match admitted {
+                    Ok(pair) => pair,
+                    Err(welcome) => {
+                        frame::send(&mut send, &welcome, most).await?;
+                        drop(send.finish());
+                        return Ok(());
+                    }
+                };
+                frame::send(&mut send, &welcome, most).await?;
+                self.take(admitted, send, receive).await
+            }
+            (Hello::Copy { vm, epoch }, Caller::Member { member }) => {
+                handover::give(&self.node, &self.replicas, member.id, vm, epoch, send, receive).await
+            }
+            _ => {
+                let refusal = Refusal::new(Class::Refused, "not_allowed", "this session is not for this caller");
+                frame::send(&mut send, &Welcome::Refused(refusal), most).await
+            }
+        }
+    }
+
+    /// Admits a sender, or says where else to go.
+    async fn admit(
+        &self,
+        primary: &Fqdn,
+        vm: VmId,
+        epoch: Epoch,
+        sender: SenderEpoch,
+        disks: Vec<DiskSpec>,
+        known: Vec<Point>,
+    ) -> Result<(Admitted, Welcome), Welcome> {
+        let reached = self.node.proposer.applied(epoch.0, Instant::now() + CATCH_UP).await;
+        let state = reached.unwrap_or_else(|_| self.node.state());
+        let Ok(replica) = broker::replica_of(&state, primary, vm) else { return Err(Welcome::NotHere) };
+        if replica.receiver() != self.node.me {
+            return Err(broker::location(&state, replica).map_or(Welcome::NotHere, Welcome::Moved));
+        }
+        if epoch < replica.epoch {
+            // The opener is behind: it learns the assignment and comes back.
+            return Err(broker::location(&state, replica).map_or(Welcome::NotHere, Welcome::Moved));
+        }
+        if epoch > replica.epoch {
+            return Err(Welcome::NotHere);
+        }
+        if let Some(refusal) = stopped(replica) {
+            return Err(Welcome::Refused(refusal));
+        }
+        let store = self.replicas.store(replica).await.map_err(Welcome::Refused)?;
+        let epochs = Epochs { assignment: epoch, sender };
+        let points = replica.recovery_points;
+        let mut guard = Arc::clone(&store).lock_owned().await;
+        let (specs, asked) = (disks.clone(), known);
+        let standing = blocking(move || {
+            guard.set_recovery_points(points)?;
+            let mut standing = guard.admit(&epochs, &specs, &asked)?;
+            if standing.staged_whole {
+                // It may have been acknowledged by the node that staged it, so it is completed, never dropped.
+                guard.commit()?;
+                standing = guard.standing();
+            }
+            Ok((guard, standing))
+        })
+        .await;
+        let (guard, standing) = standing.map_err(Welcome::Refused)?;
+        self.replicas.note(vm, epoch, &guard, 0);
+        drop(guard);
+        let welcome =
+            Welcome::Ready { newest: standing.newest, staged: standing.staged, comparable: standing.comparable };
+        Ok((Admitted { vm, primary: primary.clone(), epochs, disks, store }, welcome))
+    }
+
+    /// Takes what an admitted sender sends, until it goes, a newer session comes, or something is wrong.
+    async fn take(&self, admitted: Admitted, mut send: SendStream, mut receive: RecvStream) -> Result<(), frame::FrameError> {
+        let most = Alpn::Data.frame_max();
+        let mut replaced = self.begin_session(admitted.vm);
+        let (requests, incoming) = mpsc::channel(FRAMES_AHEAD);
+        let (outgoing, mut answers) = mpsc::channel(FRAMES_AHEAD);
+        let this = self.clone();
+        let handle = Handle::current();
+        let landing = tokio::task::spawn_blocking(move || this.land(&handle, &admitted, incoming, &outgoing));
+        let reading = async {
+            loop {
+                let request = frame::receive_or_end::<DataRequest, _>(&mut receive, most).await?;
+                match request {
+                    Some(DataRequest::Bye) | None => return Ok(()),
+                    Some(request) => {
+                        if requests.send(request).await.is_err() {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+        };
+        let writing = async {
+            while let Some(answer) = answers.recv().await {
+                let last = matches!(answer, DataAnswer::Refused(_) | DataAnswer::Moved(_));
+                frame::send(&mut send, &answer, most).await?;
+                if last {
+                    break;
+                }
+            }
+            drop(send.finish());
+            Ok::<(), frame::FrameError>(())
+        };
+        let ended = tokio::select! {
+            ended = reading => ended,
+            ended = writing => ended,
+            _ = replaced.wait_for(|replaced| *replaced) => Ok(()),
+        };
+        drop(requests);
+        drop(landing.await);
+        ended
+    }
+
+    /// Ends an earlier session over the same VM; whoever holds the receiver is told when it is replaced in turn.
+    fn begin_session(&self, vm: VmId) -> watch::Receiver<bool> {
+        let (begun, replaced) = watch::channel(false);
+        let mut sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(earlier) = sessions.insert(vm, begun) {
+            earlier.send_replace(true);
+        }
+        replaced
+    }
+
+    /// Works off the requests of one session on a thread that may block.
+    fn land(
+        &self,
+        handle: &Handle,
+        admitted: &Admitted,
+        mut requests: mpsc::Receiver<DataRequest>,
+        answers: &mpsc::Sender<DataAnswer>,
+    ) {
+        while let Some(request) = requests.blocking_recv() {
+            let answer = match self.land_one(handle, admitted, request) {
+                Ok(answer) => answer,
+                Err(refusal) => {
+                    tracing::info!(vm = %admitted.vm, %refusal, "change set refused");
+                    Some(self.refusal_of(admitted, refusal))
+                }
+            };
+            if let Some(answer) = answer {
+                let last = matches!(answer, DataAnswer::Refused(_) | DataAnswer::Moved(_));
+                if answers.blocking_send(answer).is_err() || last {
+                    return;
+                }
+            }
+        }
+    }
+
+    fn land_one(
+        &self,
+        handle: &Handle,
+        admitted: &Admitted,
+        request: DataRequest,
+    ) -> Result<Option<DataAnswer>, Refusal> {
+        let Admitted { vm, epochs, store, .. } = admitted;
+        let mut store = store.blocking_lock();
+        match request {
+            DataRequest::Compare { disk, node_bytes, first, count } => {
+                store.hashes(&disk, node_bytes, first, count).map(|hashes| Some(DataAnswer::Hashes(hashes)))
+            }
+            DataRequest::Fill(extent) => {
+                let received = extent::length(&extent);
+                store.fill(epochs, &extent)?;
+                self.replicas.note(*vm, epochs.assignment, &store, received);
+                Ok(None)
+            }
+            DataRequest::Begin(set) => {
+                self.check(admitted)?;
+                match store.begin(epochs, &set)? {
+                    Begun::Staging(_) | Begun::Whole | Begun::Listed => Ok(Some(DataAnswer::Go)),
+                }
+            }
+            DataRequest::Extent(extent) => store.append(epochs, &extent).map(|()| None),
+            DataRequest::End { extents } => {
+                store.finish(epochs, extents)?;
+                handle.block_on(self.claim_point(admitted))?;
+                let point = store.commit()?;
+                self.replicas.note(*vm, epochs.assignment, &store, point.bytes);
+                let confirmed = self.confirmed.is_fresh();
+                let point = Point { copies: vec![self.node.name.clone()], ..point };
+                Ok(Some(DataAnswer::Acknowledged { point, confirmed }))
+            }
+            DataRequest::Bye => Ok(None),
+        }
+    }
+
+    /// Whether this node still receives the replica at the session's assignment, and the sender is still allowed.
+    fn check(&self, admitted: &Admitted) -> Result<(), Refusal> {
+        let state = self.node.state();
+        let replica = broker::replica_of(&state, &admitted.primary, admitted.vm)?;
+        if let Some(refusal) = stopped(replica) {
+            return Err(refusal);
+        }
+        if replica.receiver() != self.node.me || replica.epoch != admitted.epochs.assignment {
+            return Err(Refusal::new(Class::Refused, "stale_epoch", format!(
+                "the replica is received at epoch {} now, not {}",
+                replica.epoch, admitted.epochs.assignment
+            ))
+            .field("epoch"));
+        }
+        Ok(())
+    }
+
+    /// Makes sure, by commit where it is needed, that a point may be acknowledged: that this node is the holder and that
+    /// nobody else is thought to have what only this node will have (R13).
+    async fn claim_point(&self, admitted: &Admitted) -> Result<(), Refusal> {
+        self.check(admitted)?;
+        let (vm, epoch) = (admitted.vm, admitted.epochs.assignment);
+        let state = self.node.state();
+        let Some(replica) = state.replicas.get(&vm) else { return Ok(()) };
+        if replica.seeding == Some(self.node.me) {
+            self.node.proposer.commit(Command::Seeded { vm, epoch }).await?;
+        } else if !replica.acknowledged {
+            self.node.proposer.commit(Command::Acknowledged { vm, epoch }).await?;
+        }
+        let state = self.node.state();
+        let Some(replica) = state.replicas.get(&vm) else { return Ok(()) };
+        let others: Vec<MemberId> = replica.in_sync.iter().copied().filter(|member| *member != self.node.me).collect();
+        for other in others {
+            self.node.proposer.commit(Command::Sync { vm, epoch, add: None, remove: Some(other) }).await?;
+        }
+        self.check(admitted)
+    }
+
+    /// A refusal as the sender should take it: one for being at the wrong place says where the right one is.
+    fn refusal_of(&self, admitted: &Admitted, refusal: Refusal) -> DataAnswer {
+        let state = self.node.state();
+        let moved = state
+            .replicas
+            .get(&admitted.vm)
+            .filter(|replica| replica.receiver() != self.node.me || replica.epoch != admitted.epochs.assignment)
+            .and_then(|replica| broker::location(&state, replica).ok());
+        match moved {
+            Some(to) => DataAnswer::Moved(to),
+            None => DataAnswer::Refused(refusal),
+        }
+    }
+}
+
+fn stopped(replica: &Replica) -> Option<Refusal> {
+    replica.stopped.as_ref().map(|stop| {
+        Refusal::new(Class::Refused, "replication_stopped", format!("replication of {} is stopped: {stop:?}", replica.vm.name))
+            .remedy("authorize the primary again (landfall authorization add), or pair the clusters again")
+    })
+}

@@ -1,0 +1,236 @@
+//! The replicas that this node receives: their folders, their registration with the VM service, their figures.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use landfall_proto::id::{Epoch, StorageName, VmId};
+use landfall_proto::message::control::{HolderFigures, PointState};
+use landfall_proto::model::Replica;
+use landfall_proto::{Class, Refusal};
+use landfall_store::State;
+use tokio::sync::Mutex as AsyncMutex;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::drive::events::Happening;
+use crate::drive::node::Node;
+use crate::drive::replica::ReplicaStore;
+use crate::drive::send::capture::blocking;
+use crate::vm_service::{Registration, VmRole};
+
+/// How often registrations are looked at without being told of a change.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long the VM service may take to register a replica.
+const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A replica's store, used by one at a time.
+pub type SharedStore = Arc<AsyncMutex<ReplicaStore>>;
+
+/// The replicas of this node.
+#[derive(Clone)]
+pub struct Replicas {
+    node: Node,
+    open: Arc<AsyncMutex<BTreeMap<VmId, SharedStore>>>,
+    figures: Arc<Mutex<BTreeMap<VmId, HolderFigures>>>,
+    listed: Arc<Mutex<BTreeSet<VmId>>>,
+}
+
+/// What an export wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// The point.
+    pub point: u64,
+    /// Each disk's name and size in bytes.
+    pub files: Vec<(String, u64)>,
+}
+
+impl Replicas {
+    /// The replicas of `node`, none of them open yet.
+    pub fn new(node: Node) -> Self {
+        Self { node, open: Arc::default(), figures: Arc::default(), listed: Arc::default() }
+    }
+
+    /// The folder of a replica at a storage location of this node.
+    pub fn folder(&self, storage: &StorageName, vm: VmId) -> Result<PathBuf, Refusal> {
+        let location = self.node.config.storage.iter().find(|location| location.name == *storage);
+        let location = location.ok_or_else(|| {
+            Refusal::new(Class::Failed, "no_storage", format!("this node has no storage location '{storage}'"))
+                .field("storage")
+                .remedy("add a [[storage]] of that name to the node's file and restart the agent")
+        })?;
+        Ok(location.path.join(vm.to_string()))
+    }
+
+    /// The store of a replica, opened if it is not: what a crash cut off is completed then.
+    pub async fn store(&self, replica: &Replica) -> Result<SharedStore, Refusal> {
+        let vm = replica.vm.id;
+        let mut open = self.open.lock().await;
+        if let Some(store) = open.get(&vm) {
+            return Ok(Arc::clone(store));
+        }
+        let folder = self.folder(&replica.storage, vm)?;
+        let store = blocking(move || ReplicaStore::open(&folder, vm)).await?;
+        let store = Arc::new(AsyncMutex::new(store));
+        open.insert(vm, Arc::clone(&store));
+        Ok(store)
+    }
+
+    /// Closes a store whose replica is not here any more; its files stay.
+    pub async fn close(&self, vm: VmId) {
+        self.open.lock().await.remove(&vm);
+        lock(&self.figures).remove(&vm);
+    }
+
+    /// Takes in how a store stands, for [`Replicas::figures`]: asking never waits for work on the disk.
+    pub fn note(&self, vm: VmId, epoch: Epoch, store: &ReplicaStore, received: u64) {
+        let mut points = store.points();
+        for point in &mut points {
+            if point.state != PointState::Unreachable && point.copies.is_empty() {
+                point.copies.push(self.node.name.clone());
+            }
+        }
+        let fault = store.fault().map(ToString::to_string);
+        let mut figures = lock(&self.figures);
+        let before = figures.get(&vm).map_or(0, |figures| figures.received_bytes);
+        figures.insert(vm, HolderFigures { epoch, points, received_bytes: before + received, fault });
+    }
+
+    /// What this node knows of a replica that it receives; the store is opened if it is not.
+    pub async fn figures(&self, vm: VmId) -> Option<HolderFigures> {
+        let state = self.node.state();
+        let replica = state.replicas.get(&vm).filter(|replica| replica.receiver() == self.node.me)?;
+        if let Some(figures) = lock(&self.figures).get(&vm) {
+            return Some(HolderFigures { epoch: replica.epoch, ..figures.clone() });
+        }
+        match self.store(replica).await {
+            Ok(store) => self.note(vm, replica.epoch, &*store.lock().await, 0),
+            Err(refusal) => {
+                let fault = Some(refusal.to_string());
+                return Some(HolderFigures { epoch: replica.epoch, points: Vec::new(), received_bytes: 0, fault });
+            }
+        }
+        lock(&self.figures).get(&vm).cloned()
+    }
+
+    /// Why some replica cannot be staged here just now.
+    pub fn storage_fault(&self) -> Option<String> {
+        let figures = lock(&self.figures);
+        figures.values().find_map(|figures| figures.fault.clone())
+    }
+
+    /// Writes the disks of a point as raw images into `folder`, which is made where it is missing.
+    pub async fn export(&self, vm: VmId, point: Option<u64>, folder: PathBuf) -> Result<Exported, Refusal> {
+        if !folder.is_absolute() {
+            return Err(Refusal::invalid("dir", &folder.to_string_lossy(), "give an absolute path"));
+        }
+        let state = self.node.state();
+        let replica = state.replicas.get(&vm).ok_or_else(|| Refusal::not_found("vm", &vm.to_string()))?;
+        let store = self.store(replica).await?;
+        let pinned = store.lock().await.pin(point)?;
+        blocking(move || {
+            make_folder(&folder)?;
+            pinned.export(&folder, &mut |_| Ok(()))?;
+            let entry = pinned.entry();
+            let files = entry.disks.iter().map(|disk| (disk.target.to_string(), disk.bytes)).collect();
+            Ok(Exported { point: entry.sequence, files })
+        })
+        .await
+    }
+
+    /// Keeps the VM service's registrations in step with the committed state.
+    pub async fn run(self) {
+        let mut look = interval(LOOK_INTERVAL);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut state = self.node.consensus.watch_state();
+        let mut reported = self.node.vms.watch();
+        loop {
+            tokio::select! {
+                _ = look.tick() => {}
+                changed = state.changed() => if changed.is_err() { return },
+                changed = reported.changed() => if changed.is_err() { return },
+            }
+            self.settle(&self.node.state()).await;
+        }
+    }
+
+    async fn settle(&self, state: &State) {
+        let Ok(service) = self.node.vms.service() else { return };
+        let Some(listed) = self.node.vms.vms() else { return };
+        for replica in state.replicas.values().filter(|replica| replica.receiver() == self.node.me) {
+            let vm = replica.vm.id;
+            let registered = self.node.registered.borrow().get(&vm) == Some(&replica.epoch);
+            let present = listed.iter().any(|report| report.vm.id == vm && report.role == VmRole::Replica);
+            // A list may be older than the registration: what is missing was lost only if an earlier list had it.
+            let lost = !present && lock(&self.listed).remove(&vm);
+            if present {
+                lock(&self.listed).insert(vm);
+            }
+            if registered && !lost {
+                continue;
+            }
+            match timeout(REGISTER_DEADLINE, self.register(service.as_ref(), replica)).await {
+                Ok(Ok(())) => {
+                    let epoch = replica.epoch;
+                    self.node.registered.send_modify(|registered| {
+                        Arc::make_mut(registered).insert(vm, epoch);
+                    });
+                }
+                Ok(Err(refusal)) => tracing::warn!(%vm, %refusal, "replica not registered"),
+                Err(_) => tracing::warn!(%vm, "the VM service takes long to register a replica"),
+            }
+        }
+        let registered = Arc::clone(&self.node.registered.borrow());
+        for report in listed.iter().filter(|report| report.role == VmRole::Replica) {
+            let vm = report.vm.id;
+            let mine = state.replicas.get(&vm).is_some_and(|replica| replica.receiver() == self.node.me);
+            if !mine && self.node.consensus.status().leader.is_some() {
+                self.unregister(service.as_ref(), vm).await;
+            }
+        }
+        for vm in registered.keys() {
+            if !state.replicas.get(vm).is_some_and(|replica| replica.receiver() == self.node.me) {
+                self.close(*vm).await;
+                self.node.registered.send_modify(|registered| {
+                    Arc::make_mut(registered).remove(vm);
+                });
+            }
+        }
+    }
+
+    async fn register(&self, service: &dyn crate::vm_service::VmService, replica: &Replica) -> Result<(), Refusal> {
+        let folder = self.folder(&replica.storage, replica.vm.id)?;
+        let made = folder.clone();
+        blocking(move || make_folder(&made)).await?;
+        let registration = Registration {
+            vm: replica.vm.clone(),
+            primary: replica.primary.clone(),
+            epoch: replica.epoch,
+            folder,
+        };
+        service.register(&registration).await?;
+        let told = format!("the replica of {} is registered here, not startable", replica.vm.name);
+        self.node.events.record(Happening::info("replica_registered", told).vm(replica.vm.id).node(&self.node.name));
+        Ok(())
+    }
+
+    async fn unregister(&self, service: &dyn crate::vm_service::VmService, vm: VmId) {
+        match timeout(REGISTER_DEADLINE, service.unregister(vm)).await {
+            Ok(Ok(())) => {
+                let told = "a replica that is not this node's any more is unregistered; its files stay".to_owned();
+                self.node.events.record(Happening::info("replica_unregistered", told).vm(vm).node(&self.node.name));
+            }
+            Ok(Err(refusal)) => tracing::warn!(%vm, %refusal, "replica not unregistered"),
+            Err(_) => tracing::warn!(%vm, "the VM service takes long to unregister a replica"),
+        }
+    }
+}
+
+fn make_folder(folder: &Path) -> Result<(), Refusal> {
+    std::fs::create_dir_all(folder).map_err(|error| crate::drive::image::durable::fault("create", folder, &error))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
