@@ -6,6 +6,7 @@ pub mod alpn;
 pub mod authority;
 pub mod calls;
 pub mod certificate;
+pub mod client;
 pub mod close;
 pub mod codec;
 pub mod endpoint;

@@ -95,3 +95,19 @@ pub const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
 
 /// Bytes of a reason in a connection's close: it fits one packet.
 pub const REASON_MAX: usize = 256;
+
+/// One attempt of a broker client at one agent: longer than an owner needs to place a replica, short enough that a
+/// hung agent leaves time for another. (A changed owner answers after 3-4 s, facts.md.)
+pub const ATTEMPT_TIME: Duration = Duration::from_secs(5);
+
+/// The first wait of a broker client after a round of agents that all failed; it doubles up to [`RETRY_WAIT_MAX`].
+pub const RETRY_WAIT: Duration = Duration::from_millis(50);
+
+/// The longest wait of a broker client between rounds: within it a new owner is found.
+pub const RETRY_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Referrals to another owner that a broker client follows without a wait: ownership that is in motion settles first.
+pub const REFERRALS_MAX: u32 = 3;
+
+/// Virtual machines whose epochs a broker client remembers.
+pub const EPOCHS_REMEMBERED: usize = 16_384;

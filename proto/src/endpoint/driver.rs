@@ -23,7 +23,7 @@ pub(crate) enum Fate {
     Running,
     /// It ended: the socket failed.
     Ended,
-    /// It panicked: the socket is good.
+    /// It panicked.
     Panicked,
 }
 
@@ -42,13 +42,10 @@ impl Driver {
         Self::start(outside, role, key, outside.net.bind(address)?)
     }
 
-    /// Starts a task in place of this one, which is gone: on the same socket where that is good, else on a new one.
+    /// Starts a task in place of this one, which is gone, on the same socket: old connections still hold it, so no other
+    /// could have its port. Where the socket itself is broken, the new task ends at once.
     pub(crate) fn replace(&self, outside: &Outside, role: Role, key: &NodeKey) -> std::io::Result<Self> {
-        let fate = *self.fate.borrow();
-        match fate {
-            Fate::Panicked => Self::start(outside, role, key, Arc::clone(&self.socket)),
-            Fate::Running | Fate::Ended => Self::bind(outside, role, key, self.socket.local_addr()?),
-        }
+        Self::start(outside, role, key, Arc::clone(&self.socket))
     }
 
     fn start(outside: &Outside, role: Role, key: &NodeKey, socket: Arc<dyn AsyncUdpSocket>) -> std::io::Result<Self> {

@@ -1,0 +1,357 @@
+//! The broker client: what a primary asks of a cluster by its CAP name, whoever of its agents answers.
+//!
+//! Any agent may be asked; a referral to the owner is followed; an agent that fails is passed over for the next. Within
+//! its deadline a call is tried again and again with the same [`RequestId`], so that it is applied once. The client
+//! believes no position or epoch lower than one it has seen, and decides nothing about a VM.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use crate::alpn::Alpn;
+use crate::calls::{CallError, Calls};
+use crate::endpoint::Target;
+use crate::id::{Epoch, Fqdn, Position, RequestId, VmId};
+use crate::limits::{ATTEMPT_TIME, EPOCHS_REMEMBERED, MEMBERS_MAX, REFERRALS_MAX, RETRY_WAIT, RETRY_WAIT_MAX};
+use crate::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
+use crate::model::{Frequency, VmSpec};
+use crate::refusal::{Class, Refusal};
+use crate::seam::Random;
+use crate::transport::lock;
+
+/// A wish for a replica: [`Place`] without its request, which the client adds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The VM.
+    pub vm: VmSpec,
+    /// The change set interval.
+    pub frequency: Frequency,
+    /// Older points to keep, 0-24.
+    pub recovery_points: u8,
+    /// The epoch at which the node placed earlier did not answer, where nothing was acknowledged yet.
+    pub instead_of: Option<Epoch>,
+}
+
+/// The answer to a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// Every agent's control address.
+    pub agents: Vec<SocketAddr>,
+    /// Whether the cluster accepts replication from this one, and if not, why.
+    pub authorized: Result<(), Refusal>,
+}
+
+/// A client of one cluster's broker. The cluster's CA comes from the [`crate::trust::Trust`] of the calls' endpoints.
+#[derive(Debug)]
+pub struct BrokerClient {
+    calls: Calls,
+    random: Arc<dyn Random>,
+    cap: Fqdn,
+    known: Mutex<Known>,
+    /// Requests that change something go one after the other: the cluster executes no sequence below one it has seen.
+    turn: tokio::sync::Mutex<Turn>,
+}
+
+#[derive(Debug)]
+struct Turn {
+    session: u128,
+    sequence: u64,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    /// Where the client began: kept, so that a wrong list of agents does not cut it off.
+    first: Vec<SocketAddr>,
+    agents: Vec<SocketAddr>,
+    /// The agent that answered last, or that was named as owner.
+    preferred: Option<SocketAddr>,
+    position: Position,
+    epochs: BTreeMap<VmId, Epoch>,
+}
+
+/// What one agent's answer means for the call.
+enum Step<T> {
+    Done(T),
+    /// Ask the owner, there.
+    Refer(SocketAddr),
+    /// It failed for now, there.
+    Failed(Refusal),
+}
+
+impl BrokerClient {
+    /// A client of the cluster `cap`, whose agents answer at `agents` (control addresses).
+    pub fn new(calls: Calls, cap: Fqdn, agents: Vec<SocketAddr>) -> Self {
+        let random = Arc::clone(&calls.endpoint(Alpn::Broker).outside().random);
+        let mut session = [0; 16];
+        random.fill(&mut session);
+        let known = Known { first: agents, ..Known::default() };
+        Self {
+            calls,
+            random,
+            cap,
+            known: Mutex::new(known),
+            turn: tokio::sync::Mutex::new(Turn { session: u128::from_le_bytes(session), sequence: 0 }),
+        }
+    }
+
+    /// The cluster's CAP.
+    pub fn cap(&self) -> &Fqdn {
+        &self.cap
+    }
+
+    /// Agents that are known, the first ones included.
+    pub fn agents(&self) -> Vec<SocketAddr> {
+        lock(&self.known).candidates()
+    }
+
+    /// Replaces the list of agents, for example by a member list's addresses. An empty one is ignored.
+    pub fn set_agents(&self, agents: &[SocketAddr]) {
+        lock(&self.known).learn(agents);
+    }
+
+    /// The highest position that any answer carried.
+    pub fn position(&self) -> Position {
+        lock(&self.known).position
+    }
+
+    /// The highest epoch seen of this VM's replica, from whatever source.
+    pub fn epoch(&self, vm: VmId) -> Option<Epoch> {
+        lock(&self.known).epochs.get(&vm).copied()
+    }
+
+    /// Tells the client of an epoch that was learned elsewhere, such as from a Moved notice.
+    pub fn saw(&self, vm: VmId, at: &Location) {
+        lock(&self.known).saw(vm, at);
+    }
+
+    /// May this cluster replicate there?
+    pub async fn probe(&self, deadline: Duration) -> Result<Probed, Refusal> {
+        self.ask(&|_| BrokerRequest::Probe, deadline, |answer| match answer {
+            BrokerAnswer::Ready { cap, agents, authorized } if cap == self.cap => {
+                lock(&self.known).learn(&agents);
+                Ok(Probed { agents, authorized })
+            }
+            other => Err(Box::new(other)),
+        })
+        .await
+    }
+
+    /// Finds a node for a replica; where there is one already, that is the answer.
+    pub async fn place(&self, wish: Wish, deadline: Duration) -> Result<(Location, Vec<PassedOver>), Refusal> {
+        let Wish { vm, frequency, recovery_points, instead_of } = wish;
+        let id = vm.id;
+        let make = |request| {
+            let place = Place { request, vm: vm.clone(), frequency, recovery_points, instead_of };
+            BrokerRequest::Place(Box::new(place))
+        };
+        self.change(make, deadline, |answer| match answer {
+            BrokerAnswer::Placed { at, passed_over } => {
+                lock(&self.known).saw(id, &at);
+                Ok((at, passed_over))
+            }
+            other => Err(Box::new(other)),
+        })
+        .await
+    }
+
+    /// Where is this VM's replica? An answer behind `at_least`, or behind what the client has seen, is not taken.
+    pub async fn locate(&self, vm: VmId, at_least: Position, deadline: Duration) -> Result<Location, Refusal> {
+        let make = |position: Position| BrokerRequest::Locate { vm, at_least: at_least.max(position) };
+        self.ask(&make, deadline, |answer| match answer {
+            BrokerAnswer::Located(at) => {
+                let mut known = lock(&self.known);
+                if known.epochs.get(&vm).is_some_and(|seen| at.epoch < *seen) || at.position < at_least {
+                    let behind = Refusal::new(
+                        Class::Failed,
+                        "behind",
+                        format!("an agent of {} has not heard of the replica's newest home yet", self.cap),
+                    );
+                    return Err(Box::new(BrokerAnswer::Refused(behind)));
+                }
+                known.saw(vm, &at);
+                Ok(at)
+            }
+            other => Err(Box::new(other)),
+        })
+        .await
+    }
+
+    /// Gives the relationship up. The answer is where that was committed.
+    pub async fn remove(&self, vm: VmId, deadline: Duration) -> Result<Position, Refusal> {
+        self.change(|request| BrokerRequest::Remove { request, vm }, deadline, |answer| self.committed(answer)).await
+    }
+
+    /// The VM's disks or adapters changed. The answer is where that was committed.
+    pub async fn respecify(&self, vm: &VmSpec, deadline: Duration) -> Result<Position, Refusal> {
+        let make = |request| BrokerRequest::Respecify { request, vm: Box::new(vm.clone()) };
+        self.change(make, deadline, |answer| self.committed(answer)).await
+    }
+
+    fn committed(&self, answer: BrokerAnswer) -> Result<Position, Box<BrokerAnswer>> {
+        match answer {
+            BrokerAnswer::Done { position } => {
+                lock(&self.known).reached(position);
+                Ok(position)
+            }
+            other => Err(Box::new(other)),
+        }
+    }
+
+    /// One request that changes something: in turn, and under one id however often it is sent.
+    async fn change<T>(
+        &self,
+        make: impl Fn(RequestId) -> BrokerRequest,
+        deadline: Duration,
+        take: impl Fn(BrokerAnswer) -> Result<T, Box<BrokerAnswer>>,
+    ) -> Result<T, Refusal> {
+        let end = Instant::now() + deadline;
+        let mut turn = timeout_at(end, self.turn.lock()).await.map_err(|_| self.unreachable(None, deadline))?;
+        turn.sequence += 1;
+        let request = make(RequestId { session: turn.session, sequence: turn.sequence });
+        self.ask(&|_| request.clone(), end.saturating_duration_since(Instant::now()), take).await
+    }
+
+    /// Sends what `make` gives for the highest position seen, to one agent after the other, until one gives an answer
+    /// that `take` takes, one refuses for good, or `deadline` has passed.
+    async fn ask<T>(
+        &self,
+        make: &impl Fn(Position) -> BrokerRequest,
+        deadline: Duration,
+        take: impl Fn(BrokerAnswer) -> Result<T, Box<BrokerAnswer>>,
+    ) -> Result<T, Refusal> {
+        let end = Instant::now() + deadline;
+        let mut last = None;
+        let mut wait = RETRY_WAIT;
+        while Instant::now() < end {
+            let mut round = self.round();
+            let mut referrals = 0;
+            while let Some(agent) = round.pop() {
+                let left = end.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    break;
+                }
+                match self.attempt(agent, &make(self.position()), left.min(ATTEMPT_TIME), &take).await? {
+                    Step::Done(value) => {
+                        lock(&self.known).preferred = Some(agent);
+                        return Ok(value);
+                    }
+                    Step::Refer(owner) if referrals < REFERRALS_MAX && owner != agent => {
+                        referrals += 1;
+                        lock(&self.known).preferred = Some(owner);
+                        round.push(owner);
+                    }
+                    Step::Refer(_) => {}
+                    Step::Failed(refusal) => {
+                        lock(&self.known).failed(agent);
+                        last = Some(refusal);
+                    }
+                }
+            }
+            let pause = self.jittered(wait).min(end.saturating_duration_since(Instant::now()));
+            sleep(pause).await;
+            wait = (wait * 2).min(RETRY_WAIT_MAX);
+        }
+        Err(self.unreachable(last, deadline))
+    }
+
+    /// One agent's answer. The error is a refusal that no other agent would take back.
+    async fn attempt<T>(
+        &self,
+        agent: SocketAddr,
+        request: &BrokerRequest,
+        deadline: Duration,
+        take: &impl Fn(BrokerAnswer) -> Result<T, Box<BrokerAnswer>>,
+    ) -> Result<Step<T>, Refusal> {
+        let target = Target { cap: self.cap.clone(), address: agent, key: None };
+        let answer: Result<BrokerAnswer, CallError> = self.calls.call(&target, Alpn::Broker, request, deadline).await;
+        let other = match answer.map(take) {
+            Ok(Ok(value)) => return Ok(Step::Done(value)),
+            Ok(Err(other)) => *other,
+            // Even "you are not on my list" may be one agent's old list: the others are asked as well.
+            Err(error) => return Ok(Step::Failed(error.into())),
+        };
+        match other {
+            BrokerAnswer::Owner { control } => Ok(Step::Refer(control)),
+            BrokerAnswer::Refused(refusal) if refusal.is_retryable() => Ok(Step::Failed(refusal)),
+            BrokerAnswer::Refused(refusal) => Err(refusal),
+            _ => {
+                let text = format!("{agent} has answered something else than was asked");
+                Ok(Step::Failed(Refusal::new(Class::Failed, "protocol", text)))
+            }
+        }
+    }
+
+    /// The agents in the order of asking, the first one last: the preferred one, then the others in random order.
+    fn round(&self) -> Vec<SocketAddr> {
+        let known = lock(&self.known);
+        let preferred = known.preferred;
+        let mut agents: Vec<SocketAddr> =
+            known.candidates().into_iter().filter(|agent| Some(*agent) != preferred).collect();
+        drop(known);
+        for at in (1..agents.len()).rev() {
+            let other = usize::try_from(self.random.u64() % (at as u64 + 1)).unwrap_or(0);
+            agents.swap(at, other);
+        }
+        agents.extend(preferred);
+        agents
+    }
+
+    /// Half of `wait` to all of it, so that clients which failed together do not come back together.
+    fn jittered(&self, wait: Duration) -> Duration {
+        let half = wait / 2;
+        let span = u64::try_from(half.as_micros()).unwrap_or(u64::MAX).max(1);
+        half + Duration::from_micros(self.random.u64() % span)
+    }
+
+    fn unreachable(&self, last: Option<Refusal>, deadline: Duration) -> Refusal {
+        let code = "broker_unreachable";
+        let text = match &last {
+            Some(refusal) => {
+                format!("no agent of {} gave an answer within {deadline:?}: {}", self.cap, refusal.message)
+            }
+            None => format!("no agent of {} gave an answer within {deadline:?}", self.cap),
+        };
+        // Where every agent refused for the same lasting reason, that is what the user must act on.
+        match last {
+            Some(refusal) if refusal.class == Class::Refused => Refusal { message: text, ..refusal },
+            _ => Refusal::new(Class::Unreachable, code, text)
+                .remedy("check that an agent of that cluster runs and that this node reaches its control address"),
+        }
+    }
+}
+
+impl Known {
+    fn candidates(&self) -> Vec<SocketAddr> {
+        let mut all = self.agents.clone();
+        all.extend(self.first.iter().filter(|agent| !self.agents.contains(agent)));
+        all
+    }
+
+    fn learn(&mut self, agents: &[SocketAddr]) {
+        if !agents.is_empty() {
+            self.agents = agents.iter().copied().take(MEMBERS_MAX).collect();
+        }
+    }
+
+    fn failed(&mut self, agent: SocketAddr) {
+        if self.preferred == Some(agent) {
+            self.preferred = None;
+        }
+    }
+
+    fn reached(&mut self, position: Position) {
+        self.position = self.position.max(position);
+    }
+
+    fn saw(&mut self, vm: VmId, at: &Location) {
+        self.reached(at.position);
+        if self.epochs.len() >= EPOCHS_REMEMBERED && !self.epochs.contains_key(&vm) {
+            self.epochs.pop_first();
+        }
+        let epoch = self.epochs.entry(vm).or_insert(at.epoch);
+        *epoch = (*epoch).max(at.epoch);
+    }
+}
