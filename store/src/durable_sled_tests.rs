@@ -141,7 +141,7 @@ async fn commit_until_killed() {
         for commit in commits.collect::<Vec<_>>() {
             commit.await.unwrap();
         }
-        let mut out = std::io::stdout();
+        let mut out = io::stdout();
         for number in numbers {
             writeln!(out, "durable {number}").unwrap();
         }

@@ -421,4 +421,6 @@ fn write_error(error: RaftError<u64, ClientWriteError<u64, EmptyNode>>) -> Propo
 }
 
 #[cfg(test)]
+mod lab;
+#[cfg(test)]
 mod tests;
