@@ -20,6 +20,7 @@ use landfall_proto::message::data::{ChangeSet, Content, EXTENT_MAX, Extent};
 use landfall_proto::refusal::{Class, quoted};
 
 use super::durable::{self, fault};
+use super::extent::Order;
 
 /// Where the records begin; the description of 256 disks fits before it.
 const HEADER_BYTES: u64 = 128 * 1024;
@@ -53,6 +54,8 @@ pub struct Inspection {
     pub counts: Counts,
     /// Whether the trailer is there: nothing is missing.
     pub complete: bool,
+    /// How far those extents have got.
+    pub order: Order,
     /// Where the last whole extent ends.
     end: u64,
 }
@@ -208,6 +211,11 @@ impl ChangeSetWriter {
         Ok(())
     }
 
+    /// Hands what was appended to the file, so that a reader finds it. Not synced.
+    pub fn flush(&mut self) -> Result<(), Refusal> {
+        durable::step("flush").and_then(|()| self.file.flush()).map_err(|error| fault("write", &self.path, &error))
+    }
+
     /// Completes it: writes the trailer and, where `change_set` is given, the header; syncs file and folder.
     pub fn seal(&mut self, change_set: Option<&ChangeSet>) -> Result<(), Refusal> {
         if !self.sealed {
@@ -217,7 +225,7 @@ impl ChangeSetWriter {
                 .and_then(|()| self.file.write_all(&trailer.encode(extents)))
                 .map_err(|error| fault("write", &self.path, &error))?;
         }
-        durable::step("flush").and_then(|()| self.file.flush()).map_err(|error| fault("write", &self.path, &error))?;
+        self.flush()?;
         if change_set.is_some() {
             let head = encode_header(change_set, &self.path)?;
             self.file.get_ref().write_all_at(&head, 0).map_err(|error| fault("write", &self.path, &error))?;
@@ -320,6 +328,17 @@ impl ChangeSetReader {
     }
 }
 
+/// The counts of a complete change set, by its heads alone. Blocks.
+pub fn counts(path: &Path) -> Result<Counts, Refusal> {
+    let (mut reader, mut counts) = (ChangeSetReader::open(path)?, Counts::default());
+    while let Some(head) = reader.head()?.filter(|head| head.kind != TRAILER) {
+        counts.extents += 1;
+        counts.bytes += head.length;
+        reader.pass(&head)?;
+    }
+    Ok(counts)
+}
+
 /// Reads a change set's file through and says how far it can be used. Blocks.
 pub fn inspect(path: &Path) -> Result<Inspection, Refusal> {
     inspect_up_to(path, u64::MAX)
@@ -331,6 +350,7 @@ fn inspect_up_to(path: &Path, keep: u64) -> Result<Inspection, Refusal> {
         change_set: reader.change_set.clone(),
         counts: Counts::default(),
         complete: false,
+        order: Order::default(),
         end: HEADER_BYTES,
     };
     loop {
@@ -344,6 +364,7 @@ fn inspect_up_to(path: &Path, keep: u64) -> Result<Inspection, Refusal> {
         }
         found.counts.extents += 1;
         found.counts.bytes += head.length;
+        found.order.passed(head.disk, head.offset.saturating_add(head.length));
         found.end += HEAD_BYTES as u64 + u64::from(head.payload);
     }
 }

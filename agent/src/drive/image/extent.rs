@@ -33,8 +33,13 @@ impl Order {
         if self.next.is_some_and(|next| start < next) {
             return Err(bad(extent, "comes after a later one"));
         }
-        self.next = Some((extent.disk, extent.offset + length(extent)));
+        self.passed(extent.disk, extent.offset.saturating_add(length(extent)));
         Ok(())
+    }
+
+    /// Notes that everything before `end` of `disk` has come.
+    pub fn passed(&mut self, disk: u16, end: u64) {
+        self.next = Some((disk, end));
     }
 }
 

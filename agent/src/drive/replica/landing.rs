@@ -1,0 +1,203 @@
+//! Applying a staged change set and listing its point.
+//!
+//! The order is: the log gets the name that says "being applied"; each changed disk gets its overlay (or first base),
+//! complete before it has its name; the folder is synced; the manifest lists the point; the index is brought up to it;
+//! the log is removed; retention follows. Cut off anywhere, [`ReplicaStore::open`] goes through the same steps again:
+//! each finds out by itself whether it was done.
+
+use landfall_proto::Refusal;
+use landfall_proto::id::Root;
+use landfall_proto::message::control::Point;
+use landfall_proto::message::data::{ChangeSet, Extent};
+use landfall_proto::model::DiskSpec;
+use landfall_proto::refusal::Class;
+
+use super::chain::Overlay;
+use super::fill::{Present, patch};
+use super::layout::{APPLYING, STAGED, leaves_name, point_name};
+use super::manifest::{DiskEntry, PointEntry};
+use super::store::ReplicaStore;
+use crate::drive::image::change_set::{self, ChangeSetReader};
+use crate::drive::image::durable;
+use crate::drive::image::index::HashIndex;
+use crate::drive::image::tree::LEAF_BYTES;
+
+impl ReplicaStore {
+    /// Applies and lists what is staged whole, then keeps retention. Once it has begun it is completed, by this call, a
+    /// later one, or [`ReplicaStore::open`]; the listed points stay as they are whatever fails.
+    pub fn commit(&mut self) -> Result<Point, Refusal> {
+        if self.applying.is_none() {
+            let Some(staging) = self.staging.take_if(|staging| staging.is_whole()) else {
+                return Err(Refusal::new(Class::Refused, "nothing_staged", "no change set is staged whole")
+                    .remedy("stage one and finish it"));
+            };
+            let layout = self.layout().clone();
+            if let Err(refusal) = durable::rename(&layout.path(STAGED), &layout.path(APPLYING)) {
+                self.staging = Some(staging);
+                return Err(refusal);
+            }
+            self.applying = Some(staging.set);
+            durable::sync_folder(layout.folder())?;
+        }
+        let landed = self.land();
+        self.set_fault(landed.as_ref().err().cloned());
+        let point = landed?;
+        if let Err(refusal) = self.retain() {
+            // The point is listed: that older ones are merged late is a fault to show, not a failed commit.
+            self.set_fault(Some(refusal));
+        }
+        Ok(point)
+    }
+
+    /// Completes the commit that has begun.
+    pub(super) fn land(&mut self) -> Result<Point, Refusal> {
+        let Some(set) = self.applying.clone() else {
+            return Err(Refusal::new(Class::Refused, "nothing_staged", "no commit has begun"));
+        };
+        if self.manifest.newest().is_none_or(|point| point.sequence < set.tip.sequence) {
+            self.list_point(&set)?;
+        }
+        for (disk, _) in set.disks.iter().enumerate() {
+            self.advance_index(&set, disk)?;
+        }
+        let layout = self.layout().clone();
+        durable::remove(&layout.path(APPLYING))?;
+        durable::sync_folder(layout.folder())?;
+        self.applying = None;
+        match self.manifest.newest() {
+            Some(point) => Ok(point.point()),
+            None => Err(Refusal::not_found("point", &set.tip.sequence.to_string())),
+        }
+    }
+
+    fn list_point(&mut self, set: &ChangeSet) -> Result<(), Refusal> {
+        let mut disks = Vec::with_capacity(set.disks.len());
+        for disk in 0..set.disks.len() {
+            disks.push(self.land_disk(set, disk)?);
+        }
+        durable::sync_folder(self.layout().folder())?;
+        let counts = change_set::counts(&self.layout().path(APPLYING))?;
+        let entry = PointEntry {
+            sequence: set.tip.sequence,
+            root: set.tip.root,
+            taken_at: set.taken_at,
+            consistency: set.consistency,
+            bytes: counts.bytes,
+            disks,
+        };
+        let before = self.manifest.clone();
+        self.manifest.points.push(entry);
+        self.manifest.filling.clear();
+        self.manifest.doubted = false;
+        self.manifest.elsewhere.retain(|point| point.sequence != set.tip.sequence);
+        self.trim_elsewhere();
+        self.save().inspect_err(|_| self.manifest = before)
+    }
+
+    /// Gives a disk the file that shows it at the new point.
+    fn land_disk(&mut self, set: &ChangeSet, disk: usize) -> Result<DiskEntry, Refusal> {
+        let (spec, root) = &set.disks[disk];
+        let present = self.present(&spec.target);
+        if let Some(Present::Point(entry)) = &present
+            && entry.bytes == spec.bytes
+            && entry.root == *root
+            && !self.manifest.doubted
+        {
+            return Ok(entry.clone());
+        }
+        let layout = self.layout().clone();
+        let file = point_name(&spec.target, set.tip.sequence);
+        let leaves = self.landed_leaves(set, disk)?;
+        // A file has its name only once it is complete.
+        if !layout.path(&file).exists() {
+            match present {
+                Some(Present::Point(entry)) => {
+                    let overlay = Overlay::create(&layout, &file, &entry.file, spec.bytes)?;
+                    each_extent(&layout.path(APPLYING), disk, |extent| overlay.apply(extent))?;
+                    overlay.finish()?;
+                }
+                _ => self.land_base(spec, disk, &file)?,
+            }
+        }
+        Ok(DiskEntry { target: spec.target.clone(), bytes: spec.bytes, root: *root, file, leaves })
+    }
+
+    fn landed_leaves(&mut self, set: &ChangeSet, disk: usize) -> Result<String, Refusal> {
+        let (spec, root) = &set.disks[disk];
+        let name = leaves_name(&spec.target, set.tip.sequence);
+        let describes = |index: &HashIndex| index.root() == Some(*root) && index.node_bytes() == LEAF_BYTES;
+        if HashIndex::open(&self.layout().path(&name))?.is_some_and(|index| describes(&index)) {
+            return Ok(name);
+        }
+        if let Some(Present::Point(entry)) = self.present(&spec.target)
+            && entry.root == *root
+            && entry.bytes == spec.bytes
+        {
+            return Ok(entry.leaves);
+        }
+        if self.leaves_after(set, disk, APPLYING)? == *root {
+            return Ok(name);
+        }
+        let message = format!("disk {} cannot be brought to point {}", spec.target, set.tip.sequence);
+        Err(Refusal::new(Class::Failed, "damaged", message).remedy("fetch the replica from another copy"))
+    }
+
+    /// The first content of a disk becomes the base of its chain.
+    fn land_base(&mut self, spec: &DiskSpec, disk: usize, file: &str) -> Result<(), Refusal> {
+        let layout = self.layout().clone();
+        let filling = self.filling_of(spec)?;
+        each_extent(&layout.path(APPLYING), disk, |extent| filling.base.apply(extent))?;
+        filling.base.sync()?;
+        let path = layout.filling(&spec.target);
+        durable::set_read_only(&path, true)?;
+        durable::rename(&path, &layout.path(file))
+    }
+
+    /// Brings the index of a disk to the new point. One that cannot be known to be right is removed: it is made anew
+    /// when it is needed.
+    fn advance_index(&mut self, set: &ChangeSet, disk: usize) -> Result<(), Refusal> {
+        let (spec, root) = &set.disks[disk];
+        let path = self.layout().index(&spec.target);
+        let filled = self.filling.remove(&spec.target).is_some();
+        let Some(mut index) = HashIndex::open_writable(&path)? else { return Ok(()) };
+        if index.root() == Some(*root) && index.disk_bytes() == spec.bytes {
+            return Ok(());
+        }
+        let before = self.root_before(set, spec);
+        let known = filled || self.trusted.contains(&spec.target) || (before.is_some() && index.root() == before);
+        if !known {
+            return durable::remove(&path);
+        }
+        if index.disk_bytes() != spec.bytes {
+            index.grow(spec.bytes)?;
+        }
+        let patched = each_extent(&self.layout().path(APPLYING), disk, |extent| patch(&mut index, spec.bytes, extent))
+            .and_then(|()| index.set_root(Some(*root)))
+            .and_then(|()| index.sync());
+        if patched.is_err() {
+            self.trusted.remove(&spec.target);
+        }
+        patched
+    }
+
+    /// The root that a disk had at the point before the one that `set` made.
+    fn root_before(&self, set: &ChangeSet, spec: &DiskSpec) -> Option<Root> {
+        let before = self.manifest.points.iter().rev().find(|point| point.sequence < set.tip.sequence)?;
+        before.disk(&spec.target).map(|entry| entry.root)
+    }
+}
+
+/// Calls `each` with the extents of one disk, in order.
+fn each_extent(
+    log: &std::path::Path,
+    disk: usize,
+    mut each: impl FnMut(&Extent) -> Result<(), Refusal>,
+) -> Result<(), Refusal> {
+    let (mut reader, number) = (ChangeSetReader::open(log)?, disk as u16);
+    let mut next = reader.first_of(number)?;
+    while let Some(extent) = next.filter(|extent| extent.disk == number) {
+        each(&extent)?;
+        next = reader.next_extent()?;
+    }
+    Ok(())
+}

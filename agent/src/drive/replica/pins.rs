@@ -1,0 +1,94 @@
+//! What reads a replica beside the store: pins on points, and the lock between opening a chain and renaming in it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use super::layout::Layout;
+
+/// What a store and its readers share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) layout: Layout,
+    held: Mutex<Held>,
+    names: RwLock<()>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    /// How many readers each point has.
+    pins: BTreeMap<u64, u32>,
+    /// How many readers want nothing new to come.
+    freezes: u32,
+}
+
+impl Shared {
+    pub(super) fn new(layout: Layout) -> Arc<Self> {
+        Arc::new(Self { layout, held: Mutex::default(), names: RwLock::default() })
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // The counts are changed in single steps: a panic elsewhere leaves them true.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the names of chains as they are while one is opened.
+    pub(super) fn opening(&self) -> RwLockReadGuard<'_, ()> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no chain is being opened, and keeps others from it while names change.
+    pub(super) fn renaming(&self) -> RwLockWriteGuard<'_, ()> {
+        self.names.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn is_pinned(&self, sequence: u64) -> bool {
+        self.held().pins.contains_key(&sequence)
+    }
+
+    pub(super) fn has_pins(&self) -> bool {
+        !self.held().pins.is_empty()
+    }
+
+    pub(super) fn is_frozen(&self) -> bool {
+        self.held().freezes > 0
+    }
+}
+
+/// Keeps points from being de-listed, and with `freeze` new ones from coming, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Pin {
+    shared: Arc<Shared>,
+    sequences: Vec<u64>,
+    freeze: bool,
+}
+
+impl Pin {
+    pub(super) fn new(shared: &Arc<Shared>, sequences: Vec<u64>, freeze: bool) -> Self {
+        let mut held = shared.held();
+        for sequence in &sequences {
+            *held.pins.entry(*sequence).or_default() += 1;
+        }
+        held.freezes += u32::from(freeze);
+        drop(held);
+        Self { shared: Arc::clone(shared), sequences, freeze }
+    }
+
+    pub(super) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut held = self.shared.held();
+        for sequence in &self.sequences {
+            if let Some(count) = held.pins.get_mut(sequence) {
+                *count -= 1;
+                if *count == 0 {
+                    held.pins.remove(sequence);
+                }
+            }
+        }
+        held.freezes -= u32::from(self.freeze);
+    }
+}
