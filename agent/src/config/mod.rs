@@ -1,0 +1,11 @@
+//! The configuration file of one node: strict TOML in, a [`NodeConfig`] without invalid values out.
+//!
+//! Unknown keys, bad values and missing keys are all told at once, each with its line ([`Faults`]). What concerns the
+//! whole cluster is a setting of the committed state and has no key here (DESIGN 9).
+
+pub(crate) mod document;
+mod fault;
+mod node;
+
+pub use fault::{Fault, Faults};
+pub use node::{NodeConfig, StorageConfig, Testing, VmServiceConfig};
