@@ -156,3 +156,6 @@ fn asks_for_json(arguments: &[OsString]) -> bool {
     let apart = |pair: &[OsString]| matches!(pair[0].to_str(), Some("-o" | "--output")) && pair[1] == "json";
     arguments.iter().any(spelled) || arguments.windows(2).any(apart)
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,9 +103,7 @@ impl<'a> Session<'a> {
         doing: &str,
     ) -> Result<Answer, Ended> {
         let asked = self.client.send(method, path, body, patience);
-        let answer = accompany(asked, self.console, doing).await;
-        self.console.progress("");
-        Ok(answer?)
+        Ok(accompany(asked, self.console, doing).await?)
     }
 
     /// Prints an answer: as it came, or as tables.
@@ -145,10 +143,19 @@ const TICK: Duration = Duration::from_secs(1);
 async fn accompany<T>(work: impl Future<Output = T>, console: &mut Console, doing: &str) -> T {
     let begun = Instant::now();
     let mut work = std::pin::pin!(work);
+    let mut shown = false;
     loop {
         tokio::select! {
-            done = &mut work => return done,
-            () = tokio::time::sleep(TICK) => console.progress(&format!("{doing}: {} s", begun.elapsed().as_secs())),
+            done = &mut work => {
+                if shown {
+                    console.progress("");
+                }
+                return done;
+            }
+            () = tokio::time::sleep(TICK) => {
+                console.progress(&format!("{doing}: {} s", begun.elapsed().as_secs()));
+                shown = true;
+            }
         }
     }
 }

@@ -22,7 +22,7 @@ impl Table {
 
     /// Adds a row.
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.iter().map(|cell| printable(cell)).collect());
+        self.rows.push(cells.map(|cell| printable(&cell)).into());
     }
 
     /// The table as text: columns two spaces apart, nothing after the last.

@@ -29,6 +29,8 @@ pub use utc::Utc;
 pub use wait::WaitSeconds;
 
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 pub(crate) mod samples;
 #[cfg(test)]
 mod tests;

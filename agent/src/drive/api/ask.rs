@@ -62,10 +62,16 @@ async fn body<T: DeserializeOwned>(body: Body, max: usize) -> Result<T, Refused>
 fn parse<T: DeserializeOwned>(text: &[u8]) -> Result<T, Refused> {
     let mut reader = serde_json::Deserializer::from_slice(text);
     let shape = serde_path_to_error::deserialize::<_, T>(&mut reader).map_err(|error| {
-        let field = error.path().to_string();
-        let refusal = Refusal::new(Class::Usage, "invalid_body", error.inner().to_string());
-        // The path of a fault in the whole body is a dot: then there is no field to name.
-        if field == "." { refusal } else { refusal.field(&field) }
+        let (path, fault) = (error.path().to_string(), error.into_inner());
+        let message = fault.to_string();
+        // Text that is no JSON has no fields, and a missing field is not on the path to itself.
+        let missing = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+        let field = missing.map(str::to_owned).or_else(|| (fault.is_data() && path != ".").then_some(path));
+        let refusal = Refusal::new(Class::Usage, "invalid_body", message.clone());
+        match field {
+            Some(field) => refusal.field(&field),
+            None => refusal,
+        }
     })?;
     reader.end().map_err(|error| Refusal::new(Class::Usage, "invalid_body", error.to_string()))?;
     Ok(shape)

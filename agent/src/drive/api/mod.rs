@@ -23,3 +23,6 @@ mod socket;
 pub use limits::KEEP_ALIVE;
 pub use server::serve;
 pub use socket::LocalSocket;
+
+#[cfg(test)]
+mod tests;

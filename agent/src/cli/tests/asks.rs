@@ -1,0 +1,137 @@
+//! What each command asks of the agent, and the JSON that it prints.
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::surface::samples;
+
+fn shape<T: Serialize>(shape: T) -> Value {
+    serde_json::to_value(shape).unwrap()
+}
+
+/// A command line, its operation, what that is asked with, and what is printed.
+type Ask = (&'static str, &'static str, Value, Value);
+
+fn reads() -> Vec<Ask> {
+    let none = || Value::Null;
+    vec![
+        ("cluster status", "cluster_status", none(), shape(samples::cluster_status())),
+        ("token list", "token_list", none(), json!([shape(samples::token_status())])),
+        ("node list", "node_list", none(), json!([shape(samples::node_status())])),
+        ("node show r1", "node_show", json!("r1"), shape(samples::node_detail())),
+        ("broker status", "broker_status", none(), shape(samples::broker_status())),
+        ("settings show", "settings_show", none(), shape(samples::settings())),
+        ("settings history", "settings_history", none(), json!([shape(samples::settings_revision())])),
+        ("authorization list", "authorization_list", none(), json!([shape(samples::authorization())])),
+        ("peer list", "peer_list", none(), json!([shape(samples::peer_status())])),
+        ("vm list", "vm_list", none(), json!([shape(samples::vm_status())])),
+        ("vm show web", "vm_show", json!("web"), shape(samples::vm_detail())),
+        ("vm locate web", "vm_locate", json!("web"), shape(samples::location())),
+        ("point list web", "point_list", json!("web"), json!([shape(samples::point())])),
+    ]
+}
+
+fn cluster_changes() -> Vec<Ask> {
+    let (cluster, token) = (shape(samples::cluster_status()), shape(samples::token_created()));
+    let init = json!({"name": "Cluster-R", "cap": "r-broker-cap.contoso.com"});
+    let plain = json!({"witness": false, "ttl_seconds": null, "replaces": null});
+    let witness = json!({"witness": true, "ttl_seconds": 900, "replaces": "r2"});
+    let (id, removed) = (json!("000000000000001f"), json!({"node": "r1", "id": 1}));
+    let entry = |group| json!({"primary": "p.contoso.com", "storage": "default", "trust_group": group});
+    let deauthorized = json!({"primary": "*.contoso.com", "stopped": [shape(samples::named_vm())]});
+    let code = json!({"code": "lfp1.secret", "expires_at": "2025-11-22T18:42:41.250Z"});
+    let (accept, peer) = (json!({"code": "C", "wait_seconds": null}), shape(samples::peer_status()));
+    let unpaired = json!({"cap": "p.contoso.com", "stopped": []});
+    vec![
+        ("cluster init --name Cluster-R --cap r-broker-cap.contoso.com", "cluster_init", init, cluster.clone()),
+        ("cluster join T", "cluster_join", json!({"token": "T"}), cluster),
+        ("token create", "token_create", plain, token.clone()),
+        ("token create --witness --ttl 15m --replaces r2", "token_create", witness, token),
+        ("token revoke 000000000000001f", "token_revoke", id.clone(), json!({"id": id})),
+        ("node remove r1", "node_remove", json!(["r1", null]), removed.clone()),
+        ("node remove r1 --wait", "node_remove", json!(["r1", 60]), removed),
+        ("authorization add p.contoso.com", "authorization_add", entry("DEFAULT"), entry("DEFAULT")),
+        ("authorization add P.contoso.com --trust-group T1", "authorization_add", entry("T1"), entry("T1")),
+        ("authorization remove *.contoso.com", "authorization_remove", json!("*.contoso.com"), deauthorized),
+        ("peer invite --ttl 1d", "peer_invite", json!({"ttl_seconds": 86400}), code),
+        ("peer accept C", "peer_accept", accept, peer),
+        ("peer remove p.contoso.com", "peer_remove", json!("p.contoso.com"), unpaired),
+    ]
+}
+
+fn vm_changes() -> Vec<Ask> {
+    let enable = |frequency, points, wait: Option<u64>| {
+        let to = "r-broker-cap.contoso.com";
+        json!(["web", {"to": to, "frequency_seconds": frequency, "recovery_points": points, "wait_seconds": wait}])
+    };
+    let hand_over = |wait: Option<u64>| json!(["web", {"to": "r2", "wait_seconds": wait}]);
+    let export = |point: Option<u64>, wait: Option<u64>| json!(["web", {"point": point, "dir": "/tmp/out", "wait_seconds": wait}]);
+    let (vm, at, exported) = (shape(samples::vm_status()), shape(samples::location()), shape(samples::exported()));
+    vec![
+        ("vm enable web --to r-broker-cap.contoso.com", "vm_enable", enable(300, 0, None), vm.clone()),
+        (
+            "vm enable web --to r-broker-cap.contoso.com --frequency 30 --recovery-points 24 --timeout 2h",
+            "vm_enable",
+            enable(30, 24, Some(7200)),
+            vm,
+        ),
+        ("vm disable web", "vm_disable", json!(["web", null]), shape(samples::named_vm())),
+        ("vm move web --to r2", "vm_move", hand_over(None), at.clone()),
+        ("vm move web --to r2 --wait", "vm_move", hand_over(Some(900)), at.clone()),
+        ("vm move web --to r2 --wait --timeout 30s", "vm_move", hand_over(Some(30)), at),
+        ("point export web /tmp/out", "point_export", export(None, None), exported.clone()),
+        ("point export web --point 5 /tmp/out --timeout 1m", "point_export", export(Some(5), Some(60)), exported),
+    ]
+}
+
+#[test]
+fn every_command_asks_its_operation_and_prints_its_shape() {
+    let agent = Agent::start();
+    for (line, operation, arguments, printed) in [reads(), cluster_changes(), vm_changes()].concat() {
+        let done = agent.ask(&[&line.split(' ').collect::<Vec<_>>()[..], &["-o", "json"]].concat());
+        assert_eq!((done.code, done.err.as_str()), (0, ""), "{line}");
+        assert_eq!(agent.fake.take(), [(operation, arguments)], "{line}");
+        assert_eq!(serde_json::from_str::<Value>(&done.out).unwrap(), printed, "{line}");
+        assert_eq!(done.out.lines().count(), 1, "one line: {line}");
+    }
+}
+
+#[test]
+fn settings_are_set_together_and_an_empty_value_is_the_default() {
+    let agent = Agent::start();
+    let done = agent.ask(&["settings", "set", "--expect", "11", "--wait", "a=x=y", "b=", "c=true"]);
+    assert_eq!((done.code, done.err.as_str()), (0, ""));
+    let calls = agent.fake.take();
+    let expected = json!({"settings": {"a": "x=y", "b": null, "c": "true"}, "expect": 11, "wait_seconds": 60});
+    assert_eq!((calls[0].0, &calls[0].1[0]), ("settings_set", &expected));
+    let twice = agent.ask(&["settings", "set", "a=1", "a=2"]);
+    assert!(twice.code == 2 && twice.err.contains("given twice"), "{twice:?}");
+    assert_eq!(agent.fake.take(), []);
+}
+
+#[test]
+fn a_name_that_no_route_could_hold_arrives_as_it_is() {
+    let agent = Agent::start();
+    let name = "Büro 7 #1?%2F+&";
+    assert_eq!(agent.ask(&["vm", "locate", name]).code, 0);
+    assert_eq!(agent.fake.take(), [("vm_locate", json!(name))]);
+}
+
+#[test]
+fn a_folder_is_named_from_where_the_command_runs() {
+    let agent = Agent::start();
+    assert_eq!(agent.ask(&["point", "export", "web", "out"]).code, 0);
+    let dir = std::env::current_dir().unwrap().join("out");
+    assert_eq!(agent.fake.take()[0].1[1]["dir"], json!(dir));
+}
+
+#[test]
+fn a_secret_can_come_from_standard_input() {
+    let agent = Agent::start();
+    let done = landfall(Reader::Script, "  lf1.abc  \nmore\n", &agent.at(&["cluster", "join", "-"]));
+    assert_eq!(done.code, 0, "{done:?}");
+    assert_eq!(agent.fake.take(), [("cluster_join", json!({"token": "lf1.abc"}))]);
+    let none = landfall(Reader::Script, "", &agent.at(&["peer", "accept", "-"]));
+    assert_eq!((none.code, agent.fake.take().len()), (2, 0));
+}
