@@ -16,4 +16,5 @@
 )]
 
 pub mod power;
+pub mod process;
 pub mod sim;

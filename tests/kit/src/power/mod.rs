@@ -18,6 +18,7 @@
 
 mod child;
 mod disk;
+mod fuse;
 mod mount;
 mod names;
 mod pages;
