@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use landfall_proto::authority::Authority;
 use landfall_proto::calls::Calls;
 use landfall_proto::certificate::NodeKey;
 use landfall_proto::endpoint::{Endpoint, Role};
 use landfall_proto::id::{ClusterName, Fqdn};
-use landfall_proto::authority::Authority;
 use landfall_proto::invitation::{self, Purpose};
 use landfall_proto::message::join::{Ask, JoinAnswer};
 use landfall_proto::model::{Found, Member, MemberList, Timing};
@@ -53,11 +53,7 @@ impl Agent {
     /// Starts the agent of `config`. One that belongs to no cluster yet waits for [`Agent::found`] or [`Agent::join`].
     ///
     /// `service` is the node's VM service; a witness has none.
-    pub async fn start(
-        config: NodeConfig,
-        seams: Seams,
-        service: Option<Arc<dyn VmService>>,
-    ) -> Result<Self, Refusal> {
+    pub async fn start(config: NodeConfig, seams: Seams, service: Option<Arc<dyn VmService>>) -> Result<Self, Refusal> {
         let files: Arc<dyn Files> = seams.storage.files(&config.data_dir)?;
         let papers = Papers::new(Arc::clone(&files));
         let key = Arc::new(papers.key(seams.outside.random.as_ref())?);
@@ -100,8 +96,12 @@ impl Agent {
     /// The membership, or why there is none.
     pub fn member(&self) -> Result<Arc<Membership>, Refusal> {
         self.membership().ok_or_else(|| {
-            Refusal::new(Class::Refused, "no_cluster", format!("node {} belongs to no cluster yet", self.inner.config.node))
-                .remedy("found one (landfall cluster init) or join one (landfall cluster join TOKEN)")
+            Refusal::new(
+                Class::Refused,
+                "no_cluster",
+                format!("node {} belongs to no cluster yet", self.inner.config.node),
+            )
+            .remedy("found one (landfall cluster init) or join one (landfall cluster join TOKEN)")
         })
     }
 
@@ -122,9 +122,13 @@ impl Agent {
         self.must_be_free()?;
         let config = &inner.config;
         if config.witness {
-            return Err(Refusal::new(Class::Refused, "witness", "a witness cannot found a cluster: it may not issue certificates")
-                .field("witness")
-                .remedy("found it at a node that hosts VMs, and join this one with a --witness token"));
+            return Err(Refusal::new(
+                Class::Refused,
+                "witness",
+                "a witness cannot found a cluster: it may not issue certificates",
+            )
+            .field("witness")
+            .remedy("found it at a node that hosts VMs, and join this one with a --witness token"));
         }
         let outside = &inner.seams.outside;
         let authority = Authority::found(&cap, outside.random.as_ref(), outside.clock.as_ref())?;

@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use landfall_proto::Refusal;
+use landfall_proto::id::NodeName;
 use landfall_proto::seam::Outside;
+use landfall_proto::{Class, Refusal};
 use landfall_store::durable_sled::DurableSled;
 use landfall_store::files::{DiskFiles, Files};
 use landfall_store::kv::Kv;
@@ -12,7 +13,7 @@ use landfall_store::kv::Kv;
 /// Opens the key-value store and the small files of a data folder.
 pub trait Storage: Send + Sync + 'static {
     /// The store in `folder`, which belongs to the node called `owner`. A store that does not open is left as it is.
-    fn store(&self, folder: &Path, owner: &str) -> Result<Arc<dyn Kv>, Refusal>;
+    fn store(&self, folder: &Path, owner: &NodeName) -> Result<Arc<dyn Kv>, Refusal>;
     /// The small files in `folder`.
     fn files(&self, folder: &Path) -> Result<Arc<dyn Files>, Refusal>;
 }
@@ -37,11 +38,18 @@ impl Seams {
 struct Disk;
 
 impl Storage for Disk {
-    fn store(&self, folder: &Path, owner: &str) -> Result<Arc<dyn Kv>, Refusal> {
-        Ok(Arc::new(DurableSled::open(folder, owner)?))
+    fn store(&self, folder: &Path, owner: &NodeName) -> Result<Arc<dyn Kv>, Refusal> {
+        let store = DurableSled::open(folder, owner).map_err(|error| error.refusal())?;
+        Ok(Arc::new(store))
     }
 
     fn files(&self, folder: &Path) -> Result<Arc<dyn Files>, Refusal> {
-        Ok(Arc::new(DiskFiles::open(folder)?))
+        let files = DiskFiles::open(folder).map_err(|error| {
+            let message = format!("data_dir: {} cannot be used: {error}", folder.display());
+            Refusal::new(Class::Failed, "data_folder", message)
+                .field("data_dir")
+                .remedy("make it a folder that the agent's user may write")
+        })?;
+        Ok(Arc::new(files))
     }
 }

@@ -90,6 +90,12 @@ impl Watcher {
         }
     }
 
+    /// The changes of the revision told last that are still to be told: a reader that takes revisions whole takes these
+    /// at once.
+    pub fn rest(&mut self) -> impl Iterator<Item = SettingChanged> + '_ {
+        self.ready.drain(..)
+    }
+
     /// Takes over the next revision of `state`, or finds that it cannot.
     fn advance(&mut self, state: &State) -> Option<Notice> {
         let settings = &state.settings;

@@ -74,7 +74,9 @@ pub fn of_primary(primary: &Primary, sender: Option<&SenderFigures>, now: UnixMi
         return reasons.verdict(ReplicationState::Stopped);
     }
     if !primary.rivals.is_empty() {
-        reasons.critical.push("the VM is on more than one node: nothing is sent until one of them lets go of it".into());
+        reasons
+            .critical
+            .push("the VM is on more than one node: nothing is sent until one of them lets go of it".into());
         return reasons.verdict(ReplicationState::Error);
     }
     if primary.sender.is_none() {

@@ -11,7 +11,7 @@ use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Location, Pas
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::model::{Command, Outcome, Replica};
 use landfall_proto::{Class, Refusal};
-use landfall_store::state::State;
+use landfall_store::State;
 use tokio::time::Instant;
 
 use crate::decide::placement::{self, Wish};
@@ -198,7 +198,7 @@ async fn registered(node: &Node, replica: &Replica, position: Position) -> Resul
 /// The draw of one try: the same request on the same cluster draws the same.
 fn seed(state: &State, place: &Place, attempt: u32) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("landfall 2026 placement draw");
-    hasher.update(&state.cluster_id().to_le_bytes());
+    hasher.update(&state.found.as_ref().map_or(0, |found| found.cluster_id).to_le_bytes());
     hasher.update(&place.request.session.to_le_bytes());
     hasher.update(&place.request.sequence.to_le_bytes());
     hasher.update(&attempt.to_le_bytes());

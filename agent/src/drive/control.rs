@@ -1,6 +1,5 @@
 //! Serving `landfall-control/1`: the agents of this cluster, and a few verbs for paired clusters.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_proto::alpn::Alpn;
@@ -65,9 +64,9 @@ impl Control {
             }
             ControlRequest::Place { primary, place } => {
                 let answer = broker::place(node, &primary, *place).await;
-                ControlAnswer::Broker(Box::new(answer.unwrap_or_else(
-                    landfall_proto::message::broker::BrokerAnswer::Refused,
-                )))
+                ControlAnswer::Broker(Box::new(
+                    answer.unwrap_or_else(landfall_proto::message::broker::BrokerAnswer::Refused),
+                ))
             }
             ControlRequest::Probe => ControlAnswer::Alive { storage_fault: self.replicas.storage_fault() },
             ControlRequest::ProbeFor(member) => ControlAnswer::Reached(probe(node, member).await),
@@ -78,18 +77,20 @@ impl Control {
             ControlRequest::Figures(vm) => ControlAnswer::Figures(Box::new(self.figures(vm).await)),
             ControlRequest::AwaitSettings(revision) => await_settings(node, revision).await,
             ControlRequest::Vms => ControlAnswer::Vms(local_vms(node)),
-            ControlRequest::Confirm => match (node.owner.acting(), node.state().position) {
+            ControlRequest::Confirm => match (node.owner.acting(), node.state().applied) {
                 (Some(term), position) => ControlAnswer::Confirmed { term, position },
                 (None, _) => ControlAnswer::Refused(no_quorum()),
             },
-            ControlRequest::Export { vm, point, folder } => match self.replicas.export(vm, point, folder.into()).await {
-                Ok(exported) => ControlAnswer::Exported {
-                    node: node.name.clone(),
-                    point: exported.point,
-                    files: exported.files,
-                },
-                Err(refusal) => ControlAnswer::Refused(refusal),
-            },
+            ControlRequest::Export { vm, point, folder } => {
+                match self.replicas.export(vm, point, folder.into()).await {
+                    Ok(exported) => ControlAnswer::Exported {
+                        node: node.name.clone(),
+                        point: exported.point,
+                        files: exported.files,
+                    },
+                    Err(refusal) => ControlAnswer::Refused(refusal),
+                }
+            }
         }
     }
 
@@ -174,4 +175,3 @@ fn not_for_peers() -> Refusal {
 fn not_for_members() -> Refusal {
     Refusal::new(Class::Refused, "not_allowed", "this request is between clusters, or belongs to joining")
 }
-

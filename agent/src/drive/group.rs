@@ -39,10 +39,7 @@ pub async fn keep_in_step(node: Node) {
     }
 }
 
-async fn carry_out(
-    consensus: &Consensus,
-    change: &Change,
-) -> Result<(), landfall_store::consensus::ProposeError> {
+async fn carry_out(consensus: &Consensus, change: &Change) -> Result<(), landfall_store::consensus::ProposeError> {
     match change {
         Change::AddLearner(member) => consensus.add_learner(*member).await,
         Change::Voters(voters) => consensus.change_voters(voters.clone()).await,

@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use landfall_proto::alpn::Alpn;
 use landfall_proto::authority::ca_fingerprint;
 use landfall_proto::certificate;
-use landfall_proto::alpn::Alpn;
 use landfall_proto::close::Close;
 use landfall_proto::endpoint::Endpoint;
 use landfall_proto::id::{Fqdn, UnixMillis};
@@ -89,8 +89,10 @@ async fn admit(
             node.events.record(Happening::info("peer_paired", format!("paired with {cap}")).with("cap", &cap));
             Ok(JoinAnswer::Paired(Box::new(own_record(node)?)))
         }
-        _ => Err(Refusal::new(Class::Usage, "wrong_ticket", "a join token joins a node, a pairing code pairs a cluster")
-            .remedy("use `landfall cluster join` with a token, `landfall peer accept` with a code")),
+        _ => {
+            Err(Refusal::new(Class::Usage, "wrong_ticket", "a join token joins a node, a pairing code pairs a cluster")
+                .remedy("use `landfall cluster join` with a token, `landfall peer accept` with a code"))
+        }
     }
 }
 
@@ -168,7 +170,12 @@ pub async fn ask(endpoint: &Endpoint, invitation: &Invitation, ask: &Ask) -> Res
 }
 
 /// Asks one agent, proving on this connection that the invitation's secret is known.
-async fn ask_one(endpoint: &Endpoint, agent: SocketAddr, invitation: &Invitation, ask: &Ask) -> Result<JoinAnswer, Refusal> {
+async fn ask_one(
+    endpoint: &Endpoint,
+    agent: SocketAddr,
+    invitation: &Invitation,
+    ask: &Ask,
+) -> Result<JoinAnswer, Refusal> {
     let link = endpoint.dial_join(agent, &invitation.cap, invitation.ca).await?;
     let proof = invitation::proof(link.connection(), invitation.ticket, &invitation.secret)?;
     let request = JoinRequest { ticket: invitation.ticket, proof, ask: ask.clone() };
@@ -182,9 +189,13 @@ async fn ask_one(endpoint: &Endpoint, agent: SocketAddr, invitation: &Invitation
 
 /// A wrong ticket and a wrong proof are told alike: whoever guesses learns nothing.
 fn unknown_ticket() -> Refusal {
-    Refusal::new(Class::Refused, "unknown_token", "this cluster knows no such token or code, or it was revoked or has expired")
-        .field("token")
-        .remedy("make a new one: `landfall token create`, or `landfall peer invite`")
+    Refusal::new(
+        Class::Refused,
+        "unknown_token",
+        "this cluster knows no such token or code, or it was revoked or has expired",
+    )
+    .field("token")
+    .remedy("make a new one: `landfall token create`, or `landfall peer invite`")
 }
 
 fn witness_mismatch(invited: bool) -> Refusal {

@@ -9,7 +9,7 @@ use landfall_proto::id::{MemberId, VmId};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::model::{Command, Replica};
 use landfall_proto::seam::Time;
-use landfall_store::state::State;
+use landfall_store::State;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -197,7 +197,7 @@ fn new_home(node: &Node, state: &State, replica: &Replica, instead_of: MemberId)
 
 fn draw(state: &State, vm: VmId) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("landfall 2026 new home draw");
-    hasher.update(&state.cluster_id().to_le_bytes());
+    hasher.update(&state.found.as_ref().map_or(0, |found| found.cluster_id).to_le_bytes());
     hasher.update(vm.0.as_bytes());
     hasher.update(&state.applied.number().to_le_bytes());
     *hasher.finalize().as_bytes()

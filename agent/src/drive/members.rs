@@ -3,7 +3,7 @@
 use landfall_proto::endpoint::Target;
 use landfall_proto::id::{Fqdn, MemberId};
 use landfall_proto::model::{Member, MemberList};
-use landfall_store::state::State;
+use landfall_store::State;
 
 /// The control endpoint of a member of this cluster.
 pub fn control_target(state: &State, member: MemberId) -> Option<Target> {

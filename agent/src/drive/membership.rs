@@ -13,9 +13,9 @@ use landfall_proto::model::{Command, Found, MemberList, Proposal};
 use landfall_proto::seam::Outside;
 use landfall_proto::trust::{ClusterTrust, Trust, TrustView};
 use landfall_proto::{Class, Refusal};
+use landfall_store::State;
 use landfall_store::consensus::{self, Consensus};
 use landfall_store::kv::{Health, Kv};
-use landfall_store::State;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -92,14 +92,7 @@ impl Membership {
         let clock = Arc::clone(&outside.clock);
         let down = watch::Sender::new(DownSince::new());
         let owner = Owner::new(me, config.witness, timing.lease(), consensus.clone(), clock);
-        let proposer = Proposer::new(
-            me,
-            consensus.clone(),
-            owner.clone(),
-            calls.clone(),
-            &outside,
-            down.subscribe(),
-        );
+        let proposer = Proposer::new(me, consensus.clone(), owner.clone(), calls.clone(), &outside, down.subscribe());
         let (view, seen) = watch::channel(Arc::default());
         let node = Node {
             me,
@@ -218,7 +211,7 @@ async fn found(node: Node, found: Found) {
 
 /// After one failed sync the node must not vote or own: what it would promise might not last (R8).
 async fn watch_disk(node: Node, mut health: watch::Receiver<Health>) {
-    let failed = health.wait_for(|health| !matches!(health, Health::Sound)).await;
+    let failed = health.wait_for(|health| matches!(health, Health::Poisoned(_))).await;
     let Ok(failed) = failed.map(|health| format!("{:?}", *health)) else { return };
     let told = format!("this node's store failed: it no longer votes ({failed})");
     node.events.record(Happening::critical("store_failed", told).node(&node.name));

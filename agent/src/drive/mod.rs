@@ -1,9 +1,11 @@
 //! Everything that touches the outside: disks, sockets, processes. Decisions are made in `decide`.
 
 pub mod api;
+pub mod attach;
 pub mod broker;
 pub mod confirm;
 pub mod control;
+pub mod directory;
 pub mod enrolment;
 pub mod events;
 pub mod gossip;
@@ -13,6 +15,7 @@ pub mod image;
 pub mod join;
 pub mod loss;
 pub mod members;
+pub mod membership;
 pub mod node;
 pub mod operations;
 pub mod owner;

@@ -7,14 +7,14 @@ use landfall_proto::calls::Calls;
 use landfall_proto::id::{Epoch, MemberId, NodeName, VmId};
 use landfall_proto::seam::Outside;
 use landfall_proto::trust::Trust;
+use landfall_store::State;
 use landfall_store::consensus::Consensus;
-use landfall_store::files::Files;
-use landfall_store::state::State;
 use tokio::sync::watch;
 
 use crate::config::NodeConfig;
 use crate::drive::events::Events;
 use crate::drive::gossip::View;
+use crate::drive::loss::DownSince;
 use crate::drive::owner::Owner;
 use crate::drive::propose::Proposer;
 use crate::drive::vm_side::VmSide;
@@ -30,8 +30,6 @@ pub struct Node {
     pub config: Arc<NodeConfig>,
     /// Time, randomness, network, cryptography.
     pub outside: Outside,
-    /// Its data folder.
-    pub files: Arc<dyn Files>,
     /// The committed state and who leads.
     pub consensus: Consensus,
     /// The hold on the CAP.
@@ -44,6 +42,8 @@ pub struct Node {
     pub trust: Trust,
     /// What gossip sees.
     pub view: watch::Receiver<Arc<View>>,
+    /// The members that the owner, where it is this node, holds for dead.
+    pub down: watch::Receiver<DownSince>,
     /// Its VM service.
     pub vms: VmSide,
     /// The replicas that this node's VM service has registered, and at which assignment.

@@ -63,11 +63,11 @@ pub async fn keep_fresh(node: Node) {
         let state = node.state();
         let Some(own) = state.member_list() else { continue };
         told.retain(|cap, _| state.peers.contains(cap));
-        for (cap, peer) in &state.peers {
+        for (cap, peer) in state.peers.iter() {
             let now = node.outside.clock.now();
-            let fresh = told.get(cap).is_some_and(|(position, at)| {
-                *position == own.position && now.since(*at) < REFRESH_INTERVAL
-            });
+            let fresh = told
+                .get(cap)
+                .is_some_and(|(position, at)| *position == own.position && now.since(*at) < REFRESH_INTERVAL);
             if !fresh && tell(&node, peer, &own).await.is_ok() {
                 told.insert(cap.clone(), (own.position, now));
             }

@@ -6,18 +6,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_proto::calls::Calls;
 use landfall_proto::alpn::Alpn;
+use landfall_proto::calls::Calls;
 use landfall_proto::id::{MemberId, Position, RequestId, Term};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::model::{Answer, Command, Outcome, Proposal};
-use landfall_proto::seam::{Clock, Random};
+use landfall_proto::seam::{Clock, Outside};
 use landfall_proto::{Class, Refusal};
+use landfall_store::State;
 use landfall_store::consensus::Consensus;
-use landfall_store::state::State;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, watch};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use crate::drive::loss::DownSince;
 use crate::drive::members::control_target;
 use crate::drive::owner::Owner;
 
@@ -42,6 +43,7 @@ pub struct Proposer {
     calls: Calls,
     clock: Arc<dyn Clock>,
     lanes: Arc<Vec<Mutex<RequestId>>>,
+    down: watch::Receiver<DownSince>,
 }
 
 impl Proposer {
@@ -51,16 +53,16 @@ impl Proposer {
         consensus: Consensus,
         owner: Owner,
         calls: Calls,
-        clock: Arc<dyn Clock>,
-        random: &dyn Random,
+        outside: &Outside,
+        down: watch::Receiver<DownSince>,
     ) -> Self {
         let session = || {
             let mut bytes = [0; 16];
-            random.fill(&mut bytes);
+            outside.random.fill(&mut bytes);
             Mutex::new(RequestId { session: u128::from_le_bytes(bytes), sequence: 0 })
         };
         let lanes = Arc::new((0..LANES).map(|_| session()).collect());
-        Self { me, consensus, owner, calls, clock, lanes }
+        Self { me, consensus, owner, calls, clock: Arc::clone(&outside.clock), lanes, down }
     }
 
     /// Commits `command` and waits until this agent has applied it; the outcome and the position.
@@ -113,8 +115,13 @@ impl Proposer {
         &self,
         request: Option<RequestId>,
         term: Term,
-        command: Command,
+        mut command: Command,
     ) -> Result<(Answer, Position), Refusal> {
+        if let Command::ClaimSender { vm, down, .. } = &mut command {
+            // The claimer only sees gossip; whether the present sender is down is the owner's judgement.
+            let sender = self.consensus.state().primaries.get(vm).and_then(|primary| primary.sender);
+            *down &= sender.is_some_and(|sender| self.down.borrow().contains_key(&sender));
+        }
         let proposal = Proposal { request, at: self.clock.wall(), term: Some(term), command };
         match self.consensus.propose(proposal).await {
             Ok(applied) => match applied.answer {

@@ -50,11 +50,8 @@ impl Wire for RaftWire {
             Target { cap: list.cap.clone(), address: member.control, key: Some(member.key) }
         };
         let call = RaftFrame { rpc, payload };
-        let answer: RaftFrame = self
-            .calls
-            .call(&target, Alpn::Raft, &call, deadline)
-            .await
-            .map_err(|error| match error {
+        let answer: RaftFrame =
+            self.calls.call(&target, Alpn::Raft, &call, deadline).await.map_err(|error| match error {
                 CallError::Dial(_) | CallError::Full => WireError::Unreachable(error.to_string()),
                 _ => WireError::NoAnswer(error.to_string()),
             })?;

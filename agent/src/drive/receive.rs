@@ -12,10 +12,10 @@ use landfall_proto::endpoint::Link;
 use landfall_proto::frame;
 use landfall_proto::id::{Epoch, Fqdn, MemberId, SenderEpoch, VmId};
 use landfall_proto::limits::DATA_STREAMS;
+use landfall_proto::message::control::Point;
 use landfall_proto::message::data::{DataAnswer, DataRequest, Hello, Welcome};
 use landfall_proto::model::{Command, DiskSpec, Replica};
 use landfall_proto::trust::Caller;
-use landfall_proto::message::control::Point;
 use landfall_proto::{Class, Refusal};
 use quinn::{RecvStream, SendStream};
 use tokio::runtime::Handle;
@@ -78,7 +78,12 @@ impl Receiver {
         }
     }
 
-    async fn session(&self, link: &Link, mut send: SendStream, mut receive: RecvStream) -> Result<(), frame::FrameError> {
+    async fn session(
+        &self,
+        link: &Link,
+        mut send: SendStream,
+        mut receive: RecvStream,
+    ) -> Result<(), frame::FrameError> {
         let most = Alpn::Data.frame_max();
         let hello = timeout(HELLO_DEADLINE, frame::receive::<Hello, _>(&mut receive, most));
         let hello = hello.await.unwrap_or(Err(frame::FrameError::Late(HELLO_DEADLINE)))?;
@@ -158,7 +163,12 @@ impl Receiver {
     }
 
     /// Takes what an admitted sender sends, until it goes, a newer session comes, or something is wrong.
-    async fn take(&self, admitted: Admitted, mut send: SendStream, mut receive: RecvStream) -> Result<(), frame::FrameError> {
+    async fn take(
+        &self,
+        admitted: Admitted,
+        mut send: SendStream,
+        mut receive: RecvStream,
+    ) -> Result<(), frame::FrameError> {
         let most = Alpn::Data.frame_max();
         let mut replaced = self.begin_session(admitted.vm);
         let (requests, incoming) = mpsc::channel(FRAMES_AHEAD);
@@ -281,10 +291,11 @@ impl Receiver {
             return Err(refusal);
         }
         if replica.receiver() != self.node.me || replica.epoch != admitted.epochs.assignment {
-            return Err(Refusal::new(Class::Refused, "stale_epoch", format!(
-                "the replica is received at epoch {} now, not {}",
-                replica.epoch, admitted.epochs.assignment
-            ))
+            return Err(Refusal::new(
+                Class::Refused,
+                "stale_epoch",
+                format!("the replica is received at epoch {} now, not {}", replica.epoch, admitted.epochs.assignment),
+            )
             .field("epoch"));
         }
         Ok(())
@@ -328,7 +339,11 @@ impl Receiver {
 
 fn stopped(replica: &Replica) -> Option<Refusal> {
     replica.stopped.as_ref().map(|stop| {
-        Refusal::new(Class::Refused, "replication_stopped", format!("replication of {} is stopped: {stop:?}", replica.vm.name))
-            .remedy("authorize the primary again (landfall authorization add), or pair the clusters again")
+        Refusal::new(
+            Class::Refused,
+            "replication_stopped",
+            format!("replication of {} is stopped: {stop:?}", replica.vm.name),
+        )
+        .remedy("authorize the primary again (landfall authorization add), or pair the clusters again")
     })
 }

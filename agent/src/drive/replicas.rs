@@ -203,12 +203,8 @@ impl Replicas {
         let folder = self.folder(&replica.storage, replica.vm.id)?;
         let made = folder.clone();
         blocking(move || make_folder(&made)).await?;
-        let registration = Registration {
-            vm: replica.vm.clone(),
-            primary: replica.primary.clone(),
-            epoch: replica.epoch,
-            folder,
-        };
+        let registration =
+            Registration { vm: replica.vm.clone(), primary: replica.primary.clone(), epoch: replica.epoch, folder };
         service.register(&registration).await?;
         let told = format!("the replica of {} is registered here, not startable", replica.vm.name);
         self.node.events.record(Happening::info("replica_registered", told).vm(replica.vm.id).node(&self.node.name));

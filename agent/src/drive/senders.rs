@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use landfall_proto::client::{BrokerClient, Placed};
+use landfall_proto::client::{BrokerClient, Wish};
 use landfall_proto::id::{Fqdn, SenderEpoch, VmId};
 use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::SenderFigures;
@@ -146,7 +146,7 @@ impl Senders {
         let first = SenderFigures {
             epoch: primary.sender_epoch,
             activity: "starting".to_owned(),
-            testing_interval_ms: self.node.config.testing.interval_ms,
+            testing_interval_ms: self.node.config.testing.interval.map(|interval| interval.as_millis() as u64),
             ..SenderFigures::default()
         };
         let (figures, shown) = watch::channel(first);
@@ -173,7 +173,7 @@ impl Senders {
                 .remedy("pair first: landfall peer invite there, landfall peer accept CODE here")
         })?;
         let agents = peer.list.members.iter().map(|member| member.control).collect();
-        Ok(BrokerClient::new(self.node.calls.clone(), to.clone(), agents, &self.node.outside))
+        Ok(BrokerClient::new(self.node.calls.clone(), to.clone(), agents))
     }
 
     /// Takes in that a peer says where a replica is now. Only a hint: the receiver there checks epochs.
@@ -209,9 +209,9 @@ impl Senders {
         frequency: Frequency,
         recovery_points: u8,
     ) -> Result<Location, Refusal> {
-        let mut broker = self.broker(&self.node.state(), to)?;
-        let Placed { at, passed_over } =
-            broker.place(vm, frequency, recovery_points, None, BROKER_DEADLINE).await?;
+        let broker = self.broker(&self.node.state(), to)?;
+        let wish = Wish { vm: vm.clone(), frequency, recovery_points, instead_of: None };
+        let (at, passed_over) = broker.place(wish, BROKER_DEADLINE).await?;
         let told = passed_over.into_iter().map(|node| PassedOver { node: node.node, reason: node.reason }).collect();
         lock(&self.passed_over).insert(vm.id, told);
         Ok(at)
@@ -219,7 +219,8 @@ impl Senders {
 
     /// Asks a primary's CAP where the replica is.
     pub async fn locate(&self, primary: &Primary) -> Result<Location, Refusal> {
-        self.broker(&self.node.state(), &primary.to)?.locate(primary.vm.id, BROKER_DEADLINE).await
+        let broker = self.broker(&self.node.state(), &primary.to)?;
+        broker.locate(primary.vm.id, broker.position(), BROKER_DEADLINE).await
     }
 
     /// Tells a primary's CAP that the relationship is over.

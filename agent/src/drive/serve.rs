@@ -155,7 +155,10 @@ struct Stream {
 }
 
 impl Stream {
-    async fn answer<Q: DeserializeOwned, A: Serialize>(mut self, work: impl AsyncFnOnce(Q) -> Option<A>) -> Result<(), FrameError> {
+    async fn answer<Q: DeserializeOwned, A: Serialize>(
+        mut self,
+        work: impl AsyncFnOnce(Q) -> Option<A>,
+    ) -> Result<(), FrameError> {
         let most = self.alpn.frame_max();
         let request = timeout(REQUEST_DEADLINE, frame::receive(&mut self.receive, most));
         let request = request.await.unwrap_or(Err(FrameError::Late(REQUEST_DEADLINE)))?;

@@ -142,8 +142,8 @@ impl Operations for Fake {
     async fn vm_locate(&self, vm: VmSelector) -> Result<VmLocation, Refusal> {
         self.called("vm_locate", vm.to_string(), samples::location())
     }
-    async fn vm_enable(&self, vm: VmSelector, request: VmEnable) -> Result<VmStatus, Refusal> {
-        self.called("vm_enable", (vm.to_string(), request), samples::vm_status())
+    async fn vm_enable(&self, vm: VmSelector, request: VmEnable) -> Result<VmDetail, Refusal> {
+        self.called("vm_enable", (vm.to_string(), request), samples::vm_detail())
     }
     async fn vm_disable(&self, vm: VmSelector, wait: Option<WaitSeconds>) -> Result<NamedVm, Refusal> {
         self.called("vm_disable", (vm.to_string(), wait), samples::named_vm())

@@ -102,7 +102,7 @@ pub trait Operations: Send + Sync + 'static {
     /// Where the replica of a VM is received.
     async fn vm_locate(&self, vm: VmSelector) -> Result<VmLocation, Refusal>;
     /// Replicates a VM of this cluster.
-    async fn vm_enable(&self, vm: VmSelector, request: VmEnable) -> Result<VmStatus, Refusal>;
+    async fn vm_enable(&self, vm: VmSelector, request: VmEnable) -> Result<VmDetail, Refusal>;
     /// Ends the replication of a VM: at the primary's side on both, at the replica's on that one. Files stay.
     async fn vm_disable(&self, vm: VmSelector, wait: Option<WaitSeconds>) -> Result<NamedVm, Refusal>;
     /// Hands the replica of a VM to another node.

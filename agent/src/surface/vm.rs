@@ -32,6 +32,12 @@ impl FromStr for VmSelector {
     }
 }
 
+impl From<VmId> for VmSelector {
+    fn from(vm: VmId) -> Self {
+        Self(vm.to_string())
+    }
+}
+
 impl fmt::Display for VmSelector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

@@ -12,9 +12,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chitchat::transport::{Socket, Transport};
 use chitchat::{ChitchatMessage, Deserializable, Serializable};
+use landfall_proto::alpn::Alpn;
 use landfall_proto::calls::Calls;
 use landfall_proto::endpoint::Target;
-use landfall_proto::alpn::Alpn;
 use quinn::Connection;
 use tokio::sync::{Mutex, mpsc, watch};
 

@@ -25,7 +25,7 @@ pub(crate) mod wait;
 #[cfg(test)]
 pub(crate) mod test_disk;
 
-pub use change_set::{ChangeSetReader, ChangeSetWriter, Inspection};
+pub use change_set::{ChangeSetReader, ChangeSetWriter, Inspection, inspect};
 pub use compare::{Comparison, Question};
 pub use index::{HashIndex, IndexFolder, IndexWriter};
 pub use scan::{Baseline, ExtentSink, ScanReport, scan, send_ranges};

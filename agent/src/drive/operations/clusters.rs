@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use landfall_proto::id::{MemberId, NodeName};
-use landfall_proto::invitation;
+use landfall_proto::invitation::{self, Purpose};
 use landfall_proto::model::{Command, Member, TicketKind};
 use landfall_proto::{Class, Refusal};
 use landfall_store::state::State;
@@ -16,9 +16,7 @@ use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
 use crate::surface::broker::BrokerStatus;
 use crate::surface::cluster::{ClusterStatus, MemberStatus};
-use crate::surface::node::{
-    MemberRole, NodeDetail, NodeRemoved, NodeState, NodeStatus, StorageRoom, VmServiceState,
-};
+use crate::surface::node::{MemberRole, NodeDetail, NodeRemoved, NodeState, NodeStatus, StorageRoom, VmServiceState};
 use crate::surface::token::{TokenCreate, TokenCreated, TokenId, TokenKind, TokenRevoked, TokenStatus, ttl};
 
 /// The cluster as this agent sees it.
@@ -27,13 +25,12 @@ pub fn status(node: &Node) -> Result<ClusterStatus, Refusal> {
     let found = state.found.as_ref().ok_or_else(no_quorum)?;
     let consensus = node.consensus.status();
     let voters = consensus.voters.len();
-    let live = super::nodes::live_voters(node);
+    let live = live_voters(node);
     let tolerates = u32::try_from(voters.saturating_sub(1) / 2).unwrap_or(u32::MAX);
     let mut warnings = Vec::new();
     if voters == 2 {
-        warnings.push(
-            "two voters: no loss can be survived; add a witness (landfall token create --witness)".to_owned(),
-        );
+        warnings
+            .push("two voters: no loss can be survived; add a witness (landfall token create --witness)".to_owned());
     }
     let members = state
         .members
@@ -54,7 +51,7 @@ pub fn status(node: &Node) -> Result<ClusterStatus, Refusal> {
         owner: owner(node, &state),
         term: owner(node, &state).and(state.claim.as_ref().map(|claim| claim.term)),
         quorate: consensus.leader.is_some() && live * 2 > voters,
-        settings_revision: state.settings_view().revision,
+        settings_revision: state.settings.revision,
         members,
         tolerates_losses: tolerates,
         warnings,
@@ -76,11 +73,18 @@ pub fn broker(node: &Node) -> Result<BrokerStatus, Refusal> {
     let claim = state.claim.as_ref().filter(|_| owner.is_some());
     Ok(BrokerStatus {
         cap,
-        owner_since: claim.map(|claim| claim.at.into()),
+        owner_since: claim.map(|claim| claim.since.into()),
         term: claim.map(|claim| claim.term),
         owner,
         address: None,
     })
+}
+
+/// Voters that answer, this node included.
+fn live_voters(node: &Node) -> usize {
+    let view = node.view.borrow();
+    let live = |voter: &&MemberId| **voter == node.me || view.get(*voter).is_some_and(|seen| seen.live);
+    node.consensus.status().voters.iter().filter(live).count()
 }
 
 fn role(node: &Node, member: &Member) -> MemberRole {
@@ -132,7 +136,9 @@ fn node_status(node: &Node, member: &Member) -> NodeStatus {
         vm_service_reason: reason,
         settings_revision: facts.as_ref().filter(|_| !member.witness).map(|facts| facts.settings_revision),
         replicas: replicas_of(&node.state(), member.id),
-        free_bytes: facts.filter(|_| !member.witness).map(|facts| facts.storage.iter().map(|room| room.free_bytes).sum()),
+        free_bytes: facts
+            .filter(|_| !member.witness)
+            .map(|facts| facts.storage.iter().map(|room| room.free_bytes).sum()),
     }
 }
 
@@ -189,7 +195,7 @@ pub async fn token_create(control: &Control, request: TokenCreate) -> Result<Tok
     let kind = TicketKind::Join { witness: request.witness, replaces: request.replaces };
     let (invitation, ticket) = join::invite(&control.node, kind, life).await?;
     Ok(TokenCreated {
-        token: invitation::join_text(&invitation)?,
+        token: invitation::to_text(Purpose::Join, &invitation)?,
         expires_at: ticket.expires_at.into(),
         id: TokenId(ticket.id),
     })

@@ -1,5 +1,6 @@
 //! `settings`, `authorization` and `peer`: what this cluster accepts, and from whom.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -7,12 +8,16 @@ use futures_util::stream::{self, StreamExt};
 use landfall_proto::alpn::Alpn;
 use landfall_proto::endpoint::Endpoint;
 use landfall_proto::id::{Fqdn, PrimaryPattern, Revision};
-use landfall_proto::invitation;
+use landfall_proto::invitation::{self, Purpose};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::message::join::{Ask, JoinAnswer};
 use landfall_proto::model::{Command, Member, Outcome, Peer, TicketKind};
 use landfall_proto::{Class, Refusal};
-use landfall_store::feed::{Feed, FeedEvent};
+use landfall_store::State;
+use landfall_store::feed::{Notice, Watcher};
+use landfall_store::settings::{self, DECLARATIONS, Declaration, Shown};
+use landfall_store::state::SettingsChange;
+use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::drive::events::Happening;
@@ -23,10 +28,11 @@ use crate::drive::propose::no_quorum;
 use crate::surface::authorization::{Authorization, AuthorizationRemoved};
 use crate::surface::operations::{Caller, Stream};
 use crate::surface::peer::{PeerAccept, PeerInvite, PeerInvited, PeerMember, PeerRemoved, PeerStatus};
-use crate::surface::settings::{SettingChange, SettingsEvent, SettingsRevision, SettingsSet, SettingsView};
+use crate::surface::settings::{SettingChange, Settings, SettingsEvent, SettingsRevision, SettingsSet};
 use crate::surface::token::ttl;
-use crate::surface::vm::{Health, VmName};
+use crate::surface::vm::{Health, NamedVm};
 use crate::surface::wait::{WaitSeconds, timed_out};
+use crate::vm_service::SettingsView;
 
 /// How long one node is asked at a time whether its VM service has a revision.
 const ASK_DEADLINE: Duration = Duration::from_secs(6);
@@ -35,12 +41,34 @@ const ASK_DEADLINE: Duration = Duration::from_secs(6);
 const LIST_OLD: Duration = Duration::from_secs(24 * 3600);
 
 /// Every setting.
-pub fn settings_show(node: &Node) -> SettingsView {
-    node.state().settings_view()
+pub fn settings_show(node: &Node) -> Settings {
+    shown(&node.state())
+}
+
+/// Every setting that has a value, as a VM service takes it.
+fn plain(state: &State) -> SettingsView {
+    let values = state.settings_values();
+    let value =
+        |declaration: &Declaration| Some((declaration.key.to_owned(), settings::effective(values, declaration.key)?));
+    SettingsView { revision: state.revision(), settings: DECLARATIONS.iter().filter_map(value).collect() }
+}
+
+fn shown(state: &State) -> Settings {
+    let value = |(key, shown): (&str, Shown)| {
+        let value = match shown {
+            Shown::Flag(flag) => Value::Bool(flag),
+            Shown::Count(count) => Value::from(count),
+            Shown::Text(text) => Value::String(text),
+            Shown::Nothing => Value::Null,
+        };
+        (key.to_owned(), value)
+    };
+    let settings = settings::show(state.settings_values()).into_iter().map(value).collect();
+    Settings { revision: state.revision(), settings }
 }
 
 /// Changes settings; with a wait, answers when every live node's VM service has them, or names those that have not.
-pub async fn settings_set(node: &Node, request: SettingsSet, caller: Caller) -> Result<SettingsView, Refusal> {
+pub async fn settings_set(node: &Node, request: SettingsSet, caller: Caller) -> Result<Settings, Refusal> {
     let by = format!("{caller} at {}", node.name);
     let command = Command::Set { changes: request.settings, expect: request.expect, by };
     let (outcome, _) = node.proposer.commit(command).await?;
@@ -50,7 +78,7 @@ pub async fn settings_set(node: &Node, request: SettingsSet, caller: Caller) -> 
     if let Some(wait) = request.wait_seconds {
         everywhere(node, revision, wait).await?;
     }
-    Ok(node.state().settings_view())
+    Ok(shown(&node.state()))
 }
 
 /// Waits until the VM service of every live node has acknowledged `revision`. Each is asked directly: gossip only shows.
@@ -110,49 +138,64 @@ async fn has_applied(node: &Node, member: &Member, revision: Revision, deadline:
 /// The revisions that are remembered, oldest first.
 pub fn settings_history(node: &Node) -> Vec<SettingsRevision> {
     let state = node.state();
-    state
-        .settings_history()
-        .iter()
-        .map(|entry| {
-            let changes = entry
-                .changes
-                .iter()
-                .map(|change| SettingChange {
-                    key: change.key.clone(),
-                    old: change.old.clone(),
-                    new: change.new.clone(),
-                })
-                .collect();
-            SettingsRevision::new(entry.revision, changes, entry.by.clone(), entry.at.into())
-        })
-        .collect()
+    let revision = |change: &SettingsChange| {
+        let changes = change.changes.iter().map(|(key, (old, new))| SettingChange {
+            key: key.clone(),
+            old: old.clone(),
+            new: new.clone(),
+        });
+        SettingsRevision::new(change.revision, changes.collect(), change.by.clone(), change.at.into())
+    };
+    state.settings.history.iter().map(revision).collect()
 }
 
-/// The settings as they change, from `from` on.
-pub fn settings_watch(feed: &Feed, from: Option<Revision>) -> Stream<SettingsEvent> {
-    let watcher = feed.watch(from);
-    stream::unfold((watcher, Vec::new()), |(mut watcher, mut waiting): (_, Vec<SettingsEvent>)| async move {
+/// The settings as they change, from `from` on; a watcher that names no revision begins with a snapshot.
+pub fn settings_watch(node: &Node, from: Option<Revision>) -> Stream<SettingsEvent> {
+    let state = node.state();
+    let (begins_at, first) = match from {
+        Some(from) => (from, VecDeque::new()),
+        None => (state.revision(), VecDeque::from([SettingsEvent::Settings(plain(&state))])),
+    };
+    let watching =
+        Watching { node: node.clone(), watcher: node.consensus.settings_feed().watch(begins_at), ready: first };
+    stream::unfold(watching, |mut watching| async move {
+        let event = watching.next().await?;
+        Some((Ok(event), watching))
+    })
+    .boxed()
+}
+
+struct Watching {
+    node: Node,
+    watcher: Watcher,
+    /// What is to be told before the feed is asked again: at most one revision's changes.
+    ready: VecDeque<SettingsEvent>,
+}
+
+impl Watching {
+    async fn next(&mut self) -> Option<SettingsEvent> {
         loop {
-            if !waiting.is_empty() {
-                let next = waiting.remove(0);
-                return Some((Ok(next), (watcher, waiting)));
+            if let Some(event) = self.ready.pop_front() {
+                return Some(event);
             }
-            waiting = match watcher.next().await? {
-                FeedEvent::Changed { revision, changes } => {
+            match self.watcher.next().await.ok()? {
+                Notice::Changed(changed) => {
+                    let revision = changed.revision;
+                    let mut changes = vec![changed];
+                    changes.extend(self.watcher.rest());
                     let changes = changes
                         .into_iter()
                         .map(|change| SettingChange { key: change.key, old: change.old, new: change.new })
                         .collect();
-                    SettingsEvent::of_revision(revision, changes).collect()
+                    self.ready.extend(SettingsEvent::of_revision(revision, changes));
                 }
-                FeedEvent::Snapshot(view) => vec![SettingsEvent::Snapshot(view)],
-                FeedEvent::Resync(view) => {
-                    vec![SettingsEvent::Resync { from: view.revision }, SettingsEvent::Snapshot(view)]
+                Notice::Resync { from } => {
+                    self.ready.push_back(SettingsEvent::Resync { from });
+                    self.ready.push_back(SettingsEvent::Settings(plain(&self.node.state())));
                 }
-            };
+            }
         }
-    })
-    .boxed()
+    }
 }
 
 /// The authorization table, by primary.
@@ -176,10 +219,10 @@ pub async fn authorization_remove(node: &Node, primary: PrimaryPattern) -> Resul
         Outcome::Stopped(vms) => vms,
         _ => Vec::new(),
     };
-    let stopped: Vec<VmName> = stopped
+    let stopped: Vec<NamedVm> = stopped
         .into_iter()
         .filter_map(|vm| before.replicas.get(&vm))
-        .map(|replica| VmName { uuid: replica.vm.id, name: replica.vm.name.to_string() })
+        .map(|replica| NamedVm { uuid: replica.vm.id, name: replica.vm.name.to_string() })
         .collect();
     let told = format!("{primary} may no longer replicate here; {} replications stopped", stopped.len());
     node.events.record(Happening::warning("authorization_removed", told).with("primary", &primary));
@@ -190,12 +233,12 @@ pub async fn authorization_remove(node: &Node, primary: PrimaryPattern) -> Resul
 pub async fn peer_invite(node: &Node, request: PeerInvite) -> Result<PeerInvited, Refusal> {
     let life = Duration::from_secs(ttl(request.ttl_seconds)?);
     let (invitation, ticket) = join::invite(node, TicketKind::Pair, life).await?;
-    Ok(PeerInvited { code: invitation::pair_text(&invitation)?, expires_at: ticket.expires_at.into() })
+    Ok(PeerInvited { code: invitation::to_text(Purpose::Pair, &invitation)?, expires_at: ticket.expires_at.into() })
 }
 
 /// Pairs with the cluster that made a code.
 pub async fn peer_accept(node: &Node, endpoint: &Endpoint, request: PeerAccept) -> Result<PeerStatus, Refusal> {
-    let invitation = invitation::parse_pair(&request.code, node.outside.clock.wall())?;
+    let invitation = invitation::from_text(Purpose::Pair, &request.code)?;
     if node.state().cap() == Some(&invitation.cap) {
         return Err(Refusal::new(Class::Refused, "own_code", "the code was made by this cluster itself")
             .field("code")
@@ -230,7 +273,7 @@ fn peer_status(node: &Node, peer: &Peer) -> PeerStatus {
             .then(|| format!("its member list was last confirmed {} h ago", age.as_secs() / 3600))
             .into_iter()
             .collect(),
-        ca_key: landfall_proto::certificate::fingerprint_of_certificate(&peer.ca).into(),
+        ca_key: landfall_proto::authority::ca_fingerprint(&peer.ca).into(),
         position: peer.list.position,
         confirmed_at: peer.confirmed_at.into(),
         members: peer
@@ -254,7 +297,7 @@ pub async fn peer_remove(node: &Node, cap: Fqdn) -> Result<PeerRemoved, Refusal>
         let name = before.replicas.get(&vm).map(|replica| &replica.vm.name);
         name.or_else(|| before.primaries.get(&vm).map(|primary| &primary.vm.name)).map(ToString::to_string)
     };
-    let stopped = stopped.into_iter().map(|vm| VmName { uuid: vm, name: name(vm).unwrap_or_default() }).collect();
+    let stopped = stopped.into_iter().map(|vm| NamedVm { uuid: vm, name: name(vm).unwrap_or_default() }).collect();
     node.events.record(Happening::warning("peer_removed", format!("no longer paired with {cap}")).with("cap", &cap));
     Ok(PeerRemoved { cap, stopped })
 }

@@ -22,8 +22,8 @@ use crate::drive::members::control_target;
 use crate::drive::node::Node;
 use crate::surface::point::{ExportedFile, PointExport, PointExported, PointStatus};
 use crate::surface::vm::{
-    DiskStatus, Health, PassedOver, ReplicationState, VmDetail, VmEnable, VmLocation, VmMove, VmName, VmRole,
-    VmSelector, VmState, VmStatus,
+    DiskStatus, Health, NamedVm, ReplicationState, VmDetail, VmEnable, VmLocation, VmMove, VmRole, VmSelector, VmState,
+    VmStatus,
 };
 use crate::surface::wait::{WaitSeconds, timed_out};
 
@@ -49,7 +49,8 @@ async fn census(node: &Node) -> Census {
             return (member.node.clone(), local_vms(node));
         }
         let vms = match control_target(&state, member.id) {
-            Some(target) => match node.calls.call(&target, Alpn::Control, &ControlRequest::Vms, FIGURES_DEADLINE).await {
+            Some(target) => match node.calls.call(&target, Alpn::Control, &ControlRequest::Vms, FIGURES_DEADLINE).await
+            {
                 Ok(ControlAnswer::Vms(vms)) => vms,
                 _ => Vec::new(),
             },
@@ -111,11 +112,15 @@ fn not_replicated(host: &NodeName, vm: &LocalVm) -> VmStatus {
     let fault = vm.fault.as_ref().map(|fault| fault.message.clone());
     VmStatus {
         primary_host: Some(host.to_string()),
-        ..blank(&vm.vm, VmRole::Primary, Verdict {
-            state: ReplicationState::Disabled,
-            health: Health::NotApplicable,
-            reasons: fault.into_iter().collect(),
-        })
+        ..blank(
+            &vm.vm,
+            VmRole::Primary,
+            Verdict {
+                state: ReplicationState::Disabled,
+                health: Health::NotApplicable,
+                reasons: fault.into_iter().collect(),
+            },
+        )
     }
 }
 
@@ -315,9 +320,13 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
     let id = resolve(node, vm).await?;
     let state = node.state();
     if let Some(primary) = state.primaries.get(&id) {
-        return Err(Refusal::new(Class::Refused, "already_enabled", format!("{vm} replicates to {} already", primary.to))
-            .field("vm")
-            .remedy("disable it first: `landfall vm disable`"));
+        return Err(Refusal::new(
+            Class::Refused,
+            "already_enabled",
+            format!("{vm} replicates to {} already", primary.to),
+        )
+        .field("vm")
+        .remedy("disable it first: `landfall vm disable`"));
     }
     let census = census(node).await;
     let (_, local) = census.local.get(&id).ok_or_else(|| {
@@ -328,16 +337,19 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
     }
     if !state.peers.contains(&request.to) {
         let known: Vec<&str> = state.peers.keys().map(|cap| cap.as_str()).collect();
-        return Err(Refusal::new(Class::NotFound, "unknown_peer", format!("this cluster is not paired with {}", request.to))
-            .field("to")
-            .remedy(format!(
-                "pair first (landfall peer invite there, landfall peer accept CODE here); paired are: {}",
-                if known.is_empty() { "none".to_owned() } else { known.join(", ") }
-            )));
+        return Err(Refusal::new(
+            Class::NotFound,
+            "unknown_peer",
+            format!("this cluster is not paired with {}", request.to),
+        )
+        .field("to")
+        .remedy(format!(
+            "pair first (landfall peer invite there, landfall peer accept CODE here); paired are: {}",
+            if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+        )));
     }
     let recovery_points = request.recovery_points.get();
-    let placed =
-        control.senders.place(&request.to, &local.vm, request.frequency_seconds, recovery_points).await?;
+    let placed = control.senders.place(&request.to, &local.vm, request.frequency_seconds, recovery_points).await?;
     let command = Command::Enable {
         vm: Box::new(local.vm.clone()),
         to: request.to.clone(),
@@ -374,7 +386,7 @@ async fn first_point(control: &Control, vm: VmId, wait: WaitSeconds) -> Result<(
 }
 
 /// Ends the replication of a VM.
-pub async fn disable(control: &Control, vm: &VmSelector) -> Result<VmName, Refusal> {
+pub async fn disable(control: &Control, vm: &VmSelector) -> Result<NamedVm, Refusal> {
     let node = &control.node;
     let id = resolve(node, vm).await?;
     let state = node.state();
@@ -391,7 +403,7 @@ pub async fn disable(control: &Control, vm: &VmSelector) -> Result<VmName, Refus
         return Err(Refusal::new(Class::NotFound, "not_replicated", format!("{vm} is not replicated")).field("vm"));
     }
     node.events.record(Happening::info("replication_disabled", format!("{named} is no longer replicated")).vm(id));
-    Ok(VmName { uuid: id, name: named })
+    Ok(NamedVm { uuid: id, name: named })
 }
 
 /// Hands a replica to another node of this cluster.
@@ -430,8 +442,12 @@ async fn handed_over(node: &Node, vm: VmId, to: MemberId, wait: WaitSeconds) -> 
     });
     match timeout(wait.duration(), ended).await {
         Ok(Ok(state)) if state.replicas.get(&vm).is_some_and(|replica| replica.receiver() == to) => Ok(()),
-        Ok(_) => Err(Refusal::new(Class::Failed, "handover_ended", "the hand-over was given up: the replica stays where it is")
-            .remedy("see `landfall event tail` for the reason, then try again")),
+        Ok(_) => Err(Refusal::new(
+            Class::Failed,
+            "handover_ended",
+            "the hand-over was given up: the replica stays where it is",
+        )
+        .remedy("see `landfall event tail` for the reason, then try again")),
         Err(_) => Err(timed_out("the hand-over has begun", "the node does not hold the replica yet", wait)),
     }
 }
@@ -475,9 +491,10 @@ pub async fn export(control: &Control, vm: &VmSelector, request: PointExport) ->
         let asked = request.point.map_or_else(|| "newest".to_owned(), |point| point.to_string());
         Refusal::not_found("point", &asked).remedy(format!("the points are: {}", listed.join(", ")))
     })?;
-    let folder = request.dir.to_str().map(str::to_owned).ok_or_else(|| {
-        Refusal::invalid("dir", &request.dir.to_string_lossy(), "use a folder whose path is UTF-8")
-    })?;
+    let folder =
+        request.dir.to_str().map(str::to_owned).ok_or_else(|| {
+            Refusal::invalid("dir", &request.dir.to_string_lossy(), "use a folder whose path is UTF-8")
+        })?;
     let deadline = request.wait_seconds.map_or(EXPORT_DEADLINE, WaitSeconds::duration);
     let ask = ControlRequest::Export { vm: id, point: Some(point.sequence), folder };
     let files = if member == node.me {

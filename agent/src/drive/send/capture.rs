@@ -12,9 +12,7 @@ use landfall_proto::{Class, Refusal};
 use tokio::time::timeout;
 
 use crate::drive::image::tree::content_root_of;
-use crate::drive::image::{
-    Baseline, ChangeSetWriter, HashIndex, IndexFolder, LastScan, Source, may_skip, scan,
-};
+use crate::drive::image::{Baseline, ChangeSetWriter, HashIndex, IndexFolder, LastScan, Source, may_skip, scan};
 use crate::drive::send::record::Record;
 use crate::vm_service::{FreezeMethod, Frozen, Image, VmService};
 
@@ -102,8 +100,12 @@ pub async fn capture(
         Refusal::new(Class::Failed, "scan", format!("the scan of the disks ended unexpectedly: {error}"))
     })??;
     if !thawed.held {
-        return Err(Refusal::new(Class::Failed, "not_one_instant", "the VM did not stand still until its disks were read")
-            .remedy("it is tried again by itself; a file system with reflinks (XFS, btrfs) makes the pause short"));
+        return Err(Refusal::new(
+            Class::Failed,
+            "not_one_instant",
+            "the VM did not stand still until its disks were read",
+        )
+        .remedy("it is tried again by itself; a file system with reflinks (XFS, btrfs) makes the pause short"));
     }
     finish(scanned, &base, sequence, taken_at, &frozen, thawed.stood_still_micros).await
 }
@@ -162,7 +164,10 @@ impl Job {
             let began_nanos = i128::from(self.clock.wall().0) * 1_000_000;
             let known = self.known_root(&spec.target);
             let unchanged = known.is_some()
-                && self.record.scan(&spec.target).is_some_and(|last| may_skip(last, stamp.as_ref(), self.run, self.stopped));
+                && self
+                    .record
+                    .scan(&spec.target)
+                    .is_some_and(|last| may_skip(last, stamp.as_ref(), self.run, self.stopped));
             let root = match (unchanged, known) {
                 (true, Some(root)) => root,
                 (_, known) => {
@@ -201,7 +206,8 @@ impl Job {
 /// The image of a disk among those that were frozen.
 pub fn image_of<'a>(images: &'a [Image], disk: &DiskSpec) -> Result<&'a Image, Refusal> {
     let image = images.iter().find(|image| image.target == disk.target).ok_or_else(|| {
-        Refusal::new(Class::Failed, "disk_missing", format!("the VM has no disk '{}' any more", disk.target)).field("disk")
+        Refusal::new(Class::Failed, "disk_missing", format!("the VM has no disk '{}' any more", disk.target))
+            .field("disk")
     })?;
     if image.bytes != disk.bytes {
         let message = format!(
@@ -216,7 +222,9 @@ pub fn image_of<'a>(images: &'a [Image], disk: &DiskSpec) -> Result<&'a Image, R
 }
 
 /// Runs what blocks on disk where blocking is allowed.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, Refusal> + Send + 'static) -> Result<T, Refusal> {
+pub async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {
         Err(Refusal::new(Class::Failed, "disk_work", format!("work on the disk ended unexpectedly: {error}")))
     })

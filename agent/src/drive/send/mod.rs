@@ -11,8 +11,8 @@ pub mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_proto::client::{BrokerClient, Wish};
 use landfall_proto::endpoint::Target;
-use landfall_proto::client::BrokerClient;
 use landfall_proto::id::NodeName;
 use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::{Point, PointState, SenderFigures};
@@ -93,10 +93,8 @@ impl Sender {
     }
 
     fn interval(&self) -> Duration {
-        match self.node.config.testing.interval_ms {
-            Some(ms) => Duration::from_millis(ms),
-            None => Duration::from_secs(u32::from(self.primary.frequency).into()),
-        }
+        let asked = || Duration::from_secs(u32::from(self.primary.frequency).into());
+        self.node.config.testing.interval.unwrap_or_else(asked)
     }
 
     /// Brings one instant to the other side, however many tries it takes.
@@ -197,7 +195,7 @@ impl Sender {
             return Ok(at.clone());
         }
         self.activity("locating");
-        let located = self.broker.locate(self.primary.vm.id, BROKER_DEADLINE).await;
+        let located = self.broker.locate(self.primary.vm.id, self.broker.position(), BROKER_DEADLINE).await;
         let at = match located {
             Ok(at) => at,
             Err(refusal) if refusal.code == "no_replica" => self.place_again().await?,
@@ -213,8 +211,9 @@ impl Sender {
     async fn place_again(&mut self) -> Result<Location, Trouble> {
         self.activity("placing");
         let Primary { vm, frequency, recovery_points, .. } = &self.primary;
-        let placed = self.broker.place(vm, *frequency, *recovery_points, None, BROKER_DEADLINE).await;
-        placed.map(|placed| placed.at).map_err(Trouble::Refused)
+        let wish = Wish { vm: vm.clone(), frequency: *frequency, recovery_points: *recovery_points, instead_of: None };
+        let placed = self.broker.place(wish, BROKER_DEADLINE).await;
+        placed.map(|(at, _)| at).map_err(Trouble::Refused)
     }
 
     async fn open(&mut self, line: &Line, at: &Location) -> Result<Session, Trouble> {

@@ -27,11 +27,7 @@ use crate::vm_service::Image;
 const EXTENTS_AHEAD: usize = 16;
 
 /// What the next capture compares with.
-pub(super) async fn base(
-    sender: &Sender,
-    known: Option<Known>,
-    session: &mut Session,
-) -> Result<Base, Trouble> {
+pub(super) async fn base(sender: &Sender, known: Option<Known>, session: &mut Session) -> Result<Base, Trouble> {
     if let (Some(newest), Some(known)) = (session.newest, known)
         && known.tip == newest
         && has_indexes(sender, &known).await?
@@ -40,9 +36,10 @@ pub(super) async fn base(
         return Ok(Base::Point(newest, known.disks));
     }
     let disks = sender.primary.vm.disks.clone();
-    let report = sender.node.vms.vm(sender.primary.vm.id).ok_or_else(|| {
-        Refusal::new(Class::Failed, "vm_gone", "the VM service does not list the VM at this moment")
-    })?;
+    let report =
+        sender.node.vms.vm(sender.primary.vm.id).ok_or_else(|| {
+            Refusal::new(Class::Failed, "vm_gone", "the VM service does not list the VM at this moment")
+        })?;
     if let Some(fault) = report.fault {
         return Err(Trouble::Here(fault));
     }
@@ -147,7 +144,9 @@ async fn fill(
     let (ahead, mut extents) = mpsc::channel::<Extent>(EXTENTS_AHEAD);
     let reading = tokio::spawn(blocking(move || {
         let mut sink = |extent: Extent| {
-            ahead.blocking_send(extent).map_err(|_| Refusal::new(Class::Failed, "session_ended", "the session has ended"))
+            ahead
+                .blocking_send(extent)
+                .map_err(|_| Refusal::new(Class::Failed, "session_ended", "the session has ended"))
         };
         let source = Source::open(&image)?;
         match pass {

@@ -53,7 +53,9 @@ impl Trouble {
     /// The trouble as it is shown.
     pub fn refusal(&self) -> Refusal {
         match self {
-            Self::Moved(to) => Refusal::new(Class::Failed, "moved", format!("the replica is received by {} now", to.node)),
+            Self::Moved(to) => {
+                Refusal::new(Class::Failed, "moved", format!("the replica is received by {} now", to.node))
+            }
             Self::NotHere => Refusal::new(Class::Failed, "not_here", "the node does not receive this replica"),
             Self::Refused(refusal) | Self::Here(refusal) => refusal.clone(),
             Self::Lost(why) => Refusal::new(Class::Unreachable, "connection_lost", why.clone())

@@ -1,0 +1,210 @@
+//! What an agent does for those on its machine: [`Operations`], carried out on the running agent.
+
+mod clusters;
+mod policy;
+mod vms;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::stream::{self, StreamExt};
+use landfall_proto::Refusal;
+use landfall_proto::alpn::Alpn;
+use landfall_proto::id::{Fqdn, NodeName, PrimaryPattern, Revision};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, timeout};
+
+use crate::Agent;
+use crate::drive::control::Control;
+use crate::drive::membership::Membership;
+use crate::surface::authorization::{Authorization, AuthorizationRemoved};
+use crate::surface::broker::BrokerStatus;
+use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterStatus};
+use crate::surface::event::{Event, EventQuery};
+use crate::surface::node::{NodeDetail, NodeRemoved, NodeStatus};
+use crate::surface::operations::{Caller, Operations, Stream};
+use crate::surface::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
+use crate::surface::point::{PointExport, PointExported, PointStatus};
+use crate::surface::settings::{Settings, SettingsEvent, SettingsRevision, SettingsSet};
+use crate::surface::token::{TokenCreate, TokenCreated, TokenId, TokenRevoked, TokenStatus};
+use crate::surface::vm::{NamedVm, VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus};
+use crate::surface::vm_service::{VmServiceApplied, VmServiceStatus};
+use crate::surface::wait::WaitSeconds;
+
+/// How long `cluster init` and `cluster join` wait until the node sees itself as a member under an owner.
+const SETTLE: std::time::Duration = std::time::Duration::from_secs(15);
+
+impl Agent {
+    fn control(&self) -> Result<Control, Refusal> {
+        Ok(self.member()?.control.clone())
+    }
+
+    /// The status once an owner is known, or as it is when that takes too long.
+    async fn settled(&self, membership: &Membership) -> Result<ClusterStatus, Refusal> {
+        let node = &membership.control.node;
+        let deadline = Instant::now() + SETTLE;
+        let mut states = node.consensus.watch_state();
+        let known = states.wait_for(|state| state.claim.is_some() && state.members.contains(&node.me));
+        drop(timeout(SETTLE, known).await);
+        let mut status = node.consensus.watch_status();
+        drop(tokio::time::timeout_at(deadline, status.wait_for(|status| status.leader.is_some())).await);
+        clusters::status(node)
+    }
+}
+
+#[async_trait]
+impl Operations for Agent {
+    async fn cluster_init(&self, request: ClusterInit) -> Result<ClusterStatus, Refusal> {
+        self.found(request.name, request.cap).await?;
+        self.settled(self.member()?.as_ref()).await
+    }
+
+    async fn cluster_join(&self, request: ClusterJoin) -> Result<ClusterStatus, Refusal> {
+        self.join(&request.token).await?;
+        self.settled(self.member()?.as_ref()).await
+    }
+
+    async fn cluster_status(&self) -> Result<ClusterStatus, Refusal> {
+        clusters::status(&self.control()?.node)
+    }
+
+    async fn token_create(&self, request: TokenCreate) -> Result<TokenCreated, Refusal> {
+        clusters::token_create(&self.control()?, request).await
+    }
+
+    async fn token_list(&self) -> Result<Vec<TokenStatus>, Refusal> {
+        Ok(clusters::token_list(&self.control()?.node))
+    }
+
+    async fn token_revoke(&self, id: TokenId) -> Result<TokenRevoked, Refusal> {
+        clusters::token_revoke(&self.control()?.node, id).await
+    }
+
+    async fn node_list(&self) -> Result<Vec<NodeStatus>, Refusal> {
+        Ok(clusters::list(&self.control()?.node))
+    }
+
+    async fn node_show(&self, node: NodeName) -> Result<NodeDetail, Refusal> {
+        clusters::show(&self.control()?.node, &node)
+    }
+
+    async fn node_remove(&self, node: NodeName, _wait: Option<WaitSeconds>) -> Result<NodeRemoved, Refusal> {
+        clusters::remove(&self.control()?.node, &node).await
+    }
+
+    async fn broker_status(&self) -> Result<BrokerStatus, Refusal> {
+        clusters::broker(&self.control()?.node)
+    }
+
+    async fn settings_show(&self) -> Result<Settings, Refusal> {
+        Ok(policy::settings_show(&self.control()?.node))
+    }
+
+    async fn settings_set(&self, request: SettingsSet, caller: Caller) -> Result<Settings, Refusal> {
+        policy::settings_set(&self.control()?.node, request, caller).await
+    }
+
+    async fn settings_history(&self) -> Result<Vec<SettingsRevision>, Refusal> {
+        Ok(policy::settings_history(&self.control()?.node))
+    }
+
+    async fn settings_watch(&self, from: Option<Revision>) -> Result<Stream<SettingsEvent>, Refusal> {
+        Ok(policy::settings_watch(&self.control()?.node, from))
+    }
+
+    async fn authorization_list(&self) -> Result<Vec<Authorization>, Refusal> {
+        Ok(policy::authorization_list(&self.control()?.node))
+    }
+
+    async fn authorization_add(&self, entry: Authorization) -> Result<Authorization, Refusal> {
+        policy::authorization_add(&self.control()?.node, entry).await
+    }
+
+    async fn authorization_remove(&self, primary: PrimaryPattern) -> Result<AuthorizationRemoved, Refusal> {
+        policy::authorization_remove(&self.control()?.node, primary).await
+    }
+
+    async fn peer_invite(&self, request: PeerInvite) -> Result<PeerInvited, Refusal> {
+        policy::peer_invite(&self.control()?.node, request).await
+    }
+
+    async fn peer_accept(&self, request: PeerAccept) -> Result<PeerStatus, Refusal> {
+        let node = self.control()?.node;
+        let endpoint = node.calls.endpoint(Alpn::Join).clone();
+        policy::peer_accept(&node, &endpoint, request).await
+    }
+
+    async fn peer_list(&self) -> Result<Vec<PeerStatus>, Refusal> {
+        Ok(policy::peer_list(&self.control()?.node))
+    }
+
+    async fn peer_remove(&self, cap: Fqdn) -> Result<PeerRemoved, Refusal> {
+        policy::peer_remove(&self.control()?.node, cap).await
+    }
+
+    async fn vm_list(&self) -> Result<Vec<VmStatus>, Refusal> {
+        Ok(vms::list(&self.control()?).await)
+    }
+
+    async fn vm_show(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
+        vms::show(&self.control()?, &vm).await
+    }
+
+    async fn vm_locate(&self, vm: VmSelector) -> Result<VmLocation, Refusal> {
+        vms::locate(&self.control()?, &vm).await
+    }
+
+    async fn vm_enable(&self, vm: VmSelector, request: VmEnable) -> Result<VmDetail, Refusal> {
+        vms::enable(&self.control()?, &vm, request).await
+    }
+
+    async fn vm_disable(&self, vm: VmSelector, _wait: Option<WaitSeconds>) -> Result<NamedVm, Refusal> {
+        vms::disable(&self.control()?, &vm).await
+    }
+
+    async fn vm_move(&self, vm: VmSelector, request: VmMove) -> Result<VmLocation, Refusal> {
+        vms::hand_over(&self.control()?, &vm, request).await
+    }
+
+    async fn point_list(&self, vm: VmSelector) -> Result<Vec<PointStatus>, Refusal> {
+        vms::points(&self.control()?, &vm).await
+    }
+
+    async fn point_export(&self, vm: VmSelector, request: PointExport) -> Result<PointExported, Refusal> {
+        vms::export(&self.control()?, &vm, request).await
+    }
+
+    async fn event_tail(&self, query: EventQuery) -> Result<Stream<Event>, Refusal> {
+        let (recent, following) = self.events().follow(query.recent as usize);
+        let past = stream::iter(recent.into_iter().map(Ok));
+        if !query.follow {
+            return Ok(past.boxed());
+        }
+        let to_come = stream::unfold(following, |mut following| async move {
+            loop {
+                match following.recv().await {
+                    Ok(event) => return Some((Ok(event), following)),
+                    // The reader sees the gap by the events' numbers.
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) => return None,
+                }
+            }
+        });
+        Ok(past.chain(to_come).boxed())
+    }
+
+    async fn vm_service_applied(&self, applied: VmServiceApplied) -> Result<(), Refusal> {
+        self.vms().applied(applied.revision);
+        Ok(())
+    }
+
+    async fn vm_service_status(&self, status: VmServiceStatus) -> Result<(), Refusal> {
+        self.vms().report(status);
+        Ok(())
+    }
+}
+
+/// The agent's operations, to be served.
+pub fn of(agent: &Agent) -> Arc<dyn Operations> {
+    Arc::new(agent.clone())
+}
