@@ -176,7 +176,7 @@ impl ChangeSetWriter {
     /// Goes on where an earlier writer of `path` got to, at extent `keep` at most: what is behind it, and what a crash
     /// tore, is cut off, and what is kept is synced.
     pub fn resume(path: &Path, keep: u64) -> Result<(Self, Inspection), Refusal> {
-        let mut found = inspect_up_to(path, keep)?;
+        let found = inspect_up_to(path, keep)?;
         let file = File::options().read(true).write(true).open(path).map_err(|error| fault("open", path, &error))?;
         if !found.complete {
             file.set_len(found.end).map_err(|error| fault("cut", path, &error))?;
@@ -184,7 +184,6 @@ impl ChangeSetWriter {
         durable::sync(&file, path)?;
         let mut writer = Self::at(file, path, found.counts, found.end)?;
         writer.sealed = found.complete;
-        found.complete = writer.sealed;
         Ok((writer, found))
     }
 

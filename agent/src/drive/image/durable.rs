@@ -119,22 +119,26 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Refusal> {
 
 #[cfg(test)]
 pub(crate) mod faults {
-    //! Lets the disk fail at a chosen step of this thread.
+    //! Lets the disk fail, or the process die, at a chosen step of this thread.
 
     use std::cell::Cell;
     use std::io;
 
     thread_local! {
         static STEPS: Cell<u64> = const { Cell::new(0) };
-        static FAIL_AT: Cell<Option<u64>> = const { Cell::new(None) };
-        static NUMBER: Cell<i32> = const { Cell::new(5) };
+        static FAIL_FROM: Cell<Option<u64>> = const { Cell::new(None) };
+        static KILL_AT: Cell<Option<u64>> = const { Cell::new(None) };
+        static NUMBER: Cell<i32> = const { Cell::new(0) };
     }
 
     /// Counts a step, and fails where it is the chosen one or comes after it.
     pub(crate) fn step(_name: &'static str) -> io::Result<()> {
         let now = STEPS.get();
         STEPS.set(now + 1);
-        match FAIL_AT.get() {
+        if KILL_AT.get() == Some(now) {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        }
+        match FAIL_FROM.get() {
             Some(at) if now >= at => Err(io::Error::from_raw_os_error(NUMBER.get())),
             _ => Ok(()),
         }
@@ -143,8 +147,14 @@ pub(crate) mod faults {
     /// From step `at` on every step fails with the error `number`; `None` lets them all pass. Counts from zero again.
     pub(crate) fn fail_from(at: Option<u64>, number: i32) {
         STEPS.set(0);
-        FAIL_AT.set(at);
+        FAIL_FROM.set(at);
         NUMBER.set(number);
+    }
+
+    /// The process is killed at step `at`, counted from now.
+    pub(crate) fn kill_at(at: u64) {
+        STEPS.set(0);
+        KILL_AT.set(Some(at));
     }
 
     /// How many steps were taken since the last [`fail_from`].

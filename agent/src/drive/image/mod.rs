@@ -24,6 +24,8 @@ pub(crate) mod wait;
 
 #[cfg(test)]
 pub(crate) mod test_disk;
+#[cfg(test)]
+mod tests;
 
 pub use change_set::{ChangeSetReader, ChangeSetWriter, Inspection, inspect};
 pub use compare::{Comparison, Question};

@@ -35,6 +35,17 @@ pub mod retention;
 pub mod stage;
 pub mod store;
 
+#[cfg(test)]
+mod chain_test;
+#[cfg(test)]
+mod fault_test;
+#[cfg(test)]
+mod kill_test;
+#[cfg(test)]
+mod session_test;
+#[cfg(test)]
+mod test_primary;
+
 pub use copy::CopySource;
 pub use export::{ExportReport, PinnedPoint};
 pub use import::{CopyStep, Import};
