@@ -3,7 +3,9 @@
 pub mod agent;
 pub mod cli;
 pub mod config;
+pub mod daemon;
 pub mod decide;
+pub mod demo;
 pub mod drive;
 pub mod guest;
 pub mod seams;

@@ -7,7 +7,9 @@
 //!
 //! It does not claim what a file system would survive, and it says nothing about bytes outside its regions.
 
+mod command;
 mod record;
 mod ring;
 
+pub use command::command;
 pub use ring::{Guest, Region, check};

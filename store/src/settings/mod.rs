@@ -82,6 +82,15 @@ pub fn show(values: &Values) -> BTreeMap<&'static str, Shown> {
     DECLARATIONS.iter().map(|declaration| (declaration.key, shown(declaration))).collect()
 }
 
+/// The list of settings for a terminal: one a line, with what is allowed and the default.
+pub fn help() -> String {
+    let line = |declaration: &Declaration| {
+        let default = declaration.default.map_or_else(|| "not set".to_owned(), |default| format!("default {default}"));
+        format!("  {:<27} {} ({default})\n", declaration.key, declaration.kind.allowed())
+    };
+    format!("Settings:\n{}", DECLARATIONS.iter().map(line).collect::<String>())
+}
+
 /// Applies `changes` to `values`; refused as a whole if any is wrong, or if the result contradicts itself.
 pub fn change(values: &Values, changes: &BTreeMap<String, Option<String>>) -> Result<Values, Refusal> {
     if changes.is_empty() || changes.len() > limits::SETTINGS_CHANGES {
