@@ -16,7 +16,13 @@ use super::noun;
 /// Gives a cluster of hypervisors one address to replicate VMs to, keeps each replica available when its node dies, and
 /// redirects the primary when it moves. Any agent takes any command.
 #[derive(Debug, Parser)]
-#[command(name = "landfall", version, disable_help_subcommand = true, subcommand_required = true)]
+#[command(
+    name = "landfall",
+    bin_name = "landfall",
+    version,
+    disable_help_subcommand = true,
+    subcommand_required = true
+)]
 #[command(after_help = "Exit codes: 0 done, 1 failed, 2 usage, 3 refused for safety, 4 not found, 5 no quorum or \
     unreachable.\nData goes to standard output, talk to standard error; a failure is one JSON object there, unless \
     standard output is a terminal.")]

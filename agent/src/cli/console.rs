@@ -1,7 +1,7 @@
 //! Where a command reads and writes: the process's own streams, or a test's.
 
 use std::fmt;
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, Read, Write};
 
 use landfall_proto::{Class, Refusal};
 
@@ -41,7 +41,7 @@ impl Console {
     pub fn process() -> Self {
         let (stdout, stderr) = (io::stdout(), io::stderr());
         let terminals = (stdout.is_terminal(), stderr.is_terminal());
-        Self::new(Box::new(io::stdin().lock()), Box::new(stdout), Box::new(stderr), terminals)
+        Self::new(Box::new(BufReader::new(io::stdin())), Box::new(stdout), Box::new(stderr), terminals)
     }
 
     /// Streams of one's own; `terminals` says whether output and error are read by a person.

@@ -52,6 +52,8 @@ fn every_line_parses() {
 fn the_command_is_consistent_and_every_flag_says_an_example_or_a_default() {
     let command = super::super::command(&Remembered::default());
     command.clone().debug_assert();
+    let socket = command.get_arguments().find(|argument| argument.get_id() == "socket").unwrap();
+    assert_eq!(socket.get_env().unwrap(), "LANDFALL_SOCKET");
     let mut flags = 0;
     walk(&command, &mut |verb, argument| {
         if argument.is_positional() || matches!(argument.get_id().as_str(), "help" | "version" | "config") {

@@ -5,6 +5,7 @@ mod failures;
 mod feeds;
 mod lines;
 mod local;
+mod pages;
 mod tables;
 
 use std::ffi::OsString;

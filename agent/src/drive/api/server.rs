@@ -31,6 +31,7 @@ pub async fn serve(socket: LocalSocket, operations: Arc<dyn Operations>, shutdow
     let doors = Doors::default();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
+    let mut complained = false;
     loop {
         let accepted = tokio::select! {
             () = &mut shutdown => break,
@@ -39,12 +40,16 @@ pub async fn serve(socket: LocalSocket, operations: Arc<dyn Operations>, shutdow
         };
         match accepted {
             Ok((stream, _)) => {
+                complained = false;
                 if let Some(door) = doors.open() {
                     connections.spawn(connection(stream, door, router.clone(), ending.clone()));
                 }
             }
             Err(error) => {
-                tracing::warn!(socket = %socket.path().display(), err = %error, "local connection not accepted");
+                // Once for all failures in a row.
+                if !std::mem::replace(&mut complained, true) {
+                    tracing::warn!(socket = %socket.path().display(), err = %error, "local connection not accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -95,7 +100,7 @@ impl Doors {
 async fn connection(stream: UnixStream, door: Door, router: Router, mut ending: watch::Receiver<bool>) {
     let Ok(peer) = stream.peer_cred() else { return };
     if peer.uid() != 0 && peer.uid() != rustix::process::geteuid().as_raw() {
-        tracing::warn!(uid = peer.uid(), "local connection of another user closed");
+        tracing::debug!(uid = peer.uid(), "local connection of another user closed");
         return;
     }
     let caller = Caller { uid: peer.uid(), pid: peer.pid() };
