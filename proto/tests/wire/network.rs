@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use landfall_proto::alpn::Alpn;
 use landfall_proto::calls::CallError;
@@ -82,8 +82,10 @@ async fn a_removed_member_loses_its_open_connections_and_cannot_return() {
     let accepted = soon(r1.control.accept()).await.unwrap();
     let outbound = soon(r1.control.dial(&r2.target(&r.cap, Alpn::Raft), Alpn::Raft)).await.unwrap();
     r.remove(5, 12);
+    let told = Instant::now();
     r.tell(&r1, &[]);
     let end = soon(inbound.connection().closed()).await;
+    assert!(told.elapsed() < Duration::from_secs(1), "R11: {:?}", told.elapsed());
     let (close, reason) = Close::of(&end).expect("closed with a reason");
     assert_eq!(close, Close::Removed);
     assert!(reason.contains("r2.contoso.com") && reason.contains("removed"), "{reason}");
@@ -330,10 +332,11 @@ async fn an_endpoint_that_is_dropped_or_shut_down_tells_the_other_side_and_frees
     r.tell(&r2, &[]);
     let link = soon(r2.control.dial(&r1.target(&r.cap, Alpn::Raft), Alpn::Raft)).await.unwrap();
     let address = r1.control.local_address().unwrap();
-    drop(soon(r1.control.accept()).await.unwrap());
+    let accepted = soon(r1.control.accept()).await.unwrap();
     drop(r1);
     let end = soon(link.connection().closed()).await;
     assert_eq!(Close::of(&end).map(|(close, _)| close), Some(Close::Done), "{end}");
+    drop(accepted);
     until("the port is free", || std::net::UdpSocket::bind(address).is_ok()).await;
 
     let r3 = r.member("r3", 6);
