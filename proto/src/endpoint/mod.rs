@@ -5,6 +5,7 @@
 //! them is the agent's.
 
 mod driver;
+mod failure;
 mod gate;
 mod link;
 
@@ -14,10 +15,10 @@ use std::sync::{Arc, OnceLock, Weak};
 use arc_swap::ArcSwap;
 use quinn::ConnectionError;
 use rustls::pki_types::CertificateDer;
-use thiserror::Error;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::timeout;
 
+pub use failure::{DialError, Gone};
 pub use link::{Direction, Link};
 
 use crate::alpn::Alpn;
@@ -68,70 +69,6 @@ pub struct Target {
     pub address: SocketAddr,
     /// The node's key, where exactly one node will do.
     pub key: Option<Fingerprint>,
-}
-
-/// Why a node could not be dialled.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum DialError {
-    /// This agent's own endpoint is not working; [`Endpoint::restart`] is due.
-    #[error("this agent's network endpoint is being restarted")]
-    Lost,
-    /// Nothing answered.
-    #[error("{0} does not answer")]
-    Silent(SocketAddr),
-    /// What answered is not what was called.
-    #[error("{address} is not trusted: {distrust}")]
-    Untrusted {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        distrust: Distrust,
-    },
-    /// The other side closed it, and says why.
-    #[error("{address} refuses: {close}: {reason}")]
-    Refused {
-        /// The address.
-        address: SocketAddr,
-        /// The code.
-        close: Close,
-        /// The sentence.
-        reason: String,
-    },
-    /// The handshake failed.
-    #[error("the connection to {address} failed: {error}")]
-    Failed {
-        /// The address.
-        address: SocketAddr,
-        /// What QUIC or TLS says.
-        error: String,
-    },
-    /// This node may not dial that protocol at all.
-    #[error(transparent)]
-    Unable(#[from] Refusal),
-}
-
-impl From<DialError> for Refusal {
-    fn from(error: DialError) -> Self {
-        let (class, code) = match &error {
-            DialError::Lost | DialError::Silent(_) | DialError::Failed { .. } => (Class::Unreachable, "unreachable"),
-            DialError::Untrusted { .. } => (Class::Refused, "untrusted"),
-            DialError::Refused { close, .. } if close.is_passing() => (Class::Unreachable, "unreachable"),
-            DialError::Refused { .. } => (Class::Refused, "not_admitted"),
-            DialError::Unable(refusal) => return refusal.clone(),
-        };
-        Self::new(class, code, error.to_string())
-    }
-}
-
-/// Why there are no more connections to accept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum Gone {
-    /// The endpoint's task has ended: call [`Endpoint::restart`].
-    #[error("the network endpoint's task is gone")]
-    Lost,
-    /// [`Endpoint::shut_down`] was called.
-    #[error("the network endpoint is shut down")]
-    ShutDown,
 }
 
 /// One endpoint of an agent. Clones are handles to the same one; dropping the last closes it.
