@@ -15,7 +15,9 @@ use crate::alpn::Alpn;
 use crate::calls::{CallError, Calls};
 use crate::endpoint::Target;
 use crate::id::{Epoch, Fqdn, Position, RequestId, VmId};
-use crate::limits::{ATTEMPT_TIME, EPOCHS_REMEMBERED, MEMBERS_MAX, REFERRALS_MAX, RETRY_WAIT, RETRY_WAIT_MAX};
+use crate::limits::{
+    ATTEMPT_TIME, ATTEMPT_TIME_MIN, EPOCHS_REMEMBERED, MEMBERS_MAX, REFERRALS_MAX, RETRY_WAIT, RETRY_WAIT_MAX,
+};
 use crate::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use crate::model::{Frequency, VmSpec};
 use crate::refusal::{Class, Refusal};
@@ -233,7 +235,9 @@ impl BrokerClient {
                 if left.is_zero() {
                     break;
                 }
-                match self.attempt(agent, &make(self.position()), left.min(ATTEMPT_TIME), &take).await? {
+                // A silent agent takes at most half of what is left, so that another one is asked in any case.
+                let share = (left / 2).clamp(ATTEMPT_TIME_MIN, ATTEMPT_TIME).min(left);
+                match self.attempt(agent, &make(self.position()), share, &take).await? {
                     Step::Done(value) => {
                         lock(&self.known).preferred = Some(agent);
                         return Ok(value);

@@ -26,6 +26,9 @@ pub const HANDSHAKE_TIME: Duration = Duration::from_secs(3);
 /// A connection without a packet for so long is dead.
 pub const IDLE_TIME: Duration = Duration::from_secs(10);
 
+/// How long a stopping agent waits for its closes to be acknowledged.
+pub const SHUT_DOWN_TIME: Duration = Duration::from_secs(1);
+
 /// How often an unused connection shows that it is alive: a quarter of [`IDLE_TIME`], so that three may be lost.
 pub const KEEP_ALIVE: Duration = Duration::from_millis(2500);
 
@@ -99,6 +102,9 @@ pub const REASON_MAX: usize = 256;
 /// One attempt of a broker client at one agent: longer than an owner needs to place a replica, short enough that a
 /// hung agent leaves time for another. (A changed owner answers after 3-4 s, facts.md.)
 pub const ATTEMPT_TIME: Duration = Duration::from_secs(5);
+
+/// The shortest attempt, where a call's deadline leaves less than twice [`ATTEMPT_TIME`] and so is halved.
+pub const ATTEMPT_TIME_MIN: Duration = Duration::from_millis(500);
 
 /// The first wait of a broker client after a round of agents that all failed; it doubles up to [`RETRY_WAIT_MAX`].
 pub const RETRY_WAIT: Duration = Duration::from_millis(50);

@@ -1,5 +1,7 @@
-//! quinn's endpoint task, watched. A remote panic in quinn-proto is published about once a year (facts.md): the agent
-//! must see that the task is gone and get a new one, with consensus and CAP untouched.
+//! quinn's endpoint task, watched: when it ends, the agent must see that and get a new one.
+//!
+//! It ends when the socket fails. A panic in quinn is beyond this file: quinn 0.11.12 takes a lock that the panic has
+//! poisoned while it unwinds, which aborts the process (tried); whoever started the agent must start it again.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -16,24 +18,12 @@ use crate::endpoint::Role;
 use crate::seam::Outside;
 use crate::transport;
 
-/// What became of the task.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    /// It runs.
-    Running,
-    /// It ended: the socket failed.
-    Ended,
-    /// It panicked.
-    Panicked,
-}
-
 /// One quinn endpoint, its socket and its task's fate.
 #[derive(Debug)]
 pub(crate) struct Driver {
-    /// `None` only while it is dropped.
-    quinn: Option<quinn::Endpoint>,
+    pub(crate) quinn: quinn::Endpoint,
     socket: Arc<dyn AsyncUdpSocket>,
-    fate: watch::Receiver<Fate>,
+    ended: watch::Receiver<bool>,
 }
 
 impl Driver {
@@ -49,11 +39,11 @@ impl Driver {
     }
 
     fn start(outside: &Outside, role: Role, key: &NodeKey, socket: Arc<dyn AsyncUdpSocket>) -> std::io::Result<Self> {
-        let (sender, fate) = watch::channel(Fate::Running);
-        let runtime = Watched { inner: outside.net.runtime(), fate: sender, started: AtomicBool::new(false) };
+        let (sender, ended) = watch::channel(false);
+        let runtime = Watched { inner: outside.net.runtime(), ended: sender, started: AtomicBool::new(false) };
         let config = transport::endpoint(role, key, &*outside.random);
         let quinn = quinn::Endpoint::new_with_abstract_socket(config, None, Arc::clone(&socket), Arc::new(runtime))?;
-        Ok(Self { quinn: Some(quinn), socket, fate })
+        Ok(Self { quinn, socket, ended })
     }
 
     pub(crate) fn local_address(&self) -> std::io::Result<SocketAddr> {
@@ -62,33 +52,20 @@ impl Driver {
 
     /// Whether the task is gone.
     pub(crate) fn is_lost(&self) -> bool {
-        *self.fate.borrow() != Fate::Running
+        *self.ended.borrow()
     }
 
-    /// quinn's handle, unless the task is gone: calling it after a panic would panic again.
-    pub(crate) fn quinn(&self) -> Option<&quinn::Endpoint> {
-        self.quinn.as_ref().filter(|_| !self.is_lost())
-    }
-
-    pub(crate) fn fate(&self) -> watch::Receiver<Fate> {
-        self.fate.clone()
+    /// Tells when the task is gone.
+    pub(crate) fn ended(&self) -> watch::Receiver<bool> {
+        self.ended.clone()
     }
 }
 
-impl Drop for Driver {
-    fn drop(&mut self) {
-        // The last handle takes quinn's lock, which a panic has poisoned: it is leaked, once a panic.
-        if *self.fate.borrow() == Fate::Panicked {
-            std::mem::forget(self.quinn.take());
-        }
-    }
-}
-
-/// A runtime that tells what becomes of the first task given to it, which is the endpoint's own.
+/// A runtime that tells the end of the first task given to it, which is the endpoint's own.
 #[derive(Debug)]
 struct Watched {
     inner: Arc<dyn Runtime>,
-    fate: watch::Sender<Fate>,
+    ended: watch::Sender<bool>,
     started: AtomicBool,
 }
 
@@ -101,10 +78,10 @@ impl Runtime for Watched {
         if self.started.swap(true, Ordering::Relaxed) {
             return self.inner.spawn(future);
         }
-        let bell = Bell { fate: self.fate.clone(), rings: Fate::Panicked };
+        let bell = Bell(self.ended.clone());
         self.inner.spawn(Box::pin(async move {
             future.await;
-            bell.ring(Fate::Ended);
+            drop(bell);
         }));
     }
 
@@ -118,19 +95,10 @@ impl Runtime for Watched {
 }
 
 /// Rings when the task is dropped, whichever way.
-struct Bell {
-    fate: watch::Sender<Fate>,
-    rings: Fate,
-}
-
-impl Bell {
-    fn ring(mut self, fate: Fate) {
-        self.rings = fate;
-    }
-}
+struct Bell(watch::Sender<bool>);
 
 impl Drop for Bell {
     fn drop(&mut self) {
-        self.fate.send_replace(self.rings);
+        self.0.send_replace(true);
     }
 }

@@ -135,7 +135,7 @@ impl Table {
                 }
             }
             if direction == Direction::Inbound {
-                older = open.surplus(alpn, &key);
+                older = open.of(alpn, &key);
             }
             let number = open.next;
             open.next += 1;
@@ -146,7 +146,9 @@ impl Table {
             open.links.insert(number, entry);
             Link(link)
         };
-        for old in older {
+        older.retain(|old| !old.is_closed());
+        let surplus = older.len().saturating_sub(kept_beside_a_new_one(alpn));
+        for old in &older[..surplus] {
             old.close(Close::Replaced, "the same node has connected anew");
         }
         Ok(link)
@@ -168,18 +170,22 @@ impl Table {
 }
 
 impl Links {
-    /// The inbound connections of this identity and protocol that must give way to one more.
-    fn surplus(&self, alpn: Alpn, key: &Fingerprint) -> Vec<Link> {
-        let keep = if alpn == Alpn::Gossip { 0 } else { CONNECTIONS_PER_IDENTITY - 1 };
-        let same: Vec<Link> = self
-            .links
+    /// The inbound connections of this identity and protocol, oldest first. The caller drops them after the lock is
+    /// released: dropping a last one takes it.
+    fn of(&self, alpn: Alpn, key: &Fingerprint) -> Vec<Link> {
+        self.links
             .values()
             .filter(|entry| entry.direction == Direction::Inbound && entry.alpn == alpn && entry.key == *key)
             .filter_map(|entry| entry.link.upgrade().map(Link))
-            .filter(|link| !link.is_closed())
-            .collect();
-        let surplus = same.len().saturating_sub(keep);
-        same.into_iter().take(surplus).collect()
+            .collect()
+    }
+}
+
+/// How many inbound connections of one identity may stay when one more comes.
+const fn kept_beside_a_new_one(alpn: Alpn) -> usize {
+    match alpn {
+        Alpn::Gossip => 0,
+        Alpn::Raft | Alpn::Control | Alpn::Broker | Alpn::Data | Alpn::Join => CONNECTIONS_PER_IDENTITY - 1,
     }
 }
 

@@ -5,6 +5,7 @@
 //! them is the agent's.
 
 mod driver;
+mod failure;
 mod gate;
 mod link;
 
@@ -14,22 +15,22 @@ use std::sync::{Arc, OnceLock, Weak};
 use arc_swap::ArcSwap;
 use quinn::ConnectionError;
 use rustls::pki_types::CertificateDer;
-use thiserror::Error;
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::timeout;
 
+pub use failure::{DialError, Gone};
 pub use link::{Direction, Link};
 
 use crate::alpn::Alpn;
 use crate::close::Close;
 use crate::id::{Fingerprint, Fqdn};
-use crate::limits::{ACCEPT_QUEUE, HANDSHAKE_TIME};
+use crate::limits::{ACCEPT_QUEUE, HANDSHAKE_TIME, SHUT_DOWN_TIME};
 use crate::refusal::{Class, Refusal};
 use crate::seam::Outside;
 use crate::tls::{self, Expect, Identity};
 use crate::transport;
 use crate::trust::{Caller, Distrust, Proven, Side, Trust};
-use driver::{Driver, Fate};
+use driver::Driver;
 use gate::{Gate, Verdict};
 use link::Table;
 
@@ -70,64 +71,6 @@ pub struct Target {
     pub key: Option<Fingerprint>,
 }
 
-/// Why a node could not be dialled.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum DialError {
-    /// This agent's own endpoint is not working; [`Endpoint::restart`] is due.
-    #[error("this agent's network endpoint is being restarted")]
-    Lost,
-    /// Nothing answered.
-    #[error("{0} does not answer")]
-    Silent(SocketAddr),
-    /// What answered is not what was called.
-    #[error("{address} is not trusted: {distrust}")]
-    Untrusted {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        distrust: Distrust,
-    },
-    /// The other side closed it, and says why.
-    #[error("{address} refuses: {close}: {reason}")]
-    Refused {
-        /// The address.
-        address: SocketAddr,
-        /// The code.
-        close: Close,
-        /// The sentence.
-        reason: String,
-    },
-    /// The handshake failed.
-    #[error("the connection to {address} failed: {error}")]
-    Failed {
-        /// The address.
-        address: SocketAddr,
-        /// What QUIC or TLS says.
-        error: String,
-    },
-    /// This node may not dial that protocol at all.
-    #[error(transparent)]
-    Unable(#[from] Refusal),
-}
-
-impl From<DialError> for Refusal {
-    fn from(error: DialError) -> Self {
-        let (class, code) = match &error {
-            DialError::Lost | DialError::Silent(_) | DialError::Failed { .. } => (Class::Unreachable, "unreachable"),
-            DialError::Untrusted { .. } => (Class::Refused, "untrusted"),
-            DialError::Refused { close, .. } if close.is_passing() => (Class::Unreachable, "unreachable"),
-            DialError::Refused { .. } => (Class::Refused, "not_admitted"),
-            DialError::Unable(refusal) => return refusal.clone(),
-        };
-        Self::new(class, code, error.to_string())
-    }
-}
-
-/// quinn's task behind the endpoint is gone: call [`Endpoint::restart`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the network endpoint's task is gone")]
-pub struct Lost;
-
 /// One endpoint of an agent. Clones are handles to the same one; dropping the last closes it.
 #[derive(Clone, Debug)]
 pub struct Endpoint(Arc<Inner>);
@@ -143,6 +86,7 @@ struct Inner {
     gate: Arc<Gate>,
     accepted: mpsc::Sender<Link>,
     waiting: Mutex<mpsc::Receiver<Link>>,
+    shut: watch::Sender<bool>,
 }
 
 impl Endpoint {
@@ -171,6 +115,7 @@ impl Endpoint {
             gate: Arc::default(),
             accepted,
             waiting: Mutex::new(waiting),
+            shut: watch::Sender::new(false),
         });
         inner.listen_as_identity(&inner.driver.load())?;
         inner.clone().start_listening();
@@ -209,15 +154,24 @@ impl Endpoint {
     }
 
     /// The next connection from outside: verified, listed or newer than the list, and allowed on its protocol.
-    pub async fn accept(&self) -> Result<Link, Lost> {
+    pub async fn accept(&self) -> Result<Link, Gone> {
         let driver = self.0.driver.load_full();
-        let mut fate = driver.fate();
+        let (mut ended, mut shut) = (driver.ended(), self.0.shut.subscribe());
         let mut waiting = self.0.waiting.lock().await;
         tokio::select! {
             biased;
-            link = waiting.recv() => link.ok_or(Lost),
-            _ = fate.wait_for(|fate| *fate != Fate::Running) => Err(Lost),
+            _ = shut.wait_for(|shut| *shut) => Err(Gone::ShutDown),
+            link = waiting.recv() => link.ok_or(Gone::ShutDown),
+            _ = ended.wait_for(|ended| *ended) => Err(Gone::Lost),
         }
+    }
+
+    /// Closes every connection, takes no more, and waits until the other sides can know (bounded by a second).
+    pub async fn shut_down(&self) {
+        self.0.shut.send_replace(true);
+        let quinn = self.0.driver.load().quinn.clone();
+        quinn.close(Close::Done.code(), b"the agent stops");
+        let _ = timeout(SHUT_DOWN_TIME, quinn.wait_idle()).await;
     }
 
     /// Dials a node. The caller keeps the link; see [`crate::calls::Calls`] for a pool.
@@ -248,7 +202,7 @@ impl Endpoint {
 
     /// Every open connection.
     pub fn links(&self) -> Vec<Link> {
-        self.0.table.links()
+        self.0.table.links().into_iter().filter(|link| !link.is_closed()).collect()
     }
 
     /// Whether quinn's task is gone.
@@ -278,9 +232,7 @@ impl Endpoint {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Some(quinn) = self.driver.load().quinn() {
-            quinn.close(Close::Done.code(), b"the agent stops");
-        }
+        self.driver.load().quinn.close(Close::Done.code(), b"the agent stops");
     }
 }
 
@@ -290,15 +242,13 @@ impl Inner {
         let crypto = tls::server(&self.outside, &self.trust, &identity, self.role.alpns())?;
         let config =
             crypto.map(|crypto| transport::server(self.role, crypto, &*self.outside.random, &self.outside.clock));
-        if let Some(quinn) = driver.quinn() {
-            quinn.set_server_config(config);
-        }
+        driver.quinn.set_server_config(config);
         Ok(())
     }
 
     /// Takes attempts from quinn until its task ends. Holds no handle to the endpoint, so that it can be dropped.
     fn start_listening(self: Arc<Self>) {
-        let Some(quinn) = self.driver.load().quinn().cloned() else { return };
+        let quinn = self.driver.load().quinn.clone();
         let inner = Arc::downgrade(&self);
         self.outside.net.runtime().spawn(Box::pin(async move {
             while let Some(incoming) = quinn.accept().await {
@@ -390,7 +340,9 @@ impl Inner {
 
     async fn dial(&self, address: SocketAddr, alpn: Alpn, expect: Expect) -> Result<Link, DialError> {
         let driver = self.driver.load_full();
-        let quinn = driver.quinn().ok_or(DialError::Lost)?;
+        if driver.is_lost() {
+            return Err(DialError::Lost);
+        }
         let identity = self.identity.load_full();
         let distrust = Arc::new(OnceLock::new());
         let verdict = Arc::clone(&distrust);
@@ -398,7 +350,7 @@ impl Inner {
         let config = transport::client(self.role, crypto, &self.outside.random);
         let failed = |error: String| DialError::Failed { address, error };
         let connecting =
-            quinn.connect_with(config, address, tls::SERVER_NAME).map_err(|error| failed(error.to_string()))?;
+            driver.quinn.connect_with(config, address, tls::SERVER_NAME).map_err(|error| failed(error.to_string()))?;
         let connection = match timeout(HANDSHAKE_TIME, connecting).await {
             Err(_) | Ok(Err(ConnectionError::TimedOut)) => return Err(DialError::Silent(address)),
             Ok(Err(error)) => {

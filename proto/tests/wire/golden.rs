@@ -1,0 +1,516 @@
+//! Golden bytes: what each message and each stored value looks like, for ever or until the format version rises.
+//!
+//! `LANDFALL_WRITE_GOLDEN=1 cargo test -p landfall-proto golden` writes the files anew. A difference in review is a
+//! format change: agents of both versions meet in every upgrade.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::path::PathBuf;
+
+use landfall_proto::codec;
+use landfall_proto::id::{
+    DiskTarget, Epoch, Fingerprint, Fqdn, MemberId, NodeName, Position, RequestId, Revision, Root, SenderEpoch, Term,
+    UnixMillis, VmId,
+};
+use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
+use landfall_proto::message::control::{
+    Consistency, ControlAnswer, ControlRequest, Figures, HolderFigures, Point, PointState, SenderFigures,
+};
+use landfall_proto::message::data::{
+    ChangeSet, Content, CopyAnswer, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Staged, Tip, Welcome,
+};
+use landfall_proto::message::join::{self, Ask, Invitation, JoinAnswer, JoinRequest};
+use landfall_proto::model::{
+    Adapter, AdapterKind, Answer, AuthorizationEntry, Command, DiskSpec, Found, Frequency, Handover, Member,
+    MemberList, Outcome, Peer, Primary, Proposal, Replica, Stop, Ticket, TicketKind, Timing, VmSpec,
+};
+use landfall_proto::refusal::{Class, Refusal};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+fn folder() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
+}
+
+/// A file: each value behind its length, so that a reviewer's diff shows which one changed.
+fn file<T: Serialize>(samples: &[T]) -> Vec<u8> {
+    samples.iter().flat_map(|sample| landfall_proto::frame::encode(sample, 1 << 20).unwrap()).collect()
+}
+
+fn check<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, samples: &[T]) {
+    let path = folder().join(format!("{name}.bin"));
+    let now = file(samples);
+    if std::env::var_os("LANDFALL_WRITE_GOLDEN").is_some() {
+        std::fs::create_dir_all(folder()).unwrap();
+        std::fs::write(&path, &now).unwrap();
+    }
+    let golden = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    // What old bytes mean comes first: that is what breaks an upgrade.
+    let old: Vec<T> = parts(&golden)
+        .iter()
+        .map(|bytes| codec::decode(bytes).unwrap_or_else(|error| panic!("{name}: old bytes cannot be read: {error}")))
+        .collect();
+    assert_eq!(old, samples, "{name}: old bytes mean something else now");
+    assert!(golden == now, "{name}: the encoding has changed");
+}
+
+/// As [`check`], for an enum: every variant must be among the samples.
+fn check_all<T: Serialize + DeserializeOwned + PartialEq + Debug>(name: &str, samples: &[T]) {
+    check(name, samples);
+    let Err(error) = codec::decode::<T>(&[codec::FORMAT, 250]) else { panic!("{name} has 250 variants?") };
+    let text = error.to_string();
+    let count: u8 = text
+        .split_once("variant index 0 <= i < ")
+        .and_then(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok())
+        .unwrap_or_else(|| panic!("{name}: {text}"));
+    let seen: BTreeSet<u8> = samples.iter().map(|sample| codec::encode(sample).unwrap()[1]).collect();
+    assert_eq!(seen, (0..count).collect(), "{name}: variants without a sample");
+}
+
+fn parts(mut file: &[u8]) -> Vec<Vec<u8>> {
+    let mut parts = Vec::new();
+    while let Some((length, rest)) = file.split_first_chunk::<4>() {
+        let (part, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+        parts.push(part.to_vec());
+        file = rest;
+    }
+    parts
+}
+
+/// Every golden message, as raw material for mutations.
+pub fn all() -> Vec<(String, Vec<u8>)> {
+    let mut all = Vec::new();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    for path in files {
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        all.extend(parts(&std::fs::read(&path).unwrap()).into_iter().map(|bytes| (name.clone(), bytes)));
+    }
+    all
+}
+
+fn vm() -> VmId {
+    "6f1c2a52-0b0f-4c6e-9f2e-3a51d0a1c001".parse().unwrap()
+}
+
+fn id(number: u64) -> MemberId {
+    MemberId::from_number(number)
+}
+
+fn at(number: u64) -> Position {
+    Position::new(1, number)
+}
+
+fn epoch(number: u64) -> Epoch {
+    Epoch::from_number(number)
+}
+
+fn node(name: &str) -> NodeName {
+    name.parse().unwrap()
+}
+
+fn cap() -> Fqdn {
+    "r-broker-cap.contoso.com".parse().unwrap()
+}
+
+fn request() -> RequestId {
+    RequestId { session: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef, sequence: 300 }
+}
+
+fn refusal() -> Refusal {
+    Refusal::new(Class::Refused, "stale_epoch", "epoch 7 is over").field("epoch").remedy("locate the replica again")
+}
+
+fn member() -> Member {
+    Member {
+        id: id(70_000),
+        node: node("r2"),
+        fqdn: "r2.contoso.com".parse().unwrap(),
+        key: Fingerprint([0xa5; 32]),
+        control: "10.0.0.12:7443".parse().unwrap(),
+        data: "[fd00::12]:7444".parse().unwrap(),
+        witness: false,
+    }
+}
+
+fn list() -> MemberList {
+    MemberList { cap: cap(), position: at(71_000), members: vec![member(), Member { witness: true, ..member() }] }
+}
+
+fn peer() -> Peer {
+    Peer {
+        cluster: "Cluster-P".parse().unwrap(),
+        ca: vec![0x30, 0x82, 1, 2],
+        list: list(),
+        confirmed_at: UnixMillis(1_795_305_600_000),
+    }
+}
+
+fn found() -> Found {
+    Found {
+        cluster: "Cluster-R".parse().unwrap(),
+        cap: cap(),
+        cluster_id: 99,
+        ca: vec![0x30, 3],
+        timing: Timing::STANDARD,
+        founder: Member { id: Found::FOUNDER, ..member() },
+    }
+}
+
+fn disk() -> DiskSpec {
+    DiskSpec { target: "vda".parse::<DiskTarget>().unwrap(), bytes: 4 << 30 }
+}
+
+fn spec() -> VmSpec {
+    let adapter = |kind, name: &str| Adapter { name: name.into(), kind, mac: "52:54:00:aa:bb:01".into() };
+    VmSpec {
+        id: vm(),
+        name: "VirtualMachine_Workload".parse().unwrap(),
+        disks: vec![disk()],
+        adapters: vec![adapter(AdapterKind::Synthetic, "eth0"), adapter(AdapterKind::Legacy, "eth1")],
+    }
+}
+
+fn location() -> Location {
+    Location {
+        node: node("r2"),
+        member: id(3),
+        data: "10.0.0.12:7444".parse().unwrap(),
+        epoch: epoch(44),
+        position: at(45),
+    }
+}
+
+fn place() -> Place {
+    Place {
+        request: request(),
+        vm: spec(),
+        frequency: Frequency::FiveMinutes,
+        recovery_points: 24,
+        instead_of: Some(epoch(9)),
+    }
+}
+
+fn replica() -> Replica {
+    Replica {
+        vm: spec(),
+        primary: "p-broker-cap.contoso.com".parse().unwrap(),
+        trust_group: "T".parse().unwrap(),
+        storage: "default".parse().unwrap(),
+        frequency: Frequency::HalfMinute,
+        recovery_points: 4,
+        holder: id(2),
+        in_sync: [id(2), id(5)].into(),
+        epoch: epoch(44),
+        seeding: Some(id(6)),
+        acknowledged: true,
+        handover: Some(Handover { to: id(5), since: UnixMillis(5) }),
+        stopped: Some(Stop::AuthorizationRemoved),
+        created_at: UnixMillis(4),
+    }
+}
+
+fn primary() -> Primary {
+    Primary {
+        vm: spec(),
+        to: cap(),
+        frequency: Frequency::QuarterHour,
+        recovery_points: 0,
+        sender: Some(id(1)),
+        sender_epoch: SenderEpoch::from_number(8),
+        rivals: [id(2)].into(),
+        stopped: Some(Stop::PeerRemoved),
+        created_at: UnixMillis(4),
+    }
+}
+
+fn ticket(kind: TicketKind) -> Ticket {
+    Ticket { id: 1 << 40, secret: [7; 32], kind, expires_at: UnixMillis(6), used_by: Some(Fingerprint([1; 32])) }
+}
+
+fn entry() -> AuthorizationEntry {
+    AuthorizationEntry {
+        primary: "*.contoso.com".parse().unwrap(),
+        storage: "default".parse().unwrap(),
+        trust_group: "T".parse().unwrap(),
+    }
+}
+
+fn point() -> Point {
+    Point {
+        sequence: 12,
+        taken_at: UnixMillis(1_795_305_600_000),
+        consistency: Consistency::Crash,
+        bytes: 1 << 20,
+        root: Root([2; 32]),
+        copies: vec![node("r1"), node("r2")],
+        state: PointState::Listed,
+    }
+}
+
+fn tip() -> Tip {
+    Tip { sequence: 12, root: Root([3; 32]) }
+}
+
+fn commands() -> Vec<Command> {
+    let (vm_id, member_id, addresses) = (vm(), id(3), (member().control, member().data));
+    let placing = Command::Place {
+        vm: Box::new(spec()),
+        primary: cap(),
+        holder: id(2),
+        frequency: Frequency::HalfMinute,
+        recovery_points: 4,
+        instead_of: Some(epoch(3)),
+    };
+    let joining = Command::Join {
+        ticket: 5,
+        key: Fingerprint([4; 32]),
+        node: node("r3"),
+        fqdn: "r3.contoso.com".parse().unwrap(),
+        control: addresses.0,
+        data: addresses.1,
+    };
+    let changes = BTreeMap::from([("a".to_owned(), Some("1".to_owned())), ("b".to_owned(), None)]);
+    vec![
+        Command::Found(Box::new(found())),
+        Command::Claim(id(1)),
+        Command::Probe,
+        Command::AddTicket(ticket(TicketKind::Join { witness: true, replaces: Some(node("r1")) })),
+        Command::AddTicket(ticket(TicketKind::Pair)),
+        Command::RevokeTicket(5),
+        joining,
+        Command::Readdress { member: id(3), control: addresses.0, data: addresses.1 },
+        Command::Remove(id(3)),
+        Command::Set { changes, expect: Some(Revision::from_number(6)), by: "root".into() },
+        Command::Authorize(entry()),
+        Command::Deauthorize("*".parse().unwrap()),
+        Command::Pair { peer: Box::new(peer()), ticket: Some((5, Fingerprint([4; 32]))) },
+        Command::Relist(list()),
+        Command::Unpair(cap()),
+        placing,
+        Command::Respecify { vm: Box::new(spec()), primary: cap() },
+        Command::Sync { vm: vm_id, epoch: epoch(1), add: Some(id(2)), remove: Some(id(3)) },
+        Command::Acknowledged { vm: vm_id, epoch: epoch(1) },
+        Command::Handover { vm: vm_id, epoch: epoch(1), to: Some(id(2)) },
+        Command::Assign { vm: vm_id, epoch: epoch(1), to: id(2) },
+        Command::Seed { vm: vm_id, epoch: epoch(1), to: id(2) },
+        Command::Seeded { vm: vm_id, epoch: epoch(1) },
+        Command::RemoveReplica { vm: vm_id, primary: Some(cap()) },
+        Command::Enable { vm: Box::new(spec()), to: cap(), frequency: Frequency::HalfMinute, recovery_points: 4 },
+        Command::Disable(vm_id),
+        Command::Reshape(Box::new(spec())),
+        Command::ClaimSender { vm: vm_id, member: member_id, epoch: SenderEpoch::from_number(4), down: true },
+        Command::ReleaseSender { vm: vm_id, member: member_id },
+    ]
+}
+
+#[test]
+fn commands_and_outcomes() {
+    let proposal = |command| Proposal {
+        request: Some(request()),
+        at: UnixMillis(1_795_305_600_000),
+        term: Some(Term::from_number(17)),
+        command,
+    };
+    check("proposal", &commands().into_iter().map(proposal).collect::<Vec<_>>());
+    check_all("command", &commands());
+    let outcomes = [
+        Outcome::Done,
+        Outcome::Claimed(Term::from_number(1)),
+        Outcome::Joined(id(2)),
+        Outcome::Set(Revision::from_number(3)),
+        Outcome::Stopped(vec![vm()]),
+        Outcome::Placed { replica: Box::new(replica()), created: true },
+        Outcome::Epoch(epoch(4)),
+        Outcome::SenderEpoch(SenderEpoch::from_number(5)),
+    ];
+    check_all("outcome", &outcomes);
+    check::<Answer>("answer", &[Ok(Outcome::Done), Err(refusal())]);
+    let classes = [Class::Failed, Class::Usage, Class::Refused, Class::NotFound, Class::Unreachable];
+    check_all("class", &classes);
+}
+
+#[test]
+fn nouns_of_the_committed_state() {
+    check("member_list", &[list()]);
+    check("peer", &[peer()]);
+    check("found", &[found()]);
+    check("replica", &[replica()]);
+    check("primary", &[primary()]);
+    check("authorization", &[entry()]);
+}
+
+#[test]
+fn broker_messages() {
+    let requests = [
+        BrokerRequest::Probe,
+        BrokerRequest::Place(Box::new(place())),
+        BrokerRequest::Locate { vm: vm(), at_least: at(3) },
+        BrokerRequest::Remove { request: request(), vm: vm() },
+        BrokerRequest::Respecify { request: request(), vm: Box::new(spec()) },
+    ];
+    check_all("broker_request", &requests);
+    let passed_over = vec![PassedOver { node: node("r1"), reason: "not drawn".into() }];
+    let answers = [
+        BrokerAnswer::Ready { cap: cap(), agents: vec![member().control], authorized: Err(refusal()) },
+        BrokerAnswer::Placed { at: location(), passed_over },
+        BrokerAnswer::Located(location()),
+        BrokerAnswer::Done { position: at(4) },
+        BrokerAnswer::Owner { control: member().control },
+        BrokerAnswer::Refused(refusal()),
+    ];
+    check_all("broker_answer", &answers);
+}
+
+#[test]
+fn control_messages() {
+    let term = Term::from_number(17);
+    let requests = [
+        ControlRequest::Propose { request: Some(request()), command: Box::new(Command::Probe) },
+        ControlRequest::Place { primary: cap(), place: Box::new(place()) },
+        ControlRequest::Probe,
+        ControlRequest::ProbeFor(id(2)),
+        ControlRequest::AwaitRegistered { term, vm: vm(), epoch: epoch(4), position: at(5) },
+        ControlRequest::Moved { vm: vm(), to: location() },
+        ControlRequest::Members(list()),
+        ControlRequest::Figures(vm()),
+        ControlRequest::Fetch { term, vm: vm(), epoch: epoch(4), from: id(2) },
+        ControlRequest::CaKey,
+    ];
+    check_all("control_request", &requests);
+    let answers = [
+        ControlAnswer::Applied { answer: Ok(Outcome::Done), position: at(4) },
+        ControlAnswer::Broker(Box::new(BrokerAnswer::Located(location()))),
+        ControlAnswer::Alive { storage_fault: Some("read-only file system".into()) },
+        ControlAnswer::Reached(true),
+        ControlAnswer::Done,
+        ControlAnswer::Members(list()),
+        ControlAnswer::Figures(Box::new(figures())),
+        ControlAnswer::CaKey(vec![0x30, 0x2e]),
+        ControlAnswer::Refused(refusal()),
+    ];
+    check_all("control_answer", &answers);
+}
+
+fn figures() -> Figures {
+    let points = [PointState::Listed, PointState::Unconfirmed, PointState::Unreachable].map(|state| Point {
+        state,
+        consistency: Consistency::Off,
+        ..point()
+    });
+    let holder = HolderFigures {
+        epoch: epoch(4),
+        points: points.into(),
+        received_bytes: 1 << 33,
+        fault: Some("disk full".into()),
+    };
+    let sender = SenderFigures {
+        epoch: SenderEpoch::from_number(3),
+        activity: "sending".into(),
+        acknowledged: Some(point()),
+        receiver: Some(node("r1")),
+        sent_bytes: 1 << 34,
+        wire_bytes: 1 << 35,
+        missed_cycles: 2,
+        freeze: Some("cloned".into()),
+        frozen_micros: 900,
+        source: Some("index".into()),
+        fault: Some(refusal()),
+        testing_interval_ms: Some(200),
+    };
+    Figures { holder: Some(holder), sender: Some(sender) }
+}
+
+#[test]
+fn data_messages() {
+    let sending = Hello::Send {
+        vm: vm(),
+        epoch: epoch(4),
+        sender_epoch: SenderEpoch::from_number(3),
+        disks: vec![disk()],
+        known: vec![point()],
+    };
+    check_all("data_hello", &[sending, Hello::Copy { vm: vm(), epoch: epoch(4) }]);
+    let staged = Some(Staged { tip: tip(), extents: 77 });
+    let welcomes = [
+        Welcome::Ready { newest: Some(tip()), staged, comparable: true },
+        Welcome::Moved(location()),
+        Welcome::NotHere,
+        Welcome::Refused(refusal()),
+    ];
+    check_all("data_welcome", &welcomes);
+    let change_set = ChangeSet {
+        base: Some(tip()),
+        tip: tip(),
+        disks: vec![(disk(), Root([9; 32]))],
+        taken_at: UnixMillis(4),
+        consistency: Consistency::Crash,
+        resume_at: 5,
+    };
+    let extent = |content| Extent { disk: 1, offset: 1 << 30, content };
+    let bytes: Vec<u8> = (0..=255).collect();
+    let requests = [
+        DataRequest::Compare { disk: disk().target, node_bytes: 4096, first: 1, count: 16 },
+        DataRequest::Fill(extent(Content::Zero(1 << 20))),
+        DataRequest::Begin(change_set),
+        DataRequest::Extent(extent(Content::Data(bytes, [8; 32]))),
+        DataRequest::End { extents: 3 },
+        DataRequest::Bye,
+    ];
+    check_all("data_request", &requests);
+    let answers = [
+        DataAnswer::Hashes(vec![[1; 32], [2; 32]]),
+        DataAnswer::Go,
+        DataAnswer::Acknowledged { point: point(), confirmed: false },
+        DataAnswer::Moved(location()),
+        DataAnswer::Refused(refusal()),
+    ];
+    check_all("data_answer", &answers);
+    let reading = CopyRequest::Read { file: "head.qcow2".into(), offset: 9, length: 10 };
+    check_all("copy_request", &[CopyRequest::List { freeze: true }, reading]);
+    let answers = [
+        CopyAnswer::Files(vec![("head.qcow2".into(), 1 << 40)]),
+        CopyAnswer::Piece(vec![0, 255, 1]),
+        CopyAnswer::Refused(refusal()),
+    ];
+    check_all("copy_answer", &answers);
+}
+
+#[test]
+fn join_messages() {
+    let joining = Ask::Member {
+        node: node("r3"),
+        fqdn: Some("r3.contoso.com".parse().unwrap()),
+        public_key: vec![0x30, 0x2a],
+        control: member().control,
+        data: member().data,
+        witness: true,
+    };
+    let asks = [joining, Ask::Pair { peer: Box::new(peer()) }];
+    check_all("join_ask", &asks);
+    let requests = asks.map(|ask| JoinRequest { ticket: 5, proof: [6; 32], ask });
+    check("join_request", &requests);
+    let welcome = join::Welcome {
+        member: id(9),
+        certificate: vec![0x30, 1],
+        found: found(),
+        members: list(),
+        ca_key: Some(vec![0x30, 0x2e]),
+    };
+    let answers = [
+        JoinAnswer::Member(Box::new(welcome)),
+        JoinAnswer::Paired(Box::new(peer())),
+        JoinAnswer::Elsewhere(vec![member().control]),
+        JoinAnswer::Refused(refusal()),
+    ];
+    check_all("join_answer", &answers);
+    let invitation = Invitation {
+        ticket: 5,
+        secret: [7; 32],
+        ca: Fingerprint([8; 32]),
+        cap: cap(),
+        agents: vec![member().control],
+        expires_at: UnixMillis(9),
+    };
+    check("invitation", &[invitation]);
+}

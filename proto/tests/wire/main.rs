@@ -1,0 +1,11 @@
+//! The wire as another agent, or an attacker, sees it: golden bytes, hostile bytes, real sockets on loopback.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod attack;
+mod broker;
+mod cast;
+mod codec;
+mod golden;
+mod join;
+mod network;
+mod trust;
