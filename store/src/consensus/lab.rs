@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use landfall_proto::id::{Fingerprint, MemberId, NodeName, Term, UnixMillis};
-use landfall_proto::model::{Answer, Command, Found, Member, Outcome, Proposal, Ticket, TicketKind, Timing};
+use landfall_proto::model::{Answer, Command, Found, Outcome, Proposal, Ticket, TicketKind, Timing};
 use landfall_proto::seam::{Clock, Random, Time};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::memory_kv::MemoryKv;
+pub(super) use crate::state::fixture::founding;
 
 /// tokio's paused time.
 #[derive(Debug)]
@@ -85,25 +86,6 @@ pub(super) struct Lab {
 }
 
 pub(super) const ONE: MemberId = Found::FOUNDER;
-
-pub(super) fn founding() -> Found {
-    Found {
-        cluster: "Cluster-R".parse().unwrap(),
-        cap: "r-broker-cap.contoso.com".parse().unwrap(),
-        cluster_id: 7,
-        ca: vec![1; 300],
-        timing: Timing::STANDARD,
-        founder: Member {
-            id: ONE,
-            node: "r1".parse().unwrap(),
-            fqdn: "r1.contoso.com".parse().unwrap(),
-            key: Fingerprint([1; 32]),
-            control: "10.0.0.1:7443".parse().unwrap(),
-            data: "10.0.0.1:7444".parse().unwrap(),
-            witness: false,
-        },
-    }
-}
 
 impl Lab {
     pub(super) fn new(seed: u64, holds: bool) -> Self {

@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use super::lab::{Lab, ONE};
 use super::*;
-use crate::kv::Kv as _;
 use landfall_proto::model::{Command, Outcome};
 
 fn transfers(node: &Consensus) -> usize {
@@ -171,7 +170,7 @@ async fn an_entry_of_the_dead_leader_and_the_witness_heals_once_the_witness_may_
     lab.start(ONE).await;
     lab.node(ONE).found(BTreeSet::from([ONE])).await.unwrap();
     lab.until("a first leader", |lab| lab.node(ONE).status().is_leader).await;
-    lab.propose_as(ONE, None, Command::Found(Box::new(super::lab::founding()))).await.unwrap().unwrap();
+    lab.propose_as(ONE, None, Command::Found(Box::new(lab::founding()))).await.unwrap().unwrap();
     lab.claim(ONE).await;
     let two = lab.admit("r2", false).await;
     let witness = lab.admit("rw", true).await;

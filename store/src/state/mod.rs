@@ -219,8 +219,10 @@ impl State {
 }
 
 #[cfg(test)]
-mod fixture;
+pub(crate) mod fixture;
 #[cfg(test)]
 mod property_tests;
+#[cfg(test)]
+mod replica_tests;
 #[cfg(test)]
 mod tests;

@@ -18,3 +18,5 @@
 pub mod power;
 pub mod process;
 pub mod sim;
+pub mod table;
+pub mod wgl;
