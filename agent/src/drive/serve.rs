@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use landfall_proto::alpn::Alpn;
 use landfall_proto::close::Close;
-use landfall_proto::endpoint::{Endpoint, Link};
+use landfall_proto::endpoint::{Endpoint, Gone, Link};
 use landfall_proto::frame::{self, FrameError};
 use landfall_proto::limits::CONTROL_STREAMS;
 use landfall_proto::message::broker::BrokerRequest;
@@ -44,8 +44,8 @@ pub struct Services {
     pub papers: Papers,
 }
 
-/// Accepts the connections of one endpoint until the task is dropped. An endpoint whose own task died (a panic in the
-/// transport) is started again: consensus and the CAP do not depend on it.
+/// Accepts the connections of one endpoint until the task is dropped. An endpoint whose socket failed is started
+/// again: consensus and the CAP do not depend on it.
 pub async fn accept(endpoint: Endpoint, services: Services) {
     loop {
         match endpoint.accept().await {
@@ -53,8 +53,9 @@ pub async fn accept(endpoint: Endpoint, services: Services) {
                 let services = services.clone();
                 tokio::spawn(async move { serve(link, services).await });
             }
-            Err(lost) => {
-                tracing::error!(%lost, "starting the endpoint again");
+            Err(Gone::ShutDown) => return,
+            Err(Gone::Lost) => {
+                tracing::error!("the endpoint's task is gone: starting it again");
                 sleep(RESTART_PAUSE).await;
                 if let Err(refusal) = endpoint.restart() {
                     tracing::error!(%refusal, "the endpoint does not start");
