@@ -1,6 +1,7 @@
 //! Everything that touches the outside: disks, sockets, processes. Decisions are made in `decide`.
 
 pub mod api;
+pub mod applying;
 pub mod attach;
 pub mod broker;
 pub mod confirm;
@@ -29,4 +30,5 @@ pub mod send;
 pub mod senders;
 pub mod serve;
 pub mod sight;
+pub mod transfers;
 pub mod vm_side;

@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
+use crate::drive::applying::Applying;
 use crate::drive::handover;
 use crate::drive::image::extent;
 use crate::drive::node::Node;
@@ -46,6 +47,7 @@ pub struct Receiver {
     replicas: Replicas,
     confirmed: confirm::Confirmed,
     sessions: Arc<Mutex<BTreeMap<VmId, watch::Sender<bool>>>>,
+    applying: Applying,
 }
 
 /// A session that was admitted.
@@ -53,14 +55,13 @@ struct Admitted {
     vm: VmId,
     primary: Fqdn,
     epochs: Epochs,
-    disks: Vec<DiskSpec>,
     store: SharedStore,
 }
 
 impl Receiver {
     /// A receiver for `replicas`.
     pub fn new(node: Node, replicas: Replicas, confirmed: confirm::Confirmed) -> Self {
-        Self { node, replicas, confirmed, sessions: Arc::default() }
+        Self { node, replicas, confirmed, sessions: Arc::default(), applying: Applying::default() }
     }
 
     /// Serves the sessions of one connection until it ends.
@@ -142,10 +143,9 @@ impl Receiver {
         let epochs = Epochs { assignment: epoch, sender };
         let points = replica.recovery_points;
         let mut guard = Arc::clone(&store).lock_owned().await;
-        let (specs, asked) = (disks.clone(), known);
         let standing = blocking(move || {
             guard.set_recovery_points(points)?;
-            let mut standing = guard.admit(&epochs, &specs, &asked)?;
+            let mut standing = guard.admit(&epochs, &disks, &known)?;
             if standing.staged_whole {
                 // It may have been acknowledged by the node that staged it, so it is completed, never dropped.
                 guard.commit()?;
@@ -159,7 +159,7 @@ impl Receiver {
         drop(guard);
         let welcome =
             Welcome::Ready { newest: standing.newest, staged: standing.staged, comparable: standing.comparable };
-        Ok((Admitted { vm, primary: primary.clone(), epochs, disks, store }, welcome))
+        Ok((Admitted { vm, primary: primary.clone(), epochs, store }, welcome))
     }
 
     /// Takes what an admitted sender sends, until it goes, a newer session comes, or something is wrong.
@@ -273,7 +273,9 @@ impl Receiver {
             DataRequest::End { extents } => {
                 store.finish(epochs, extents)?;
                 handle.block_on(self.claim_point(admitted))?;
+                let place = self.applying.enter(|| self.node.state().resolved_settings().apply_vm_limit);
                 let point = store.commit()?;
+                drop(place);
                 self.replicas.note(*vm, epochs.assignment, &store, point.bytes);
                 let confirmed = self.confirmed.is_fresh();
                 let point = Point { copies: vec![self.node.name.clone()], ..point };

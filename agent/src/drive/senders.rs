@@ -11,7 +11,7 @@ use landfall_proto::message::control::SenderFigures;
 use landfall_proto::model::{Command, Frequency, Primary, VmSpec};
 use landfall_proto::{Class, Refusal};
 use landfall_store::state::State;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -20,6 +20,7 @@ use crate::drive::events::Happening;
 use crate::drive::node::Node;
 use crate::drive::send::Sender;
 use crate::drive::send::capture::Workshop;
+use crate::drive::transfers::Transfers;
 use crate::surface::vm::PassedOver;
 
 /// How often roles are looked at without being told of a change.
@@ -35,7 +36,7 @@ pub struct Senders {
     running: Arc<Mutex<BTreeMap<VmId, Running>>>,
     claiming: Arc<Mutex<BTreeSet<VmId>>>,
     passed_over: Arc<Mutex<BTreeMap<VmId, Vec<PassedOver>>>>,
-    transfers: Arc<Semaphore>,
+    transfers: Transfers,
 }
 
 struct Running {
@@ -54,14 +55,8 @@ impl Drop for Running {
 impl Senders {
     /// No sender yet; [`Senders::run`] starts them.
     pub fn new(node: Node) -> Self {
-        let transfers = usize::try_from(node.state().resolved_settings().maximum_active_transfers).unwrap_or(1);
-        Self {
-            node,
-            running: Arc::default(),
-            claiming: Arc::default(),
-            passed_over: Arc::default(),
-            transfers: Arc::new(Semaphore::new(transfers.max(1))),
-        }
+        let transfers = Transfers::new(node.state().resolved_settings().maximum_active_transfers);
+        Self { node, running: Arc::default(), claiming: Arc::default(), passed_over: Arc::default(), transfers }
     }
 
     /// Keeps roles and senders in step with the committed state and with what the VM service lists.
@@ -77,6 +72,7 @@ impl Senders {
                 changed = reported.changed() => if changed.is_err() { return },
             }
             let state = self.node.state();
+            self.transfers.set_limit(state.resolved_settings().maximum_active_transfers);
             self.settle_roles(&state);
             self.settle_senders(&state);
         }
@@ -158,7 +154,7 @@ impl Senders {
             workshop: Workshop { folder: self.node.config.data_dir.join("senders").join(primary.vm.id.to_string()) },
             figures,
             heard: hearing,
-            transfers: Arc::clone(&self.transfers),
+            transfers: self.transfers.clone(),
         };
         tracing::info!(vm = %primary.vm.name, to = %primary.to, epoch = %primary.sender_epoch, "sending");
         let task = tokio::spawn(sender.run()).abort_handle();

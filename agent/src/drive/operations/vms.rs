@@ -33,6 +33,9 @@ const FIGURES_DEADLINE: Duration = Duration::from_millis(1_500);
 /// How long the export of a point may take where nothing else is asked: a terabyte at 100 MB/s.
 const EXPORT_DEADLINE: Duration = Duration::from_secs(3 * 3600);
 
+/// How long `vm enable` waits for a node to claim the VM before it answers all the same.
+const CLAIM_WAIT: Duration = Duration::from_secs(3);
+
 /// How often a wait looks again.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -359,6 +362,10 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
     node.proposer.commit(command).await?;
     let told = format!("{} replicates to {}, received by {}", local.vm.name, request.to, placed.node);
     node.events.record(Happening::info("replication_enabled", told).vm(id).node(&placed.node));
+    // The node that has the VM claims it within a moment; waiting for that makes the answer say where it is sent from.
+    let mut states = node.consensus.watch_state();
+    let claimed = states.wait_for(|state| state.primaries.get(&id).is_none_or(|primary| primary.sender.is_some()));
+    drop(timeout(CLAIM_WAIT, claimed).await);
     if let Some(wait) = request.wait_seconds {
         first_point(control, id, wait).await?;
     }

@@ -8,7 +8,6 @@ mod prepare;
 pub mod record;
 pub mod session;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_proto::client::{BrokerClient, Wish};
@@ -18,7 +17,7 @@ use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::{Point, PointState, SenderFigures};
 use landfall_proto::message::data::{ChangeSet, Hello, Tip};
 use landfall_proto::model::Primary;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::decide::cycle::{self, Cycle};
@@ -28,6 +27,7 @@ use crate::drive::node::Node;
 use crate::drive::send::capture::{Base, Workshop, blocking, capture, discard};
 use crate::drive::send::record::{Known, Record};
 use crate::drive::send::session::{Session, Trouble};
+use crate::drive::transfers::Transfers;
 use crate::vm_service::FreezeMethod;
 
 /// How long a question to the CAP may take, retries included.
@@ -51,7 +51,7 @@ pub struct Sender {
     /// Where the replica was last heard to be.
     pub heard: watch::Receiver<Option<Location>>,
     /// How many senders of this node may transfer at once.
-    pub transfers: Arc<Semaphore>,
+    pub transfers: Transfers,
 }
 
 struct Line {
@@ -167,7 +167,7 @@ impl Sender {
             self.activity("capturing");
             self.take_instant(line, base, &session).await?;
         }
-        let permit = self.transfers.clone().acquire_owned().await;
+        let permit = self.transfers.enter().await;
         self.activity("sending");
         let sent = self.send_flight(line, &mut session).await;
         drop(permit);
