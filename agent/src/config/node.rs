@@ -226,7 +226,7 @@ fn addresses(top: &Section<'_, '_>) -> Option<(SocketAddr, SocketAddr, SocketAdd
         None => listen,
     };
     let data_advertise = given_data_advertise.unwrap_or(SocketAddr::new(advertise.ip(), data_listen.port()));
-    if data_advertise == advertise {
+    if data_advertise == advertise && data_listen.port() != listen.port() {
         let problem = format!("'{data_advertise}' is also where advertise '{advertise}' leads");
         top.fault("data_advertise", &problem, "control and data each need an address of their own");
     }

@@ -55,7 +55,7 @@ pub(super) struct Instant {
     /// Files to be removed with it.
     pub clones: Clones,
     /// Locks to be held with it.
-    pub locks: Vec<File>,
+    pub _locks: Vec<File>,
 }
 
 /// Copies by reference that go with their freeze.

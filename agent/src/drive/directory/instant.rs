@@ -116,7 +116,8 @@ fn off(core: &Core, images: &[Image]) -> Result<(Vec<Image>, Instant), Refusal> 
     }
     // Locked first, looked at again after: what was written before counts, what comes later is noticed at the thaw.
     let (images, prints) = inspect(core)?;
-    let instant = Instant { method: FreezeMethod::Off, run: core.run, prints, clones: Clones::default(), locks };
+    let instant =
+        Instant { method: FreezeMethod::Off, run: core.run, prints, clones: Clones::default(), _locks: locks };
     Ok((images, instant))
 }
 
@@ -140,7 +141,7 @@ fn running(
                     sync(path, target)?;
                 }
                 let instant =
-                    Instant { method: FreezeMethod::Cloned, run: core.run, prints, clones, locks: Vec::new() };
+                    Instant { method: FreezeMethod::Cloned, run: core.run, prints, clones, _locks: Vec::new() };
                 return Ok((images, instant));
             }
             Err(error) => core.no_reflink = cannot_ever(&error),
@@ -150,7 +151,7 @@ fn running(
         sync(&image.path, file)?;
     }
     let method = FreezeMethod::Stopped;
-    Ok((images, Instant { method, run: core.run, prints, clones: Clones::default(), locks: Vec::new() }))
+    Ok((images, Instant { method, run: core.run, prints, clones: Clones::default(), _locks: Vec::new() }))
 }
 
 /// Whether the error says that this file system, or this pair of files, cannot share blocks at all.

@@ -25,7 +25,7 @@ mod vm;
 mod vm_file;
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

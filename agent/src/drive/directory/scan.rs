@@ -65,7 +65,7 @@ impl Inner {
         let look = super::blocking(move || inner.take_look(number)).await?;
         let look = Arc::new(look);
         let mut looks = JoinSet::new();
-        for vm in self.vms() {
+        for vm in self.vms().into_iter().filter(|vm| !vm.retiring.load(Ordering::Acquire)) {
             let (inner, look) = (self.clone(), look.clone());
             // Not the set's own blocking tasks: those that are late go on when the set is dropped.
             looks.spawn(async move { spawn_blocking(move || vm.look(&inner, &look)).await });
@@ -74,10 +74,9 @@ impl Inner {
         Ok(())
     }
 
-    /// Every VM that is here.
+    /// Every VM that is here, or whose processes have not ended yet though its folder is gone.
     pub(super) fn vms(&self) -> Vec<Arc<Vm>> {
-        let catalog = locked(&self.catalog);
-        catalog.values().filter(|vm| !vm.retiring.load(Ordering::Acquire)).cloned().collect()
+        locked(&self.catalog).values().cloned().collect()
     }
 
     fn take_look(&self, number: u64) -> Result<Look, Refusal> {
