@@ -327,6 +327,8 @@ fn follow_status(raft: &Raft) -> watch::Receiver<Status> {
 }
 
 #[cfg(test)]
+mod chaos_tests;
+#[cfg(test)]
 mod lab;
 #[cfg(test)]
 mod tests;

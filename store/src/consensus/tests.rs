@@ -2,10 +2,6 @@
 
 use std::time::Duration;
 
-use landfall_proto::id::Revision;
-use rand::{Rng, SeedableRng};
-use rand_chacha::ChaCha8Rng;
-
 use super::lab::{Lab, ONE};
 use super::*;
 use landfall_proto::model::{Command, Outcome};
@@ -291,63 +287,4 @@ async fn the_same_seed_gives_the_same_run() {
         traces.insert(format!("{trace:?}"));
     }
     assert_eq!(traces.len(), 1, "{traces:#?}");
-}
-
-/// Cuts, power losses and proposals at random; nothing acknowledged may be missing at the end, nor differ anywhere.
-async fn chaos(seed: u64) {
-    let (mut lab, all) = Lab::three(seed, true).await;
-    let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0xC0FFEE);
-    for id in all {
-        lab.kv(id).set_latency(Duration::from_millis(2 + seed % 7));
-    }
-    let mut acknowledged = BTreeSet::new();
-    for _ in 0..60 {
-        let id = all[random.random_range(0..3)];
-        match random.random_range(0..5) {
-            0 => lab.isolate(id, true),
-            1 => all.into_iter().for_each(|id| lab.isolate(id, false)),
-            2 => {
-                lab.power_off(id).await;
-                lab.start(id).await;
-            }
-            _ => {
-                let value = random.random_range(4..1000u64);
-                acknowledged.extend(try_set(&lab, id, value).await);
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(random.random_range(0..900))).await;
-    }
-    for id in all {
-        lab.isolate(id, false);
-    }
-    lab.settled(&all).await;
-    let state = lab.node(ONE).state();
-    let kept: BTreeSet<_> = state.settings.history.iter().map(|change| change.revision).collect();
-    assert!(acknowledged.is_subset(&kept), "seed {seed}: lost {:?}", acknowledged.difference(&kept));
-    for id in all {
-        assert_eq!(lab.node(id).state().archive().unwrap(), state.archive().unwrap(), "seed {seed}");
-    }
-}
-
-/// Tries, for half a second, to change a setting at `id`, as its own owner where it has to; returns the revision.
-async fn try_set(lab: &Lab, id: MemberId, value: u64) -> Option<Revision> {
-    let half = Duration::from_millis(500);
-    let node = lab.node(id);
-    if node.state().claim.is_none_or(|claim| claim.member != id) {
-        tokio::time::timeout(half, lab.propose_as(id, None, Command::Claim(id))).await.ok()?.ok()?.ok()?;
-    }
-    let changes = [("maximum_active_transfers".to_owned(), Some(value.to_string()))].into();
-    let set = Command::Set { changes, expect: None, by: "chaos".to_owned() };
-    let asked = tokio::time::timeout(half, lab.propose_as(id, node.state().term(), set)).await;
-    match asked.ok()?.ok()?.ok()? {
-        Outcome::Set(revision) => Some(revision),
-        other => panic!("{other:?}"),
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn nothing_acknowledged_is_lost_whatever_fails() {
-    for seed in 100..112 {
-        chaos(seed).await;
-    }
 }

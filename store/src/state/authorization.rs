@@ -119,6 +119,15 @@ impl State {
         stopped
     }
 
+    /// Brings the stop of one replica in line.
+    pub(super) fn settle_stop(&mut self, vm: VmId) {
+        let any = self.resolved_settings().allowed_from_any_server;
+        let Some(stop) = self.replicas.get(&vm).map(|replica| self.replica_stop(replica, any)) else { return };
+        if let Some(replica) = self.replicas.edit(&vm) {
+            replica.stopped = stop;
+        }
+    }
+
     fn replica_stop(&self, replica: &Replica, any: bool) -> Option<Stop> {
         let entries = || self.authorization.values();
         let trusted = |entry: &AuthorizationEntry| {
