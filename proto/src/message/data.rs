@@ -191,7 +191,7 @@ pub enum CopyRequest {
 pub enum CopyAnswer {
     /// Files and their sizes; the names are plain and end in no folder of their own.
     Files(Vec<(String, u64)>),
-    /// The bytes.
+    /// The bytes; what is missing of those asked for is zero.
     Piece(Vec<u8>),
     /// Refused or failed.
     Refused(Refusal),

@@ -243,6 +243,8 @@ pub struct ChangeSetReader {
     path: PathBuf,
     change_set: Option<ChangeSet>,
     next: u64,
+    /// Whether anything but a trailer at the end is damage.
+    whole: bool,
 }
 
 impl ChangeSetReader {
@@ -258,7 +260,24 @@ impl ChangeSetReader {
         };
         file.seek(SeekFrom::Start(HEADER_BYTES)).map_err(failed)?;
         let file = BufReader::with_capacity(BUFFER_BYTES, file);
-        Ok(Self { file, path: path.to_owned(), change_set, next: 0 })
+        Ok(Self { file, path: path.to_owned(), change_set, next: 0, whole: false })
+    }
+
+    /// Opens a file that was sealed: where it ends without its trailer, or a record is not what was written, reading it
+    /// is an error instead of an early end.
+    pub fn open_sealed(path: &Path) -> Result<Self, Refusal> {
+        Self::open(path).map(|reader| Self { whole: true, ..reader })
+    }
+
+    /// A record that is torn or damaged: the end, or an error in a file that was sealed.
+    fn broken<T>(&self) -> Result<Option<T>, Refusal> {
+        if !self.whole {
+            return Ok(None);
+        }
+        let shown = quoted(&self.path.to_string_lossy());
+        Err(Refusal::new(Class::Failed, "damaged", format!("{shown} is damaged at extent {}", self.next))
+            .field("path")
+            .remedy("fetch the replica from another copy"))
     }
 
     /// What it makes, where the writer knew.
@@ -297,8 +316,11 @@ impl ChangeSetReader {
     fn head(&mut self) -> Result<Option<Head>, Refusal> {
         let mut bytes = [0; HEAD_BYTES];
         match self.file.read_exact(&mut bytes) {
-            Ok(()) => Ok(Head::decode(&bytes, self.next)),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Ok(()) => match Head::decode(&bytes, self.next) {
+                Some(head) => Ok(Some(head)),
+                None => self.broken(),
+            },
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.broken(),
             Err(error) => Err(fault("read", &self.path, &error)),
         }
     }
@@ -315,11 +337,11 @@ impl ChangeSetReader {
             let mut data = vec![0; head.payload as usize];
             match self.file.read_exact(&mut data) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return self.broken(),
                 Err(error) => return Err(fault("read", &self.path, &error)),
             }
             if *blake3::hash(&data).as_bytes() != head.hash {
-                return Ok(None);
+                return self.broken();
             }
             Content::Data(data, head.hash)
         };
@@ -330,7 +352,7 @@ impl ChangeSetReader {
 
 /// The counts of a complete change set, by its heads alone. Blocks.
 pub fn counts(path: &Path) -> Result<Counts, Refusal> {
-    let (mut reader, mut counts) = (ChangeSetReader::open(path)?, Counts::default());
+    let (mut reader, mut counts) = (ChangeSetReader::open_sealed(path)?, Counts::default());
     while let Some(head) = reader.head()?.filter(|head| head.kind != TRAILER) {
         counts.extents += 1;
         counts.bytes += head.length;

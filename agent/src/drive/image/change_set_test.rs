@@ -126,6 +126,9 @@ proptest! {
         std::fs::write(&path, &bytes).unwrap();
         let found = inspect(&path).unwrap();
         prop_assert!(!found.complete);
+        let mut sealed = ChangeSetReader::open_sealed(&path).unwrap();
+        let read = std::iter::from_fn(|| sealed.next_extent().transpose()).collect::<Result<Vec<_>, _>>();
+        prop_assert_eq!(read.unwrap_err().code, "damaged");
         prop_assert_eq!(&read_from(&path, 0)[..], &extents[..found.counts.extents as usize]);
     }
 }

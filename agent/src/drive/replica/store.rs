@@ -105,10 +105,10 @@ impl ReplicaStore {
         }
         let applying = layout.path(APPLYING);
         if applying.exists() {
+            // It was complete and synced before it got this name: what cannot be read now is damage, not a crash.
             match ChangeSetReader::open(&applying).map(|reader| reader.change_set().cloned()) {
                 Ok(Some(set)) => self.applying = Some(set),
-                // It was complete and synced before it got this name: this is damage, not a crash.
-                Ok(None) => return Err(manifest::bad(&applying, "does not say what it makes")),
+                Ok(None) => self.fault = Some(manifest::bad(&applying, "does not say what it makes")),
                 Err(refusal) => self.fault = Some(refusal),
             }
         }
@@ -296,6 +296,11 @@ impl ReplicaStore {
 
     /// Refuses to take anything new: where a reader froze the replica, or it cannot hold another point.
     pub(super) fn check_open(&self) -> Result<(), Refusal> {
+        let applying = self.layout().path(APPLYING);
+        if self.applying.is_none() && applying.exists() {
+            // It may have been acknowledged: nothing may take its place.
+            return Err(self.fault.clone().unwrap_or_else(|| manifest::bad(&applying, "is in the way")));
+        }
         if self.shared.is_frozen() {
             return Err(Refusal::new(Class::Unreachable, "frozen", "the replica is being handed over to another node")
                 .remedy("ask again where it is received"));
