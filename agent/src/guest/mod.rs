@@ -10,4 +10,4 @@
 mod record;
 mod ring;
 
-pub use ring::{Guest, Region, check};
+pub use ring::{Guest, ReadAt, Region, check};
