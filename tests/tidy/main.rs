@@ -10,7 +10,7 @@ use tree::{Tree, Trespass};
 
 /// Fails with every breach at once, one a line.
 #[track_caller]
-fn hold(breaches: Vec<Trespass>) {
+fn hold(breaches: &[Trespass]) {
     let lines: Vec<String> = breaches.iter().map(Trespass::to_string).collect();
     assert!(lines.is_empty(), "\n{}\n", lines.join("\n"));
 }
@@ -22,7 +22,7 @@ fn planted(path: &str, text: &str) -> Tree {
 
 #[test]
 fn imports_only_go_down() {
-    hold(rules::imports(&Tree::here()));
+    hold(&rules::imports(&Tree::here()));
     assert_eq!(rules::imports(&planted("proto/src/a.rs", "use landfall_store::kv;")).len(), 1);
     assert_eq!(rules::imports(&planted("store/src/a.rs", "fn f() { landfall_agent::run() }")).len(), 1);
     assert_eq!(
@@ -35,7 +35,7 @@ fn imports_only_go_down() {
 
 #[test]
 fn no_source_file_is_longer_than_450_lines_without_its_tests() {
-    hold(rules::lengths(&Tree::here()));
+    hold(&rules::lengths(&Tree::here()));
     let long = "//! A file.\n".repeat(451);
     assert_eq!(rules::lengths(&planted("agent/src/a.rs", &long)).len(), 1);
     assert!(rules::lengths(&planted("agent/tests/a.rs", &long)).is_empty());
@@ -45,7 +45,7 @@ fn no_source_file_is_longer_than_450_lines_without_its_tests() {
 
 #[test]
 fn nothing_is_left_for_later() {
-    hold(rules::unfinished(&Tree::here()));
+    hold(&rules::unfinished(&Tree::here()));
     for mark in ["TO\u{44}O", "FIX\u{4d}E", "unimple\u{6d}ented!()", "to\u{64}o!()"] {
         assert_eq!(rules::unfinished(&planted("agent/src/a.rs", mark)).len(), 1, "{mark}");
     }
@@ -53,7 +53,7 @@ fn nothing_is_left_for_later() {
 
 #[test]
 fn decisions_take_everything_as_arguments() {
-    hold(rules::decisions(&Tree::here()));
+    hold(&rules::decisions(&Tree::here()));
     for word in
         ["tokio::spawn(f)", "use std::time::Instant;", "HashMap::new()", "std::fs::read(p)", "SystemTime::now()"]
     {
@@ -65,7 +65,7 @@ fn decisions_take_everything_as_arguments() {
 
 #[test]
 fn each_unusual_dependency_is_named_in_one_place() {
-    hold(rules::single_places(&Tree::here()));
+    hold(&rules::single_places(&Tree::here()));
     assert_eq!(rules::single_places(&planted("store/src/state/a.rs", "use openraft::Raft;")).len(), 1);
     assert_eq!(rules::single_places(&planted("agent/src/a.rs", "bincode::serde::encode()")).len(), 1);
     assert!(rules::single_places(&planted("store/src/consensus/a.rs", "use openraft::Raft;")).is_empty());
@@ -74,7 +74,7 @@ fn each_unusual_dependency_is_named_in_one_place() {
 
 #[test]
 fn one_file_writes_qcow2() {
-    hold(rules::qcow2_writers(&Tree::here()));
+    hold(&rules::qcow2_writers(&Tree::here()));
     let writer = "use imago::FormatCreateBuilder;";
     let two =
         Tree::of([("agent/src/a.rs", writer), ("agent/src/b.rs", writer), ("agent/src/c.rs", "use imago::Mapping;")]);
@@ -84,7 +84,7 @@ fn one_file_writes_qcow2() {
 
 #[test]
 fn no_file_names_a_place_on_somebodys_machine() {
-    hold(rules::machine_paths(&Tree::here()));
+    hold(&rules::machine_paths(&Tree::here()));
     assert_eq!(rules::machine_paths(&planted("README.md", concat!("see /wo", "rk/notes"))).len(), 1);
     assert_eq!(rules::machine_paths(&planted("a.rs", concat!("\"/ho", "me/me\""))).len(), 1);
     assert!(rules::machine_paths(&planted("a.rs", "join(\"net/work/x\")")).is_empty());
@@ -92,7 +92,7 @@ fn no_file_names_a_place_on_somebodys_machine() {
 
 #[test]
 fn the_readme_names_the_rust_version_of_the_workspace() {
-    hold(rules::rust_version(&Tree::here()));
+    hold(&rules::rust_version(&Tree::here()));
     let manifest = ("Cargo.toml", "rust-version = \"1.89\"");
     assert_eq!(rules::rust_version(&Tree::of([manifest, ("README.md", "Needs Rust 1.88.")])).len(), 1);
     assert_eq!(rules::rust_version(&Tree::of([manifest, ("README.md", "Needs Rust.")])).len(), 1);
@@ -101,7 +101,7 @@ fn the_readme_names_the_rust_version_of_the_workspace() {
 
 #[test]
 fn every_package_takes_the_workspaces_lints_and_every_exception_has_a_reason() {
-    hold(rules::lints(&Tree::here()));
+    hold(&rules::lints(&Tree::here()));
     assert_eq!(rules::lints(&planted("store/Cargo.toml", "[package]\nname = \"x\"")).len(), 1);
     assert_eq!(rules::lints(&planted("store/src/a.rs", "#[allow(clippy::panic)]\nfn f() {}")).len(), 1);
     assert!(rules::lints(&planted("a/src/b.rs", "#![allow(\n  clippy::panic,\n  reason = \"r\"\n)]")).is_empty());
@@ -110,7 +110,7 @@ fn every_package_takes_the_workspaces_lints_and_every_exception_has_a_reason() {
 
 #[test]
 fn modules_say_what_they_are_and_bear_the_name_of_a_thing() {
-    hold(rules::modules(&Tree::here()));
+    hold(&rules::modules(&Tree::here()));
     assert_eq!(rules::modules(&planted("agent/src/ut\u{69}l.rs", "//! Things.")).len(), 1);
     assert_eq!(rules::modules(&planted("agent/src/a.rs", "fn f() {}")).len(), 1);
     assert!(rules::modules(&planted("agent/src/a.rs", "//! A.\nfn f() {}")).is_empty());
