@@ -96,7 +96,9 @@ fn the_readme_names_the_rust_version_of_the_workspace() {
     let manifest = ("Cargo.toml", "rust-version = \"1.89\"");
     assert_eq!(rules::rust_version(&Tree::of([manifest, ("README.md", "Needs Rust 1.88.")])).len(), 1);
     assert_eq!(rules::rust_version(&Tree::of([manifest, ("README.md", "Needs Rust.")])).len(), 1);
-    assert!(rules::rust_version(&Tree::of([manifest, ("README.md", "Needs Rust 1.89 or later.")])).is_empty());
+    assert!(
+        rules::rust_version(&Tree::of([manifest, ("README.md", "Needs Rust (rustup, 1.89 or later).")])).is_empty()
+    );
 }
 
 #[test]

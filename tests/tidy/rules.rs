@@ -140,10 +140,10 @@ pub fn rust_version(tree: &Tree) -> Vec<Trespass> {
         return vec![Trespass::new("Cargo.toml", 0, "no rust-version")];
     };
     let Some(readme) = tree.text("README.md") else { return Vec::new() };
-    let words: Vec<&str> =
-        readme.split_whitespace().map(|word| word.trim_matches(['`', '*', '(', ')', ',', '.', ';'])).collect();
-    let named = words.windows(2).filter(|pair| ["rust", "rustc"].contains(&pair[0].to_lowercase().as_str()));
-    let versions: Vec<&str> = named.map(|pair| pair[1]).filter(|word| word.starts_with("1.")).collect();
+    let of_rust = readme.lines().filter(|line| names(line, "Rust") || names(line, "rustc"));
+    let words = of_rust.flat_map(|line| line.split(|c: char| !c.is_ascii_digit() && c != '.'));
+    let versions: Vec<&str> =
+        words.map(|word| word.trim_end_matches('.')).filter(|word| word.starts_with("1.")).collect();
     match versions.iter().find(|named| **named != version) {
         Some(other) => vec![Trespass::new("README.md", 0, format!("names Rust {other}, Cargo.toml {version}"))],
         None if versions.is_empty() => vec![Trespass::new("README.md", 0, format!("does not name Rust {version}"))],
