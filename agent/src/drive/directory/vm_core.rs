@@ -85,10 +85,11 @@ impl Core {
             && self.file_fault.is_none()
             && let Some(group) = &mut self.group
         {
-            match group.end(&*inner.options.clock, END_GRACE) {
-                Ok(()) => (self.group, self.wish) = (None, Wish::Ended),
-                Err(refusal) => tracing::error!(vm = %self.id, err = %refusal, "a replica runs"),
+            if let Err(refusal) = group.end(&*inner.options.clock, END_GRACE) {
+                tracing::error!(vm = %self.id, err = %refusal, "a replica runs");
+                return;
             }
+            (self.group, self.wish) = (None, Wish::Ended);
             self.renumber(inner);
             self.remember_ended(inner);
         }
