@@ -26,10 +26,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::temp_dir().join(format!("landfall-asker-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let text = format!(
-        "node = \"asker\"\ndata_dir = \"{0}/data\"\nlisten = \"127.0.0.1:0\"\ndata_listen = \"127.0.0.1:0\"\n\
-         advertise = \"127.0.0.1:7443\"\nsocket = \"{0}/sock\"\n\
+        "node = \"asker\"\ndata_dir = \"{0}/data\"\nlisten = \"127.0.0.1:{1}\"\ndata_listen = \"127.0.0.1:{2}\"\n\
+         socket = \"{0}/sock\"\n\
          [vm_service]\nkind = \"directory\"\npath = \"{0}/vms\"\n[[storage]]\nname = \"default\"\npath = \"{0}/replicas\"\n",
-        folder.display()
+        folder.display(),
+        free_port()?,
+        free_port()?
     );
     let agent = Agent::start(NodeConfig::parse(Path::new("asker.toml"), &text)?, Seams::machine(), None).await?;
     agent.found("Asker".parse()?, "asker.example.org".parse()?).await?;
@@ -47,4 +49,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     agent.stop().await;
     std::fs::remove_dir_all(&folder)?;
     Ok(())
+}
+
+/// A UDP port that was free a moment ago.
+fn free_port() -> std::io::Result<u16> {
+    Ok(std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -110,10 +110,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let disk = folder.join("disk.raw");
     std::fs::write(&disk, vec![0; usize::try_from(DISK_BYTES)?])?;
     let text = format!(
-        "node = \"e1\"\ndata_dir = \"{0}/data\"\nlisten = \"127.0.0.1:0\"\ndata_listen = \"127.0.0.1:0\"\n\
-         advertise = \"127.0.0.1:7443\"\nsocket = \"{0}/sock\"\n\
+        "node = \"e1\"\ndata_dir = \"{0}/data\"\nlisten = \"127.0.0.1:{1}\"\ndata_listen = \"127.0.0.1:{2}\"\n\
+         socket = \"{0}/sock\"\n\
          [vm_service]\nkind = \"directory\"\npath = \"{0}/vms\"\n[[storage]]\nname = \"default\"\npath = \"{0}/replicas\"\n",
-        folder.display()
+        folder.display(),
+        free_port()?,
+        free_port()?
     );
     let config = NodeConfig::parse(Path::new("own.toml"), &text)?;
     let service: Arc<dyn VmService> = Arc::new(OneVm { disk, storage: folder.join("replicas") });
@@ -131,4 +133,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     agent.stop().await;
     std::fs::remove_dir_all(&folder)?;
     Ok(())
+}
+
+/// A UDP port that was free a moment ago.
+fn free_port() -> std::io::Result<u16> {
+    Ok(std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -124,7 +124,7 @@ async fn take(node: &Node, replicas: &Replicas, replica: &Replica) -> Result<(),
     let took = node.outside.clock.now().since(began);
     let told = format!("{} is received here now: {bytes} bytes came from its holder", replica.vm.name);
     let event = Happening::info("replica_moved", told).vm(vm).node(&node.name);
-    node.events.record(event.with("bytes", bytes).with("took_ms", took.as_millis()).with("epoch", epoch));
+    node.events.record(event.with("bytes", &bytes).with("took_ms", &took.as_millis()).with("epoch", &epoch));
     announce(node, vm, epoch).await;
     Ok(())
 }

@@ -197,7 +197,7 @@ impl Replicas {
             }
         }
         for vm in registered.keys() {
-            if !state.replicas.get(vm).is_some_and(|replica| replica.receiver() == self.node.me) {
+            if state.replicas.get(vm).is_none_or(|replica| replica.receiver() != self.node.me) {
                 self.close(*vm).await;
                 self.node.registered.send_modify(|registered| {
                     Arc::make_mut(registered).remove(vm);

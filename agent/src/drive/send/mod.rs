@@ -24,7 +24,7 @@ use crate::decide::cycle::{self, Cycle};
 use crate::drive::events::Happening;
 use crate::drive::image::{ChangeSetReader, inspect};
 use crate::drive::node::Node;
-use crate::drive::send::capture::{Base, Workshop, blocking, capture, discard};
+use crate::drive::send::capture::{Base, Subject, Workshop, blocking, capture, discard};
 use crate::drive::send::record::{Known, Record};
 use crate::drive::send::session::{Session, Trouble};
 use crate::drive::transfers::Transfers;
@@ -271,17 +271,9 @@ impl Sender {
         let sequence = known.max(there) + 1;
         let service = self.node.vms.service()?;
         let clock = &self.node.outside.clock;
-        let captured = capture(
-            service,
-            clock,
-            &self.workshop,
-            self.primary.vm.id,
-            &self.primary.vm.disks,
-            base,
-            sequence,
-            &line.record,
-        )
-        .await?;
+        let (vm, disks) = (self.primary.vm.id, &self.primary.vm.disks);
+        let subject = Subject { vm, disks, base, sequence, record: &line.record };
+        let captured = capture(service, clock, &self.workshop, subject).await?;
         self.figures.send_modify(|figures| {
             figures.freeze = Some(match captured.method {
                 FreezeMethod::Cloned => "cloned".to_owned(),
