@@ -172,8 +172,19 @@ impl Core {
             run: self.run,
             stopped_only: primary && (self.file.command.is_empty() || written),
             images: self.images.clone(),
-            fault: fault.or_else(|| self.fault()),
+            fault: fault.or_else(|| self.fault()).or_else(|| self.unmeasured()),
         }
+    }
+
+    /// A disk whose image has not been looked at yet has no size, and cannot be replicated until it has.
+    fn unmeasured(&self) -> Option<Refusal> {
+        let unknown = self
+            .file
+            .disks
+            .iter()
+            .find(|disk| disk.bytes.is_none() && !self.images.iter().any(|image| image.target == disk.target))?;
+        let message = format!("the image of disk '{}' has not been looked at yet", unknown.target);
+        Some(Refusal::new(Class::Failed, "not_measured", message).field("disk").remedy("try again in a second"))
     }
 
     /// Its name; its folder's where the file gives none.
