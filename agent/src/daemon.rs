@@ -47,13 +47,20 @@ async fn run(config: NodeConfig, file: PathBuf) -> Result<(), Refusal> {
     let agent = Agent::start(config, Seams::machine(), service).await?;
     tracing::info!(node = %agent.config().node, control = %agent.config().listen, "agent runs");
     let keeping = vm_path.map(|path| tokio::spawn(keep_vm_service(agent.clone(), Spawn::own(&file, &path))));
-    serve(socket, operations::of(&agent), stop).await;
+    let mut broken = None;
+    let ended = async {
+        tokio::select! {
+            () = stop => {}
+            refusal = agent.broken() => broken = Some(refusal),
+        }
+    };
+    serve(socket, operations::of(&agent), ended).await;
     tracing::info!("stopping");
     if let Some(keeping) = keeping {
         keeping.abort();
     }
     agent.stop().await;
-    Ok(())
+    broken.map_or(Ok(()), Err)
 }
 
 /// Starts the VM service wherever none answers, at first and whenever it is gone.

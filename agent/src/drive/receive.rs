@@ -157,7 +157,7 @@ impl Receiver {
         })
         .await;
         let (guard, standing) = standing.map_err(Welcome::Refused)?;
-        self.replicas.note(vm, epoch, &guard, 0);
+        self.replicas.note(vm, epoch, &guard);
         drop(guard);
         let welcome =
             Welcome::Ready { newest: standing.newest, staged: standing.staged, comparable: standing.comparable };
@@ -262,7 +262,7 @@ impl Receiver {
             DataRequest::Fill(extent) => {
                 let received = extent::length(&extent);
                 store.fill(epochs, &extent)?;
-                self.replicas.note(*vm, epochs.assignment, &store, received);
+                self.replicas.received(*vm, received);
                 Ok(None)
             }
             DataRequest::Begin(set) => {
@@ -271,14 +271,18 @@ impl Receiver {
                     Begun::Staging(_) | Begun::Whole | Begun::Listed => Ok(Some(DataAnswer::Go)),
                 }
             }
-            DataRequest::Extent(extent) => store.append(epochs, &extent).map(|()| None),
+            DataRequest::Extent(extent) => {
+                store.append(epochs, &extent)?;
+                self.replicas.received(*vm, extent::length(&extent));
+                Ok(None)
+            }
             DataRequest::End { extents } => {
                 store.finish(epochs, extents)?;
                 handle.block_on(self.claim_point(admitted))?;
                 let place = self.applying.enter(|| self.node.state().resolved_settings().apply_vm_limit);
                 let point = store.commit()?;
                 drop(place);
-                self.replicas.note(*vm, epochs.assignment, &store, point.bytes);
+                self.replicas.note(*vm, epochs.assignment, &store);
                 let confirmed = self.confirmed.is_fresh();
                 let point = Point { copies: vec![self.node.name.clone()], ..point };
                 Ok(Some(DataAnswer::Acknowledged { point, confirmed }))

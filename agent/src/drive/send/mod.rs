@@ -195,6 +195,10 @@ impl Sender {
             return Ok(at.clone());
         }
         self.activity("locating");
+        if let Some(peer) = self.node.state().peers.get(&self.primary.to) {
+            let agents: Vec<_> = peer.list.members.iter().map(|member| member.control).collect();
+            self.broker.set_agents(&agents);
+        }
         let located = self.broker.locate(self.primary.vm.id, self.broker.position(), BROKER_DEADLINE).await;
         let at = match located {
             Ok(at) => at,
