@@ -176,14 +176,18 @@ impl Senders {
     pub fn moved(&self, from: &Fqdn, vm: VmId, to: Location) {
         let running = lock(&self.running);
         if let Some(sender) = running.get(&vm).filter(|sender| sender.primary.to == *from) {
-            tracing::info!(%vm, to = %to.node, epoch = %to.epoch, "the replica has moved");
-            sender.heard.send_if_modified(|heard| {
+            let told = format!("{from} says that {} receives {} now", to.node, sender.primary.vm.name);
+            let event = Happening::info("replica_moved", told).vm(vm).node(&self.node.name).with("epoch", to.epoch);
+            let newer = sender.heard.send_if_modified(|heard| {
                 let newer = heard.as_ref().is_none_or(|heard| heard.epoch < to.epoch);
                 if newer {
                     *heard = Some(to);
                 }
                 newer
             });
+            if newer {
+                self.node.events.record(event);
+            }
         }
     }
 
