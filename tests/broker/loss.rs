@@ -23,6 +23,7 @@ fn a_lost_holder_is_replaced_and_a_lost_owner_too() {
     enable(p.first(), WORK);
     let second = VmFolder::new("second").disk("vda", 1 << 20, 2);
     second.create_in(&p.first().vm_path()).unwrap();
+    crate::stage::found(p.first(), second.name());
     goes_on(r.first(), WORK);
     holder_dies(&p, &r);
     owner_dies(&p, &r);

@@ -10,8 +10,8 @@ use landfall_proto::id::VmId;
 use serde_json::Value;
 
 use crate::stage::{
-    LONG, P_CAP, R_CAP, SOON, WORK, enable, entry, goes_on, holder, join_up, newest, number, primaries, put, replicas,
-    service_has, text, workload,
+    LONG, P_CAP, R_CAP, SOON, WORK, enable, entry, found, goes_on, holder, join_up, newest, number, primaries, put,
+    replicas, service_has, text, workload,
 };
 
 #[test]
@@ -87,7 +87,7 @@ fn stopped_service_is_seen_and_avoided(p: &Cluster, r: &Cluster) -> String {
     for number in 0..4 {
         let vm = landfall_kit::process::VmFolder::new(&format!("small-{number}")).disk("vda", 1 << 20, number);
         vm.create_in(&p.first().vm_path()).unwrap();
-        eventually(SOON, "the VM to be listed", || p.first().try_cli(["vm", "show", vm.name()]));
+        found(p.first(), vm.name());
         p.first().cli(["vm", "enable", vm.name(), "--to", R_CAP, "--frequency", "30"]);
         assert_eq!(holder(r.first(), vm.name()), other.name());
         let shown = p.first().cli(["vm", "show", vm.name()]);
@@ -107,7 +107,7 @@ fn wait_names_the_stopped_service(r: &Cluster, stopped: &str) {
     assert!(!failure.message.contains(&format!("{} (", other.name())), "{failure}");
     other.cli(["settings", "set", "apply_vm_limit=7"]);
     let revision = number(&other.cli(["settings", "show"])["revision"]);
-    assert_eq!(revision, before + 2);
+    assert!(revision > before);
     service_has(other, revision);
 
     node.continue_vm_service();
@@ -116,8 +116,8 @@ fn wait_names_the_stopped_service(r: &Cluster, stopped: &str) {
         let seen = entry(&other.cli(["node", "list"]), stopped);
         if seen["vm_service"] == "running" { Ok(()) } else { Err(seen.to_string()) }
     });
-    other.cli(["settings", "set", "--timeout", "30s", "maximum_active_transfers=3"]);
-    service_has(node, revision + 1);
+    let all = other.cli(["settings", "set", "--timeout", "30s", "maximum_active_transfers=3"]);
+    service_has(node, number(&all["revision"]));
     let file = std::fs::read_to_string(node.vm_path().join(".landfall/settings.json")).unwrap();
     let applied: Value = serde_json::from_str(&file).unwrap();
     assert_eq!(

@@ -78,7 +78,7 @@ fn a_standalone_server_is_a_primary_and_a_replica_at_once() {
     put(&workload(WORK), s.first());
     let other = landfall_kit::process::VmFolder::new("Branch_Office").disk("vda", 2 << 20, 9);
     other.create_in(&r.node("r2").vm_path()).unwrap();
-    eventually(LONG, "the VM to be listed", || r.first().try_cli(["vm", "show", "Branch_Office"]));
+    crate::stage::found(r.first(), "Branch_Office");
 
     enable(s.first(), WORK);
     r.first().cli(["vm", "enable", "Branch_Office", "--to", fqdn, "--frequency", "30", "--timeout", "60s"]);

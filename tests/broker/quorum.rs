@@ -11,7 +11,7 @@ fn two_nodes_and_a_witness_decide_without_any_one_and_never_without_two() {
     let p = primaries(&["p1"]).start();
     join_up(&p, &r);
     landfall_kit::process::VmFolder::new(WORK).disk("vda", 1 << 20, 1).create_in(&p.first().vm_path()).unwrap();
-    eventually(SOON, "the VM to be listed", || p.first().try_cli(["vm", "show", WORK]));
+    crate::stage::found(p.first(), WORK);
     p.first().cli(["vm", "enable", WORK, "--to", R_CAP, "--frequency", "30", "--timeout", "60s"]);
     any_one_may_be_gone(&r);
     a_stopped_owner_does_not_act_on_its_old_term(&r);
@@ -56,7 +56,7 @@ fn a_stopped_owner_does_not_act_on_its_old_term(r: &Cluster) {
         });
         old.continue_agent();
         let late = late.join().unwrap().expect("the late command is committed by the new owner");
-        assert_eq!(number(&late["revision"]), number(&meanwhile["revision"]) + 1, "{late}");
+        assert!(number(&late["revision"]) > number(&meanwhile["revision"]), "{late} {meanwhile}");
         assert_eq!(late["settings"]["monitoring_interval"], "24h");
     });
     let status = eventually(LONG, "the old owner to follow", || {

@@ -89,11 +89,19 @@ pub fn put(vm: &VmFolder, node: &Node) -> PathBuf {
     folder
 }
 
+/// Waits until the VM service of some node of `node`'s cluster has found `vm` and looked at its images.
+pub fn found(node: &Node, vm: &str) {
+    eventually(SOON, &format!("{vm} to be found"), || {
+        let shown = node.try_cli(["vm", "show", vm]).map_err(|failure| failure.to_string())?;
+        if shown["fault"].is_null() { Ok(()) } else { Err(shown.to_string()) }
+    });
+}
+
 /// Waits until `vm` is listed at `node` and runs.
 pub fn runs_at(node: &Node, vm: &str) {
     eventually(SOON, &format!("{vm} to run at {}", node.name()), || {
         let shown = node.try_cli(["vm", "show", vm]).map_err(|failure| failure.to_string())?;
-        if shown["vm_state"] == "running" { Ok(()) } else { Err(shown.to_string()) }
+        if shown["vm_state"] == "running" && shown["fault"].is_null() { Ok(()) } else { Err(shown.to_string()) }
     });
 }
 

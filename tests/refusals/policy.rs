@@ -44,7 +44,7 @@ fn settings_patterns_and_removed_members() {
     let revision = before[0]["revision"].as_u64().unwrap();
     let stale = (revision - 1).to_string();
     let failure =
-        refused(node, ["settings", "set", "--expect", &stale, "apply_vm_limit=9"], (3, "stale_revision", "expect"));
+        refused(node, ["settings", "set", "--expect", &stale, "apply_vm_limit=9"], (3, "revision_conflict", "expect"));
     assert!(failure.message.contains(&revision.to_string()) && failure.message.contains(&stale), "{failure}");
 
     for pattern in ["p-*.contoso.test", "*.*.test", "a.*.test", "**", "*contoso.test", "", "10.0.0.1:7443", "p1"] {

@@ -15,14 +15,18 @@ fn vm(name: &str) -> VmFolder {
 
 fn add(vm: &VmFolder, node: &Node) -> std::path::PathBuf {
     let folder = vm.create_in(&node.vm_path()).unwrap();
-    eventually(SOON, "the VM to be listed", || node.try_cli(["vm", "show", vm.name()]));
+    eventually(SOON, "the VM to be found", || {
+        let shown = node.try_cli(["vm", "show", vm.name()]).map_err(|failure| failure.to_string())?;
+        if shown["fault"].is_null() { Ok(()) } else { Err(shown.to_string()) }
+    });
     folder
 }
 
 fn faulty(node: &Node, vm: &str) {
     eventually(SOON, "the VM service to see the fault", || {
         let shown = node.try_cli(["vm", "show", vm]).map_err(|failure| failure.to_string())?;
-        if shown["fault"].is_object() { Ok(()) } else { Err(shown.to_string()) }
+        let told = shown["fault"]["code"].as_str().is_some_and(|code| code != "not_looked_at");
+        if told { Ok(()) } else { Err(shown.to_string()) }
     });
 }
 
