@@ -17,10 +17,12 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = std::env::temp_dir().join(format!("landfall-embedded-{}", std::process::id()));
     std::fs::create_dir_all(&folder)?;
     let text = format!(
-        "node = \"e1\"\ndata_dir = \"{0}/data\"\nlisten = \"127.0.0.1:0\"\ndata_listen = \"127.0.0.1:0\"\n\
-         advertise = \"127.0.0.1:7443\"\nsocket = \"{0}/sock\"\n\
+        "node = \"e1\"\ndata_dir = \"{0}/data\"\nlisten = \"127.0.0.1:{1}\"\ndata_listen = \"127.0.0.1:{2}\"\n\
+         socket = \"{0}/sock\"\n\
          [vm_service]\nkind = \"directory\"\npath = \"{0}/vms\"\n[[storage]]\nname = \"default\"\npath = \"{0}/replicas\"\n",
-        folder.display()
+        folder.display(),
+        free_port()?,
+        free_port()?
     );
     let config = NodeConfig::parse(Path::new("embedded.toml"), &text)?;
     let agent = Agent::start(config, Seams::machine(), None).await?;
@@ -30,4 +32,9 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     agent.stop().await;
     std::fs::remove_dir_all(&folder)?;
     Ok(())
+}
+
+/// A UDP port that was free a moment ago.
+fn free_port() -> std::io::Result<u16> {
+    Ok(std::net::UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port())
 }

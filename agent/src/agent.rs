@@ -115,6 +115,23 @@ impl Agent {
         &self.inner.events
     }
 
+    /// Why this agent cannot go on, once that is so: its store has failed. The program should end then.
+    pub async fn broken(&self) -> Refusal {
+        let mut membership = self.inner.membership.subscribe();
+        loop {
+            let present = membership.borrow_and_update().clone();
+            tokio::select! {
+                refusal = async {
+                    match present {
+                        Some(membership) => membership.broken().await,
+                        None => std::future::pending().await,
+                    }
+                } => return refusal,
+                changed = membership.changed() => if changed.is_err() { std::future::pending::<()>().await },
+            }
+        }
+    }
+
     /// Founds a cluster with this node as its only member.
     pub async fn found(&self, cluster: ClusterName, cap: Fqdn) -> Result<(), Refusal> {
         let inner = &self.inner;

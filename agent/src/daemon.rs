@@ -1,5 +1,6 @@
 //! The processes of a node: the agent, and the `directory` VM service that it starts where none runs.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,13 +48,20 @@ async fn run(config: NodeConfig, file: PathBuf) -> Result<(), Refusal> {
     let agent = Agent::start(config, Seams::machine(), service).await?;
     tracing::info!(node = %agent.config().node, control = %agent.config().listen, "agent runs");
     let keeping = vm_path.map(|path| tokio::spawn(keep_vm_service(agent.clone(), Spawn::own(&file, &path))));
-    serve(socket, operations::of(&agent), stop).await;
+    let mut broken = None;
+    let ended = async {
+        tokio::select! {
+            () = stop => {}
+            refusal = agent.broken() => broken = Some(refusal),
+        }
+    };
+    serve(socket, operations::of(&agent), ended).await;
     tracing::info!("stopping");
     if let Some(keeping) = keeping {
         keeping.abort();
     }
     agent.stop().await;
-    Ok(())
+    broken.map_or(Ok(()), Err)
 }
 
 /// Starts the VM service wherever none answers, at first and whenever it is gone.
@@ -123,7 +131,13 @@ fn runtime() -> Result<Runtime, Vec<Refusal>> {
 fn start_log() {
     let filter = EnvFilter::try_from_env("LANDFALL_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
     // A program that embeds both processes has one log, and has it already.
-    drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init());
+    drop(
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(std::io::stderr)
+            .with_ansi(std::io::stderr().is_terminal())
+            .try_init(),
+    );
 }
 
 /// Done when the process is told to stop.

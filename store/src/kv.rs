@@ -2,6 +2,8 @@
 //!
 //! Reads see every commit that was accepted, durable or not; nobody is told of a commit before it is durable. Nothing
 //! of the engine behind it shows.
+//!
+//! Keys that begin with `!` belong to the store itself, `log/`, `raft/` and `snapshot/` to consensus; others are free.
 
 use std::fmt;
 

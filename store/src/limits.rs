@@ -14,6 +14,8 @@ pub const PEERS: usize = 256;
 pub const REPLICAS: usize = 8192;
 /// VMs of a cluster that are replicated elsewhere.
 pub const PRIMARIES: usize = 8192;
+/// Stopped VMs that one answer names: 17 bytes each, in a control frame of 64 KiB.
+pub const STOPPED_LISTED: usize = 2048;
 /// Client sessions; each run of the command line is one. The longest unused goes first.
 pub const SESSIONS: usize = 1024;
 /// Answers that a session keeps, which is also how many requests of one client may be under way at once.

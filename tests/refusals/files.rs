@@ -28,7 +28,7 @@ fn content(folder: &Path) -> BTreeMap<String, blake3::Hash> {
         let path = entry.unwrap().path();
         if path.is_dir() {
             found.extend(content(&path));
-        } else {
+        } else if path.is_file() {
             found.insert(path.display().to_string(), blake3::hash(&fs::read(&path).unwrap()));
         }
     }

@@ -52,6 +52,21 @@ fn refused<'a>(
     }
 }
 
+/// Makes the call, one of whose arguments, `value`, the command line must refuse by itself.
+#[track_caller]
+fn mistyped<'a>(node: &Node, call: impl IntoIterator<Item = &'a str>, value: &str) -> Failure {
+    match node.try_cli(call) {
+        Ok(answer) => panic!("'{value}' was not refused: {answer}"),
+        Err(failure) => {
+            assert_eq!((failure.exit, failure.code.as_str()), (2, "usage"), "{failure}");
+            assert!(failure.field.is_some(), "no field: {failure:?}");
+            assert!(failure.message.contains(&format!("'{value}'")), "the value is named: {failure}");
+            assert!(failure.message.contains("use ") || failure.remedy.is_some(), "no remedy: {failure:?}");
+            failure
+        }
+    }
+}
+
 /// The failures that a call printed, one JSON object a line: exit code, and (code, field, message) each.
 fn failures(answer: &landfall_kit::process::Answer) -> Vec<(String, String, String)> {
     let failure = |line: &str| {

@@ -74,7 +74,7 @@ pub struct StorageConfig {
 pub struct Testing {
     /// Change sets are due this often, whatever the relationship says.
     pub interval: Option<Duration>,
-    /// Notices that a replica has moved are not sent, so that senders must find out by themselves.
+    /// This node tells no sender where a replica went, neither by notice nor by answer: they must ask the CAP.
     pub drop_moved_notices: bool,
 }
 

@@ -70,7 +70,7 @@ impl Happening {
 
     /// The same with one more fact.
     #[must_use]
-    pub fn with(mut self, field: &str, value: impl ToString) -> Self {
+    pub fn with(mut self, field: &str, value: &(impl ToString + ?Sized)) -> Self {
         self.fields.insert(field.to_owned(), value.to_string());
         self
     }

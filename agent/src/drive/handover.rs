@@ -124,13 +124,13 @@ async fn take(node: &Node, replicas: &Replicas, replica: &Replica) -> Result<(),
     let took = node.outside.clock.now().since(began);
     let told = format!("{} is received here now: {bytes} bytes came from its holder", replica.vm.name);
     let event = Happening::info("replica_moved", told).vm(vm).node(&node.name);
-    node.events.record(event.with("bytes", bytes).with("took_ms", took.as_millis()).with("epoch", epoch));
-    announce(node, vm, epoch).await;
+    node.events.record(event.with("bytes", &bytes).with("took_ms", &took.as_millis()).with("epoch", &epoch));
     Ok(())
 }
 
-/// Tells the primary, once this node has applied its assignment.
-async fn announce(node: &Node, vm: VmId, epoch: Epoch) {
+/// Tells the primary, once this node has applied the new assignment. The node that hands over does this: it is the one
+/// that the sender talks to, so that telling where the replica went is one node's business, by notice or by answer.
+async fn announce(node: Node, vm: VmId, epoch: Epoch) {
     if node.config.testing.drop_moved_notices {
         return;
     }
@@ -138,7 +138,7 @@ async fn announce(node: &Node, vm: VmId, epoch: Epoch) {
     if let Some(replica) = state.replicas.get(&vm)
         && let Ok(at) = broker::location(&state, replica)
     {
-        peers::announce_moved(node, &state, &replica.primary, peers::moved(vm, at)).await;
+        peers::announce_moved(&node, &state, &replica.primary, peers::moved(vm, at)).await;
     }
 }
 
@@ -255,7 +255,11 @@ impl Given<'_> {
         self.held()?;
         self.settled(Command::Sync { vm, epoch, add: Some(to), remove: None }).await?;
         match self.settled(Command::Assign { vm, epoch, to }).await? {
-            Outcome::Epoch(epoch) => Ok(epoch),
+            Outcome::Epoch(epoch) => {
+                // Beside the answer, which a primary that does not answer must not hold up.
+                tokio::spawn(announce(self.node.clone(), vm, epoch));
+                Ok(epoch)
+            }
             _ => Err(Refusal::new(Class::Failed, "protocol", "assigning gave an answer of another kind")),
         }
     }

@@ -34,7 +34,7 @@ pub async fn answer(node: &Node, papers: &Papers, connection: &Connection, reque
         Ok(answer) => answer,
         Err(refusal) => {
             let told = format!("a request to join or pair was refused: {refusal}");
-            node.events.record(Happening::warning("join_refused", told).with("from", connection.remote_address()));
+            node.events.record(Happening::warning("join_refused", told).with("from", &connection.remote_address()));
             JoinAnswer::Refused(refusal)
         }
     }

@@ -68,6 +68,7 @@ pub struct Membership {
     /// The node's handles, its replicas and its senders.
     pub control: Control,
     tasks: Mutex<JoinSet<()>>,
+    broken: watch::Sender<Option<Refusal>>,
 }
 
 impl Membership {
@@ -113,14 +114,15 @@ impl Membership {
         let replicas = Replicas::new(node.clone());
         let senders = Senders::new(node.clone());
         let control = Control { node: node.clone(), replicas: replicas.clone(), senders: senders.clone() };
-        let membership = Self { enrolment, control: control.clone(), tasks: Mutex::default() };
+        let membership =
+            Self { enrolment, control: control.clone(), tasks: Mutex::default(), broken: watch::Sender::new(None) };
         let confirmed = Confirmed::new(Arc::clone(&node.outside.clock), timing.lease());
         let receiver = Receiver::new(node.clone(), replicas.clone(), confirmed.clone());
         let gossip = GossipInbox::default();
         let services = Services { control, gossip: gossip.clone(), receiver, papers: papers.clone() };
         membership.run(follow_lists(node.clone(), wire, papers));
         membership.run(found(node.clone(), membership.enrolment.found.clone()));
-        membership.run(watch_disk(node.clone(), health));
+        membership.run(watch_disk(node.clone(), health, membership.broken.clone()));
         membership.run(node.owner.clone().run());
         membership.run(group::keep_in_step(node.clone()));
         membership.run(loss::watch_over(node.clone(), down));
@@ -137,6 +139,19 @@ impl Membership {
 
     fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
+    }
+
+    /// Why this node cannot go on being a member; pending as long as it can.
+    pub async fn broken(&self) -> Refusal {
+        let mut broken = self.broken.subscribe();
+        loop {
+            if let Some(refusal) = broken.borrow_and_update().clone() {
+                return refusal;
+            }
+            if broken.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
     }
 
     /// Ends the tasks and the consensus, in that order: what is acknowledged is durable already.
@@ -210,16 +225,19 @@ async fn found(node: Node, found: Found) {
 }
 
 /// After one failed sync the node must not vote or own: what it would promise might not last (R8).
-async fn watch_disk(node: Node, mut health: watch::Receiver<Health>) {
+async fn watch_disk(node: Node, mut health: watch::Receiver<Health>, broken: watch::Sender<Option<Refusal>>) {
     let failed = health.wait_for(|health| matches!(health, Health::Poisoned(_))).await;
     let Ok(failed) = failed.map(|health| format!("{:?}", *health)) else { return };
     let told = format!("this node's store failed: it no longer votes ({failed})");
-    node.events.record(Happening::critical("store_failed", told).node(&node.name));
+    node.events.record(Happening::critical("store_failed", told.clone()).node(&node.name));
     node.consensus.set_elections(false);
     node.consensus.set_heartbeats(false);
     node.consensus.shutdown().await;
-    tracing::error!("the store failed: set it right and start the agent again");
-    std::process::exit(1);
+    broken.send_replace(Some(
+        Refusal::new(Class::Failed, "store_failed", told)
+            .field("data_dir")
+            .remedy("free room on that file system, or mend it, and start the agent again"),
+    ));
 }
 
 /// Runs gossip: publishes what this node is, and keeps the view.

@@ -12,11 +12,13 @@ use landfall_proto::endpoint::Link;
 use landfall_proto::frame;
 use landfall_proto::id::{Epoch, Fqdn, MemberId, SenderEpoch, VmId};
 use landfall_proto::limits::DATA_STREAMS;
+use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::Point;
 use landfall_proto::message::data::{DataAnswer, DataRequest, Hello, Welcome};
 use landfall_proto::model::{Command, DiskSpec, Replica};
 use landfall_proto::trust::Caller;
 use landfall_proto::{Class, Refusal};
+use landfall_store::State;
 use quinn::{RecvStream, SendStream};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -127,11 +129,11 @@ impl Receiver {
         let state = reached.unwrap_or_else(|_| self.node.state());
         let Ok(replica) = broker::replica_of(&state, primary, vm) else { return Err(Welcome::NotHere) };
         if replica.receiver() != self.node.me {
-            return Err(broker::location(&state, replica).map_or(Welcome::NotHere, Welcome::Moved));
+            return Err(self.elsewhere(&state, replica).map_or(Welcome::NotHere, Welcome::Moved));
         }
         if epoch < replica.epoch {
             // The opener is behind: it learns the assignment and comes back.
-            return Err(broker::location(&state, replica).map_or(Welcome::NotHere, Welcome::Moved));
+            return Err(self.elsewhere(&state, replica).map_or(Welcome::NotHere, Welcome::Moved));
         }
         if epoch > replica.epoch {
             return Err(Welcome::NotHere);
@@ -155,7 +157,7 @@ impl Receiver {
         })
         .await;
         let (guard, standing) = standing.map_err(Welcome::Refused)?;
-        self.replicas.note(vm, epoch, &guard, 0);
+        self.replicas.note(vm, epoch, &guard);
         drop(guard);
         let welcome =
             Welcome::Ready { newest: standing.newest, staged: standing.staged, comparable: standing.comparable };
@@ -260,7 +262,7 @@ impl Receiver {
             DataRequest::Fill(extent) => {
                 let received = extent::length(&extent);
                 store.fill(epochs, &extent)?;
-                self.replicas.note(*vm, epochs.assignment, &store, received);
+                self.replicas.received(*vm, received);
                 Ok(None)
             }
             DataRequest::Begin(set) => {
@@ -269,14 +271,18 @@ impl Receiver {
                     Begun::Staging(_) | Begun::Whole | Begun::Listed => Ok(Some(DataAnswer::Go)),
                 }
             }
-            DataRequest::Extent(extent) => store.append(epochs, &extent).map(|()| None),
+            DataRequest::Extent(extent) => {
+                store.append(epochs, &extent)?;
+                self.replicas.received(*vm, extent::length(&extent));
+                Ok(None)
+            }
             DataRequest::End { extents } => {
                 store.finish(epochs, extents)?;
                 handle.block_on(self.claim_point(admitted))?;
                 let place = self.applying.enter(|| self.node.state().resolved_settings().apply_vm_limit);
                 let point = store.commit()?;
                 drop(place);
-                self.replicas.note(*vm, epochs.assignment, &store, point.bytes);
+                self.replicas.note(*vm, epochs.assignment, &store);
                 let confirmed = self.confirmed.is_fresh();
                 let point = Point { copies: vec![self.node.name.clone()], ..point };
                 Ok(Some(DataAnswer::Acknowledged { point, confirmed }))
@@ -331,11 +337,18 @@ impl Receiver {
             .replicas
             .get(&admitted.vm)
             .filter(|replica| replica.receiver() != self.node.me || replica.epoch != admitted.epochs.assignment)
-            .and_then(|replica| broker::location(&state, replica).ok());
+            .and_then(|replica| self.elsewhere(&state, replica));
         match moved {
             Some(to) => DataAnswer::Moved(to),
             None => DataAnswer::Refused(refusal),
         }
+    }
+
+    /// Where a replica is received, as a sender is told. A node whose file drops the notices says it in no way, so that
+    /// the sender must ask the CAP.
+    fn elsewhere(&self, state: &State, replica: &Replica) -> Option<Location> {
+        let silent = self.node.config.testing.drop_moved_notices && replica.receiver() != self.node.me;
+        if silent { None } else { broker::location(state, replica).ok() }
     }
 }
 

@@ -84,7 +84,7 @@ impl Replicas {
     }
 
     /// Takes in how a store stands, for [`Replicas::figures`]: asking never waits for work on the disk.
-    pub fn note(&self, vm: VmId, epoch: Epoch, store: &ReplicaStore, received: u64) {
+    pub fn note(&self, vm: VmId, epoch: Epoch, store: &ReplicaStore) {
         let mut points = store.points();
         for point in &mut points {
             if point.state != PointState::Unreachable && point.copies.is_empty() {
@@ -93,8 +93,15 @@ impl Replicas {
         }
         let fault = store.fault().map(ToString::to_string);
         let mut figures = lock(&self.figures);
-        let before = figures.get(&vm).map_or(0, |figures| figures.received_bytes);
-        figures.insert(vm, HolderFigures { epoch, points, received_bytes: before + received, fault });
+        let received_bytes = figures.get(&vm).map_or(0, |figures| figures.received_bytes);
+        figures.insert(vm, HolderFigures { epoch, points, received_bytes, fault });
+    }
+
+    /// Counts bytes of content that came for a replica.
+    pub fn received(&self, vm: VmId, bytes: u64) {
+        if let Some(figures) = lock(&self.figures).get_mut(&vm) {
+            figures.received_bytes += bytes;
+        }
     }
 
     /// What this node knows of a replica that it receives; the store is opened if it is not.
@@ -105,7 +112,7 @@ impl Replicas {
             return Some(HolderFigures { epoch: replica.epoch, ..figures.clone() });
         }
         match self.store(replica).await {
-            Ok(store) => self.note(vm, replica.epoch, &*store.lock().await, 0),
+            Ok(store) => self.note(vm, replica.epoch, &*store.lock().await),
             Err(refusal) => {
                 let fault = Some(refusal.to_string());
                 return Some(HolderFigures { epoch: replica.epoch, points: Vec::new(), received_bytes: 0, fault });
@@ -190,7 +197,7 @@ impl Replicas {
             }
         }
         for vm in registered.keys() {
-            if !state.replicas.get(vm).is_some_and(|replica| replica.receiver() == self.node.me) {
+            if state.replicas.get(vm).is_none_or(|replica| replica.receiver() != self.node.me) {
                 self.close(*vm).await;
                 self.node.registered.send_modify(|registered| {
                     Arc::make_mut(registered).remove(vm);

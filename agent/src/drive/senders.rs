@@ -84,7 +84,7 @@ impl Senders {
         let view = self.node.view.borrow().clone();
         for primary in state.primaries.values() {
             let vm = primary.vm.id;
-            let Ok(here) = self.node.vms.here(vm) else { continue };
+            let Some(here) = self.node.vms.here(vm) else { continue };
             // Only a hint: the owner replaces it by its own judgement before it commits.
             let silent = primary.sender.is_some_and(|sender| !view.get(&sender).is_some_and(|seen| seen.live));
             let Some(step) = sender::next(primary, self.node.me, here, silent, now) else { continue };
@@ -128,7 +128,7 @@ impl Senders {
                 running.remove(&vm);
                 continue;
             }
-            if !running.contains_key(&vm) && matches!(self.node.vms.here(vm), Ok(Some(_))) {
+            if !running.contains_key(&vm) && matches!(self.node.vms.here(vm), Some(Some(_))) {
                 match self.start(state, primary) {
                     Ok(sender) => drop(running.insert(vm, sender)),
                     Err(refusal) => tracing::warn!(%vm, %refusal, "sender not started"),
@@ -176,14 +176,18 @@ impl Senders {
     pub fn moved(&self, from: &Fqdn, vm: VmId, to: Location) {
         let running = lock(&self.running);
         if let Some(sender) = running.get(&vm).filter(|sender| sender.primary.to == *from) {
-            tracing::info!(%vm, to = %to.node, epoch = %to.epoch, "the replica has moved");
-            sender.heard.send_if_modified(|heard| {
+            let told = format!("{from} says that {} receives {} now", to.node, sender.primary.vm.name);
+            let event = Happening::info("replica_moved", told).vm(vm).node(&self.node.name).with("epoch", to.epoch);
+            let newer = sender.heard.send_if_modified(|heard| {
                 let newer = heard.as_ref().is_none_or(|heard| heard.epoch < to.epoch);
                 if newer {
                     *heard = Some(to);
                 }
                 newer
             });
+            if newer {
+                self.node.events.record(event);
+            }
         }
     }
 

@@ -154,11 +154,11 @@ impl VmSide {
         self.fresh()?.vms.iter().find(|report| report.vm.id == vm).cloned()
     }
 
-    /// The VM as the choice of senders sees it: `Err` where nothing is known.
-    pub fn here(&self, vm: VmId) -> Result<Option<Here>, ()> {
-        let reported = self.fresh().ok_or(())?;
+    /// The VM as the choice of senders sees it, if it is here; `None` outside where nothing is known.
+    pub fn here(&self, vm: VmId) -> Option<Option<Here>> {
+        let reported = self.fresh()?;
         let found = reported.vms.iter().find(|report| report.vm.id == vm && report.role == VmRole::Primary);
-        Ok(found.map(|report| Here {
+        Some(found.map(|report| Here {
             since: reported.first_seen.get(&vm).copied().unwrap_or_default(),
             running: report.state == VmState::Running,
         }))

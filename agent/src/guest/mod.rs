@@ -12,4 +12,4 @@ mod record;
 mod ring;
 
 pub use command::command;
-pub use ring::{Guest, Region, check};
+pub use ring::{Guest, ReadAt, Region, check};

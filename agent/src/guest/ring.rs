@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -38,6 +39,27 @@ impl Region {
     }
 }
 
+/// What [`check`] reads: a disk's content as the guest sees it.
+pub trait ReadAt {
+    /// Fills `buffer` from byte `offset`.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+}
+
+impl ReadAt for File {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.read_exact_at(buffer, offset)
+    }
+}
+
+impl ReadAt for Vec<u8> {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let from = usize::try_from(offset).ok().and_then(|offset| self.get(offset..)).unwrap_or_default();
+        let bytes = from.get(..buffer.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
+        buffer.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
 /// The writer: knows which record comes next.
 #[derive(Debug)]
 pub struct Guest {
@@ -53,8 +75,8 @@ impl Guest {
     pub fn open(disks: &[PathBuf], region: Region, format: bool) -> Result<Self, Refusal> {
         let (start, slots) = region.slots()?;
         let open = |path: &PathBuf| {
-            let file = File::options().read(true).write(true).open(path).map_err(|error| io(path, &error))?;
-            let length = file.metadata().map_err(|error| io(path, &error))?.len();
+            let file = File::options().read(true).write(true).open(path).map_err(|error| failed(path, &error))?;
+            let length = file.metadata().map_err(|error| failed(path, &error))?.len();
             if length < start + slots * RECORD as u64 {
                 let what = format!("{} has {length} bytes, too few for the region", path.display());
                 return Err(Refusal::new(Class::Usage, "invalid_value", what)
@@ -67,9 +89,10 @@ impl Guest {
         if format {
             for (file, path) in files.iter().zip(disks) {
                 for slot in 0..slots {
-                    file.write_all_at(&[0; RECORD], start + slot * RECORD as u64).map_err(|error| io(path, &error))?;
+                    file.write_all_at(&[0; RECORD], start + slot * RECORD as u64)
+                        .map_err(|error| failed(path, &error))?;
                 }
-                file.sync_data().map_err(|error| io(path, &error))?;
+                file.sync_data().map_err(|error| failed(path, &error))?;
             }
         }
         let newest = check(&files, region)?;
@@ -82,7 +105,7 @@ impl Guest {
         let slot = (self.next - 1) / u64::from(label.disks) % self.slots;
         let file = &self.disks[label.disk as usize];
         let written = file.write_all_at(&label.encode()[..], self.start + slot * RECORD as u64);
-        written.map_err(|error| io(Path::new(&format!("disk {}", label.disk)), &error))?;
+        written.map_err(|error| failed(Path::new(&format!("disk {}", label.disk)), &error))?;
         self.next += 1;
         Ok(label.number)
     }
@@ -90,7 +113,7 @@ impl Guest {
     /// Syncs the data of all disks.
     pub fn sync(&self) -> Result<(), Refusal> {
         for (index, file) in self.disks.iter().enumerate() {
-            file.sync_data().map_err(|error| io(Path::new(&format!("disk {index}")), &error))?;
+            file.sync_data().map_err(|error| failed(Path::new(&format!("disk {index}")), &error))?;
         }
         Ok(())
     }
@@ -113,7 +136,7 @@ impl Guest {
 ///
 /// Anything else is refused with the first slot that shows it: a damaged record, one that belongs elsewhere, one that is
 /// missing though a later one is there. The disks come in the guest's order; zero records are an instant too (`0`).
-pub fn check<D: FileExt>(disks: &[D], region: Region) -> Result<u64, Refusal> {
+pub fn check<D: ReadAt>(disks: &[D], region: Region) -> Result<u64, Refusal> {
     let (start, slots) = region.slots()?;
     if disks.is_empty() || disks.len() > DISKS_MAX {
         return Err(Refusal::invalid("disks", &disks.len().to_string(), &format!("give 1 to {DISKS_MAX} disks")));
@@ -123,8 +146,8 @@ pub fn check<D: FileExt>(disks: &[D], region: Region) -> Result<u64, Refusal> {
     for slot in 0..slots {
         for (index, disk) in disks.iter().enumerate() {
             let offset = start + slot * RECORD as u64;
-            disk.read_exact_at(&mut bytes[..], offset)
-                .map_err(|error| io(Path::new(&format!("disk {index} at byte {offset}")), &error))?;
+            disk.read_at(&mut bytes[..], offset)
+                .map_err(|error| failed(Path::new(&format!("disk {index} at byte {offset}")), &error))?;
             found.push(match decode(&bytes) {
                 Slot::Blank => 0,
                 Slot::Record(found) if found == label(found.number, disks.len(), slots) => found.number,
@@ -164,7 +187,7 @@ fn torn(disk: usize, slot: u64, why: &str) -> Refusal {
         .remedy("the disks were not read at one instant, or are not this guest's: restore a listed point")
 }
 
-fn io(path: &Path, error: &std::io::Error) -> Refusal {
+fn failed(path: &Path, error: &io::Error) -> Refusal {
     Refusal::new(Class::Failed, "io", format!("{}: {error}", path.display()))
         .remedy("check the disk and its permissions")
 }
@@ -195,15 +218,7 @@ mod tests {
         }
 
         fn check(&self, copies: &[Vec<u8>]) -> Result<u64, Refusal> {
-            let folder = tempfile::tempdir().unwrap();
-            let files: Vec<File> = (0..copies.len())
-                .map(|index| {
-                    let path = folder.path().join(index.to_string());
-                    std::fs::write(&path, &copies[index]).unwrap();
-                    File::open(path).unwrap()
-                })
-                .collect();
-            check(&files, REGION)
+            check(copies, REGION)
         }
     }
 

@@ -195,7 +195,7 @@ pub enum CopyAnswer {
     Files(Vec<(String, u64)>),
     /// The asker holds the replica from now on, at this assignment.
     Handed(Epoch),
-    /// The bytes.
+    /// The bytes; what is missing of those asked for is zero.
     Piece(#[serde(with = "crate::codec::bytes")] Vec<u8>),
     /// Refused or failed.
     Refused(Refusal),

@@ -14,7 +14,7 @@ use landfall_proto::id::{
 };
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use landfall_proto::message::control::{
-    Consistency, ControlAnswer, ControlRequest, Figures, HolderFigures, Point, PointState, SenderFigures,
+    Consistency, ControlAnswer, ControlRequest, Figures, HolderFigures, LocalVm, Point, PointState, SenderFigures,
 };
 use landfall_proto::message::data::{
     ChangeSet, Content, CopyAnswer, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Staged, Tip, Welcome,
@@ -374,8 +374,10 @@ fn control_messages() {
         ControlRequest::Moved { vm: vm(), to: location() },
         ControlRequest::Members(list()),
         ControlRequest::Figures(vm()),
-        ControlRequest::Fetch { term, vm: vm(), epoch: epoch(4), from: id(2) },
-        ControlRequest::CaKey,
+        ControlRequest::AwaitSettings(Revision::from_number(6)),
+        ControlRequest::Vms,
+        ControlRequest::Confirm,
+        ControlRequest::Export { vm: vm(), point: Some(3), folder: "/tmp/out".into() },
     ];
     check_all("control_request", &requests);
     let answers = [
@@ -386,7 +388,9 @@ fn control_messages() {
         ControlAnswer::Done,
         ControlAnswer::Members(list()),
         ControlAnswer::Figures(Box::new(figures())),
-        ControlAnswer::CaKey(vec![0x30, 0x2e]),
+        ControlAnswer::Vms(vec![LocalVm { vm: spec(), replica: true, running: false, fault: Some(refusal()) }]),
+        ControlAnswer::Confirmed { term, position: at(9) },
+        ControlAnswer::Exported { node: node("r1"), point: 3, files: vec![("vda".into(), 1 << 30)] },
         ControlAnswer::Refused(refusal()),
     ];
     check_all("control_answer", &answers);
@@ -467,9 +471,10 @@ fn data_messages() {
     ];
     check_all("data_answer", &answers);
     let reading = CopyRequest::Read { file: "head.qcow2".into(), offset: 9, length: 10 };
-    check_all("copy_request", &[CopyRequest::List { freeze: true }, reading]);
+    check_all("copy_request", &[CopyRequest::List { freeze: true }, reading, CopyRequest::Complete]);
     let answers = [
         CopyAnswer::Files(vec![("head.qcow2".into(), 1 << 40)]),
+        CopyAnswer::Handed(epoch(9)),
         CopyAnswer::Piece(vec![0, 255, 1]),
         CopyAnswer::Refused(refusal()),
     ];

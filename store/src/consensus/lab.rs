@@ -114,20 +114,27 @@ impl Lab {
         (lab, all)
     }
 
-    /// Starts `id`, or starts it again on what it has stored.
-    pub(super) async fn start(&mut self, id: MemberId) {
+    /// What node `id` stands on.
+    pub(super) fn ground(&mut self, id: MemberId) -> Ground {
         let kv = self.kvs.entry(id).or_default().clone();
         let random = LabRandom(Mutex::new(ChaCha8Rng::seed_from_u64(self.random.next_u64())));
-        let ground = Ground {
+        Ground {
             kv: Arc::new(kv),
             me: id,
             timing: Timing::STANDARD,
             wire: Arc::new(LabWire { me: id, net: self.net.clone() }),
             clock: self.clock.clone(),
             random: Arc::new(random),
+        }
+    }
+
+    /// Starts `id`, or starts it again on what it has stored.
+    pub(super) async fn start(&mut self, id: MemberId) {
+        let ground = self.ground(id);
+        let started = match self.holds {
+            true => Consensus::open(ground).await,
+            false => Consensus::open_without_vote_hold(ground).await,
         };
-        let started =
-            if self.holds { Consensus::open(ground).await } else { Consensus::open_without_vote_hold(ground).await };
         self.net.nodes.lock().unwrap().insert(id, started.unwrap());
     }
 

@@ -3,6 +3,8 @@
 //! How far the log is committed is only a hint for a faster start, so it rides along with the next write instead of
 //! costing a sync of its own; after a restart the leader tells.
 
+#![allow(clippy::result_large_err, reason = "openraft fixes the error type, and an error ends the node")]
+
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
 use std::sync::Arc;
@@ -98,10 +100,11 @@ impl LogStore {
         Ok(entries)
     }
 
-    /// The keys of entries in `from..to`.
-    fn keys(&self, from: &[u8], to: &[u8]) -> Result<Vec<Vec<u8>>, StorageError> {
-        let pairs = self.kv.scan(from, to, usize::MAX).map_err(read_fault)?;
-        Ok(pairs.into_iter().map(|(key, _)| key).collect())
+    /// The index of the first entry.
+    fn first_index(&self) -> Result<Option<u64>, StorageError> {
+        let first = self.kv.scan(ENTRY, ENTRY_END, 1).map_err(read_fault)?;
+        let index = first.first().and_then(|(key, _)| key.strip_prefix(ENTRY)?.try_into().ok());
+        Ok(index.map(u64::from_be_bytes))
     }
 }
 
@@ -177,8 +180,9 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn truncate(&mut self, from: LogId) -> Result<(), StorageError> {
         let mut batch = Batch::new();
-        for key in self.keys(&entry_key(from.index), ENTRY_END)? {
-            batch.delete(key);
+        let last = self.last()?.map_or(from.index, |entry| entry.log_id.index + 1);
+        for index in from.index..last {
+            batch.delete(entry_key(index));
         }
         self.commit(batch).await
     }
@@ -186,8 +190,9 @@ impl RaftLogStorage<Types> for LogStore {
     async fn purge(&mut self, upto: LogId) -> Result<(), StorageError> {
         let mut batch = Batch::new();
         put(&mut batch, PURGED, &upto)?;
-        for key in self.keys(ENTRY, &entry_key(upto.index + 1))? {
-            batch.delete(key);
+        let last = self.last()?.map_or(0, |entry| entry.log_id.index);
+        for index in self.first_index()?.unwrap_or(upto.index)..=upto.index.min(last) {
+            batch.delete(entry_key(index));
         }
         self.commit(batch).await
     }

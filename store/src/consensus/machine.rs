@@ -4,6 +4,8 @@
 //! the last snapshot; openraft applies the log above it again. Readers see a whole state by one pointer, changed once
 //! for each batch of entries.
 
+#![allow(clippy::result_large_err, reason = "openraft fixes the error type, and an error ends the node")]
+
 use std::io::Cursor;
 use std::sync::Arc;
 

@@ -7,6 +7,7 @@
 //! lease, so an owner first holds its votes ([`Consensus::hold_votes_until`]), then asks a majority
 //! ([`Consensus::linearizable`]), and only then counts on its lease.
 
+mod error;
 mod log_store;
 mod machine;
 mod recovery;
@@ -24,11 +25,7 @@ use landfall_proto::codec;
 use landfall_proto::id::{MemberId, Position};
 use landfall_proto::model::{Proposal, Timing};
 use landfall_proto::seam::{Clock, Random, Time};
-use landfall_proto::{Class, Refusal};
-use openraft::error::{
-    ChangeMembershipError, CheckIsLeaderError, ClientWriteError, Fatal, InitializeError, InstallSnapshotError,
-    RaftError,
-};
+use openraft::error::{CheckIsLeaderError, InitializeError, InstallSnapshotError, RaftError};
 use openraft::{ChangeMembers, EmptyNode, LogIdOptionExt, SnapshotPolicy};
 use tokio::sync::{Mutex, Semaphore, watch};
 
@@ -36,6 +33,8 @@ use crate::feed::SettingsFeed;
 use crate::kv::Kv;
 use crate::limits;
 use crate::state::State;
+pub use error::{OpenError, ProposeError, ServeError};
+use error::{serve_fault, stopped, write_error};
 use log_store::LogStore;
 use machine::Machine;
 pub use recovery::recover;
@@ -43,76 +42,6 @@ pub use status::{Progress, Status};
 pub use types::Applied;
 use types::{Raft, StorageError};
 pub use wire::{Rpc, Wire, WireError};
-
-/// Why something was not proposed, confirmed or changed. Except for [`ProposeError::Stopped`] nothing was written; a
-/// call that was cut short may still take effect.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProposeError {
-    /// This node does not lead.
-    #[error("this node does not lead")]
-    NotLeader {
-        /// Who does, as far as this node knows.
-        leader: Option<MemberId>,
-    },
-    /// No majority answered.
-    #[error("no majority of the voters answers")]
-    NoQuorum,
-    /// The proposal is larger than an entry may be.
-    #[error("the request has {size} bytes, more than {}", limits::PROPOSAL_BYTES)]
-    TooLarge {
-        /// Its size.
-        size: usize,
-    },
-    /// Too many proposals wait already, or a change of voters is under way.
-    #[error("too much is under way: {0}")]
-    Busy(&'static str),
-    /// A change of voters that makes no sense.
-    #[error("{0}")]
-    Membership(String),
-    /// Consensus has stopped on this node.
-    #[error("consensus has stopped on this node: {0}")]
-    Stopped(String),
-}
-
-impl ProposeError {
-    /// The error as it is shown.
-    pub fn refusal(&self) -> Refusal {
-        let (class, code) = match self {
-            Self::NotLeader { .. } => (Class::Unreachable, "not_leader"),
-            Self::NoQuorum => (Class::Unreachable, "no_quorum"),
-            Self::TooLarge { .. } => (Class::Usage, "too_large"),
-            Self::Busy(_) => (Class::Failed, "busy"),
-            Self::Membership(_) => (Class::Failed, "membership"),
-            Self::Stopped(_) => (Class::Failed, "stopped"),
-        };
-        Refusal::new(class, code, self.to_string())
-    }
-}
-
-/// Why a call of another member got no answer.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ServeError {
-    /// Votes are held: a lease may still be alive.
-    #[error("votes are held")]
-    VotesHeld,
-    /// The bytes are no such call.
-    #[error("the call cannot be read: {0}")]
-    Malformed(String),
-    /// Consensus has stopped on this node.
-    #[error("consensus has stopped on this node: {0}")]
-    Stopped(String),
-}
-
-/// Why consensus did not start.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// The clocks contradict one another.
-    #[error("the consensus clocks cannot be used: {0}")]
-    Timing(String),
-    /// What is stored cannot be read.
-    #[error("{0}")]
-    Store(String),
-}
 
 /// What consensus stands on.
 #[derive(Clone, Debug)]
@@ -275,14 +204,14 @@ impl Consensus {
         let answer = match rpc {
             Rpc::Append => {
                 let request = wire::decode_append(payload).map_err(malformed)?;
-                wire::encode_one(&raft.append_entries(request).await.map_err(serve_fault)?)
+                wire::encode_one(&raft.append_entries(request).await.map_err(|error| serve_fault(&error))?)
             }
             Rpc::Vote => {
                 let request = wire::decode_one(payload).map_err(malformed)?;
                 if self.inner.honours_hold && nanos(self.inner.clock.now()) < self.inner.hold.load(Ordering::SeqCst) {
                     return Err(ServeError::VotesHeld);
                 }
-                wire::encode_one(&raft.vote(request).await.map_err(serve_fault)?)
+                wire::encode_one(&raft.vote(request).await.map_err(|error| serve_fault(&error))?)
             }
             Rpc::Snapshot => {
                 let request = wire::decode_snapshot(payload).map_err(malformed)?;
@@ -397,29 +326,8 @@ fn follow_status(raft: &Raft) -> watch::Receiver<Status> {
     receiver
 }
 
-fn stopped(error: &Fatal<u64>) -> ProposeError {
-    ProposeError::Stopped(error.to_string())
-}
-
-fn serve_fault(error: RaftError<u64>) -> ServeError {
-    ServeError::Stopped(error.to_string())
-}
-
-fn write_error(error: RaftError<u64, ClientWriteError<u64, EmptyNode>>) -> ProposeError {
-    match error {
-        RaftError::APIError(ClientWriteError::ForwardToLeader(forward)) => {
-            ProposeError::NotLeader { leader: forward.leader_id.map(MemberId::from_number) }
-        }
-        RaftError::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(_))) => {
-            ProposeError::Busy("the members are being changed")
-        }
-        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
-            ProposeError::Membership(error.to_string())
-        }
-        RaftError::Fatal(error) => stopped(&error),
-    }
-}
-
+#[cfg(test)]
+mod chaos_tests;
 #[cfg(test)]
 mod lab;
 #[cfg(test)]

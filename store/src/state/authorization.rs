@@ -82,7 +82,7 @@ impl State {
         Ok(Outcome::Stopped(self.settle_stops()))
     }
 
-    /// Brings every stop in line with peers, entries and settings; returns the VMs that this stopped.
+    /// Brings every stop in line with peers, entries and settings; returns the first of the VMs that this stopped.
     pub(super) fn settle_stops(&mut self) -> Vec<VmId> {
         let any = self.resolved_settings().allowed_from_any_server;
         let mut stopped = Vec::new();
@@ -115,7 +115,17 @@ impl State {
                 primary.stopped = stop;
             }
         }
+        stopped.truncate(limits::STOPPED_LISTED);
         stopped
+    }
+
+    /// Brings the stop of one replica in line.
+    pub(super) fn settle_stop(&mut self, vm: VmId) {
+        let any = self.resolved_settings().allowed_from_any_server;
+        let Some(stop) = self.replicas.get(&vm).map(|replica| self.replica_stop(replica, any)) else { return };
+        if let Some(replica) = self.replicas.edit(&vm) {
+            replica.stopped = stop;
+        }
     }
 
     fn replica_stop(&self, replica: &Replica, any: bool) -> Option<Stop> {

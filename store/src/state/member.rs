@@ -151,9 +151,11 @@ impl State {
         };
         if let Some(replica) = self.replicas.values().find(only_copy) {
             let message = format!("it has the only copy of the replica of {}", replica.vm.name);
-            return Err(Refusal::new(Class::Refused, "only_copy", message)
-                .field("node")
-                .remedy(format!("run `landfall vm move {} --to NODE` first", replica.vm.name)));
+            return Err(Refusal::new(Class::Refused, "only_copy", message).field("node").remedy(format!(
+                "run `landfall vm move {} --to NODE` first; of a node that is dead for good the replica is filled \
+                     elsewhere after rehome_without_copy_after, and then it can go",
+                replica.vm.name
+            )));
         }
         Ok(())
     }

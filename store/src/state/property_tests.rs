@@ -70,11 +70,11 @@ impl World {
             4 | 5 => Command::Sync {
                 vm: id,
                 epoch,
-                add: (step.one % 3 > 0).then_some(one),
-                remove: (step.two % 3 == 0).then_some(two),
+                add: (!step.one.is_multiple_of(3)).then_some(one),
+                remove: step.two.is_multiple_of(3).then_some(two),
             },
             6 | 7 => Command::Acknowledged { vm: id, epoch },
-            8 => Command::Handover { vm: id, epoch, to: (step.two % 3 > 0).then_some(one) },
+            8 => Command::Handover { vm: id, epoch, to: (!step.two.is_multiple_of(3)).then_some(one) },
             9 | 10 => Command::Assign { vm: id, epoch, to: one },
             11 => Command::Seed { vm: id, epoch, to: one },
             12 => Command::Seeded { vm: id, epoch },
@@ -83,7 +83,7 @@ impl World {
             15 => {
                 self.keys = self.keys.wrapping_add(1).max(10);
                 let _ = self.bench.run(Command::RevokeTicket(1));
-                self.bench.ticket(1, TicketKind::Join { witness: step.two % 4 == 0, replaces: None });
+                self.bench.ticket(1, TicketKind::Join { witness: step.two.is_multiple_of(4), replaces: None });
                 self.bench.asks_to_join(1, &format!("n{}", self.keys), self.keys)
             }
             16 => Command::Authorize(entry(pattern[step.one as usize % 4], ["T1", "T2"][step.two as usize % 2])),
@@ -107,7 +107,7 @@ impl World {
             22 => {
                 let vm = vm(100 + u128::from(step.vm)).id;
                 let epoch = state.primaries.get(&vm).map(|primary| primary.sender_epoch).unwrap_or_default();
-                Command::ClaimSender { vm, member: one, epoch, down: step.two % 2 == 0 }
+                Command::ClaimSender { vm, member: one, epoch, down: step.two.is_multiple_of(2) }
             }
             _ => Command::ReleaseSender { vm: vm(100 + u128::from(step.vm)).id, member: one },
         }

@@ -103,7 +103,7 @@ impl State {
                 replica.epoch = Epoch(entry.position);
             }
         }
-        self.settle_stops();
+        self.settle_stop(wish.vm.id);
         let replica = self.require_replica(wish.vm.id)?.clone();
         Ok(Outcome::Placed { replica: Box::new(replica), created: holder.is_some() })
     }

@@ -362,6 +362,7 @@ fn every_table_has_a_bound() {
     assert_eq!(bench.refused(Command::Authorize(entry("q.contoso.com", "T"))), "too_many");
     bench.ok(Command::Authorize(entry("p1.contoso.com", "U")));
     for key in 2..=limits::MEMBERS as u8 {
+        bench.at += HOUR;
         bench.join(&format!("r{key}"), key);
     }
     bench.ticket(2000, JOIN);

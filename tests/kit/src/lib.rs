@@ -17,6 +17,9 @@
 
 pub mod power;
 pub mod process;
+mod rounds;
 pub mod sim;
 pub mod table;
 pub mod wgl;
+
+pub use rounds::rounds;

@@ -10,6 +10,7 @@
 //! none answers. A program that embeds an agent can run the same [`Link`] in its own process.
 
 mod http;
+mod in_process;
 mod link;
 mod process;
 mod remote;

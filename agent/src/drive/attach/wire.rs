@@ -111,37 +111,7 @@ impl FeedEvent {
     }
 }
 
-/// The VM service has durably taken over the settings of a revision.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Applied {
-    /// The revision.
-    pub revision: Revision,
-}
-
-/// How a VM service is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Health {
-    /// It can do everything.
-    Running,
-    /// It answers, but cannot do everything; the reason says what.
-    Degraded,
-}
-
-/// What a VM service reports about itself.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Status {
-    /// How it is.
-    pub state: Health,
-    /// Why it is degraded.
-    pub reason: Option<String>,
-    /// Every VM here.
-    pub vms: Vec<VmReport>,
-    /// The storage locations.
-    pub storage: Vec<StorageReport>,
-    /// Its process.
-    pub pid: u32,
-}
+pub use crate::surface::vm_service::{Condition as Health, VmServiceApplied as Applied, VmServiceStatus as Status};
 
 /// Every VM of a VM service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,7 +20,7 @@ use super::foreign::{self, FileId, unusable};
 use super::freeze::{Clones, Freeze, Instant};
 use super::launch;
 use super::process::Processes;
-use super::vm::Core;
+use super::vm_core::Core;
 use crate::vm_service::{FreezeMethod, Frozen, Image, VmRole};
 
 /// What the name of a copy by reference begins with. It lies beside its image, so that a qcow2 file finds its backing

@@ -22,6 +22,7 @@ mod reflink;
 mod scan;
 mod settings;
 mod vm;
+mod vm_core;
 mod vm_file;
 
 #[cfg(test)]
@@ -49,7 +50,7 @@ use self::owner::Claim;
 use self::vm::Vm;
 use crate::config::StorageConfig;
 use crate::vm_service::{
-    FreezeId, Frozen, Registration, SettingsView, StorageReport, Thawed, VmReport, VmRole, VmService,
+    FreezeId, Frozen, Registration, SettingsView, StorageReport, Thawed, VmReport, VmRole, VmService, VmState,
 };
 
 /// The longest that an instant can be asked for: a full comparison of a large disk, read at 1 GiB/s.
@@ -121,10 +122,9 @@ impl Directory {
         let first = same.next().ok_or_else(|| Refusal::not_found("vm", &vm.to_string()))?;
         match same.next() {
             // The one that runs, if one does: it can be stopped; everything else names both folders.
-            Some(second) => Ok([first.clone(), second]
-                .into_iter()
-                .find(|vm| vm.shown().state == crate::vm_service::VmState::Running)
-                .unwrap_or(first)),
+            Some(second) => {
+                Ok([first.clone(), second].into_iter().find(|vm| vm.shown().state == VmState::Running).unwrap_or(first))
+            }
             None => Ok(first),
         }
     }

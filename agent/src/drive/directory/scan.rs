@@ -15,10 +15,10 @@ use super::foreign::{self, FileId};
 use super::group::{END_GRACE, Group};
 use super::ledger::Wish;
 use super::process::Processes;
-use super::vm::{Core, Look, Vm};
+use super::vm::{Look, Vm};
+use super::vm_core::Core;
 use super::vm_file::{VM_FILE, VM_FILE_MAX, VmFile};
 use super::{Inner, durable, locked, unreadable};
-use crate::vm_service::VmRole;
 
 /// The most VM folders of a path: a status that names them all must fit one body.
 const FOLDERS_MAX: usize = 4096;
@@ -83,7 +83,8 @@ impl Inner {
         let processes = Processes::read().map_err(|error| unreadable("/proc", &error))?;
         let lockers = foreign::lockers(&processes);
         let vms = self.vms();
-        let starting = vms.iter().any(|vm| vm.core.try_lock().is_ok_and(|core| core.wish == Wish::Start));
+        let starting =
+            vms.iter().any(|vm| vm.core.try_lock().is_ok_and(|core| core.wish == Wish::Start && core.may_run()));
         let writers = if starting || number.is_multiple_of(WRITERS_EVERY) {
             let files: BTreeSet<FileId> = vms.iter().flat_map(|vm| vm.files()).collect();
             let writers = foreign::writers(&files, &processes);
@@ -236,11 +237,7 @@ fn try_core(vm: &Vm) -> Option<std::sync::MutexGuard<'_, Core>> {
 
 /// Takes over a changed file. A bad one leaves the last good one in force.
 fn redefine(core: &mut Core, found: Found) {
-    let started_anew = found.file.command != core.file.command;
     if found.fault.is_none() {
-        if started_anew && core.wish == Wish::Ended && core.file.role == VmRole::Replica {
-            core.wish = Wish::Start;
-        }
         core.file = found.file;
     }
     core.file_fault = found.fault;

@@ -3,33 +3,27 @@
 //! Whoever does something to a VM holds its [`Core`]; what everybody sees is a copy apart from it ([`Vm::shown`]), so
 //! that a hung disk under one VM holds up that VM alone.
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, TryLockError};
 use std::time::Duration;
 
-use landfall_proto::id::{DiskTarget, VmId, VmName};
-use landfall_proto::model::{DiskSpec, VmSpec};
+use landfall_proto::id::VmId;
 use landfall_proto::seam::Time;
 use landfall_proto::{Class, Refusal};
 
-use super::disk_image::{self, Print};
 use super::foreign::{self, FileId, Holders};
 use super::group::{END_GRACE, Group};
-use super::launch::{Job, LOGS};
-use super::ledger::{Entry, Wish};
+use super::launch::Job;
+use super::ledger::Wish;
 use super::process::Processes;
+use super::vm_core::Core;
 use super::vm_file::VmFile;
 use super::{Inner, freeze, instant, locked};
-use crate::vm_service::{Image, VmReport, VmRole, VmState};
+use crate::vm_service::{VmReport, VmRole};
 
-/// The longest a VM's standard output or error may grow; then it is set aside once and begins again.
-const LOG_MAX: u64 = 4 << 20;
 /// How long a VM's images may keep a look at them waiting before that is a fault.
 const LOOK_SLOW: Duration = Duration::from_secs(5);
-/// Added to a run's number where none can be reserved: beyond any number that is.
-const UNRESERVED: u64 = 1 << 52;
 
 /// One VM.
 pub(super) struct Vm {
@@ -39,31 +33,6 @@ pub(super) struct Vm {
     pub retiring: AtomicBool,
     shown: Mutex<VmReport>,
     looked: Mutex<Option<Time>>,
-}
-
-/// The parts of a VM that change together.
-pub(super) struct Core {
-    /// Its identity: from its file, else remembered, else made from its folder.
-    pub id: VmId,
-    /// Its folder.
-    pub folder: PathBuf,
-    /// What the file says; the last good one where it is bad now.
-    pub file: VmFile,
-    /// What is wrong with the file.
-    pub file_fault: Option<Refusal>,
-    /// Another folder with the same identity.
-    pub twin: Option<PathBuf>,
-    /// Its processes.
-    pub group: Option<Group>,
-    /// [`VmReport::run`].
-    pub run: u64,
-    /// Whether it should run.
-    pub wish: Wish,
-    /// Whether copies by reference were found not to work.
-    pub no_reflink: bool,
-    images: Vec<Image>,
-    prints: Vec<Option<Print>>,
-    steady: bool,
 }
 
 /// What one look at the machine showed.
@@ -110,7 +79,7 @@ impl Vm {
             steady: false,
         };
         core.renumber(inner);
-        let shown = Mutex::new(core.report(None, None));
+        let shown = Mutex::new(core.report(None, false));
         Arc::new(Self { core: Mutex::new(core), retiring: AtomicBool::new(false), shown, looked: Mutex::default() })
     }
 
@@ -164,7 +133,7 @@ impl Vm {
             fault = self.start_found(inner, &mut core);
         }
         core.bound_logs();
-        self.show(core.report(fault, writer));
+        self.show(core.report(fault, writer.is_some()));
         *locked(&self.looked) = None;
     }
 
@@ -172,7 +141,7 @@ impl Vm {
     pub(super) fn notice(&self, inner: &Inner, core: &mut Core) -> Result<Processes, Refusal> {
         let processes = Processes::read().map_err(|error| super::unreadable("/proc", &error))?;
         if core.notice_end(inner, &processes) {
-            self.show(core.report(self.shown().fault, None));
+            self.show(core.report(self.shown().fault, false));
         }
         Ok(processes)
     }
@@ -224,7 +193,7 @@ impl Vm {
             }
         }
         self.launch(inner, &mut core)?;
-        self.show(core.report(None, None));
+        self.show(core.report(None, false));
         Ok(())
     }
 
@@ -236,7 +205,7 @@ impl Vm {
             core.wish = Wish::Stopped;
             core.remember(inner, None)?;
         }
-        self.show(core.report(self.shown().fault, None));
+        self.show(core.report(self.shown().fault, false));
         Ok(())
     }
 
@@ -267,7 +236,7 @@ impl Vm {
         let before = core.wish;
         core.renumber(inner);
         // Before anything can write: whoever has read the disks learns that they may change.
-        self.show(core.report(None, None));
+        self.show(core.report(None, false));
         let token = format!("{}-{}", core.id, core.run);
         core.wish = Wish::Running;
         core.remember(inner, Some(token.clone())).inspect_err(|_| core.wish = before)?;
@@ -308,131 +277,5 @@ impl Vm {
                 Refusal::new(Class::Failed, "image_unusable", message).field("disk.path").remedy("look at its disk");
             shown.fault.get_or_insert(fault);
         }
-    }
-}
-
-impl Core {
-    /// Why this VM cannot be used whatever its images are.
-    pub(super) fn fault(&self) -> Option<Refusal> {
-        if let Some(twin) = &self.twin {
-            let message = format!("VM {} is in {} and in {}", self.id, self.folder.display(), twin.display());
-            let remedy = "give one of them a uuid of its own, or remove it";
-            return Some(Refusal::new(Class::Refused, "duplicate_vm", message).field("uuid").remedy(remedy));
-        }
-        self.file_fault.clone()
-    }
-
-    /// Notices that its processes have ended; whether they have.
-    fn notice_end(&mut self, inner: &Inner, processes: &Processes) -> bool {
-        let ended = self.group.as_mut().is_some_and(|group| !group.is_alive(processes));
-        if ended {
-            tracing::info!(vm = %self.id, "VM has ended");
-            self.group = None;
-            self.wish = Wish::Ended;
-            self.renumber(inner);
-            if let Err(refusal) = self.remember(inner, None) {
-                tracing::warn!(vm = %self.id, err = %refusal, "the ledger of VMs is behind");
-            }
-        }
-        ended
-    }
-
-    /// A VM that has become a replica runs no longer.
-    fn end_replica(&mut self, inner: &Inner) {
-        if self.file.role == VmRole::Replica
-            && self.file_fault.is_none()
-            && let Some(group) = &mut self.group
-        {
-            match group.end(&*inner.options.clock, END_GRACE) {
-                Ok(()) => self.group = None,
-                Err(refusal) => tracing::error!(vm = %self.id, err = %refusal, "a replica runs"),
-            }
-            self.renumber(inner);
-        }
-    }
-
-    fn may_run(&self) -> bool {
-        self.group.is_none() && self.file.role == VmRole::Primary && !self.file.command.is_empty()
-    }
-
-    /// Looks at every image; the first fault.
-    fn look_at_images(&mut self, inner: &Inner) -> Option<Refusal> {
-        if self.file.role == VmRole::Replica {
-            (self.images, self.prints) = (Vec::new(), Vec::new());
-            return None;
-        }
-        let (mut fault, mut images, mut prints) = (None, Vec::new(), Vec::new());
-        for disk in &self.file.disks {
-            match disk_image::inspect(&disk.target, &disk.path) {
-                Ok((image, print)) => {
-                    images.push(image);
-                    prints.push(Some(print));
-                }
-                Err(refusal) => {
-                    prints.push(None);
-                    fault.get_or_insert(refusal);
-                }
-            }
-        }
-        self.steady = prints == self.prints && fault.is_none();
-        if prints != self.prints && self.group.is_none() {
-            self.renumber(inner);
-        }
-        (self.images, self.prints) = (images, prints);
-        fault
-    }
-
-    /// Gives the run another number.
-    fn renumber(&mut self, inner: &Inner) {
-        self.run = inner.ledger.number().unwrap_or(self.run.wrapping_add(UNRESERVED));
-    }
-
-    fn remember(&self, inner: &Inner, token: Option<String>) -> Result<(), Refusal> {
-        let session = self.group.as_ref().map(|group| group.session);
-        inner.ledger.set(self.id, Some(Entry { folder: self.folder.clone(), wish: self.wish, token, session }))
-    }
-
-    /// Keeps what the VM prints from filling the disk. It appends, so it goes on at the new end.
-    fn bound_logs(&self) {
-        for name in LOGS {
-            let path = self.folder.join(name);
-            if path.metadata().is_ok_and(|metadata| metadata.len() > LOG_MAX) {
-                let aside = std::fs::copy(&path, path.with_extension("log.1"));
-                let cut = aside.and_then(|_| File::options().write(true).open(&path)?.set_len(0));
-                if let Err(error) = cut {
-                    tracing::warn!(file = %path.display(), %error, "a VM's output cannot be set aside");
-                }
-            }
-        }
-    }
-
-    fn report(&self, fault: Option<Refusal>, writer: Option<Refusal>) -> VmReport {
-        let size = |target: &DiskTarget| {
-            self.images.iter().find(|image| image.target == *target).map_or(0, |image| image.bytes)
-        };
-        let disks = self.file.disks.iter().map(|disk| DiskSpec {
-            target: disk.target.clone(),
-            bytes: disk.bytes.unwrap_or_else(|| size(&disk.target)),
-        });
-        let vm =
-            VmSpec { id: self.id, name: self.name(), disks: disks.collect(), adapters: self.file.adapters.clone() };
-        let runs = self.group.is_some() || self.wish == Wish::Running || writer.is_some();
-        let primary = self.file.role == VmRole::Primary;
-        VmReport {
-            vm,
-            role: self.file.role,
-            state: if runs { VmState::Running } else { VmState::Stopped },
-            run: self.run,
-            stopped_only: primary && (self.file.command.is_empty() || writer.is_some()),
-            images: self.images.clone(),
-            fault: fault.or_else(|| self.fault()),
-        }
-    }
-
-    /// Its name; its folder's where the file gives none.
-    fn name(&self) -> VmName {
-        let folder = self.folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let names = [self.file.name.clone(), folder.parse().ok(), self.id.to_string().parse().ok()];
-        names.into_iter().flatten().next().unwrap_or_else(|| unreachable!("a UUID is a VM name"))
     }
 }

@@ -23,12 +23,12 @@ use super::durable::{self, fault};
 use super::extent::Order;
 
 /// Where the records begin; the description of 256 disks fits before it.
-const HEADER_BYTES: u64 = 128 * 1024;
-const HEAD_BYTES: usize = 64;
+pub(super) const HEADER_BYTES: u64 = 128 * 1024;
+pub(super) const HEAD_BYTES: usize = 64;
 const MAGIC: [u8; 8] = *b"LFCHANGE";
 const VERSION: u32 = 1;
 /// Bytes before the JSON: magic, version, length, check.
-const FIXED: usize = 48;
+pub(super) const FIXED: usize = 48;
 /// What a writer or reader holds in memory.
 const BUFFER_BYTES: usize = 1 << 20;
 
@@ -182,6 +182,7 @@ impl ChangeSetWriter {
             file.set_len(found.end).map_err(|error| fault("cut", path, &error))?;
         }
         durable::sync(&file, path)?;
+        durable::sync_folder(durable::folder_of(path))?;
         let mut writer = Self::at(file, path, found.counts, found.end)?;
         writer.sealed = found.complete;
         Ok((writer, found))
@@ -242,6 +243,8 @@ pub struct ChangeSetReader {
     path: PathBuf,
     change_set: Option<ChangeSet>,
     next: u64,
+    /// Whether anything but a trailer at the end is damage.
+    whole: bool,
 }
 
 impl ChangeSetReader {
@@ -257,7 +260,24 @@ impl ChangeSetReader {
         };
         file.seek(SeekFrom::Start(HEADER_BYTES)).map_err(failed)?;
         let file = BufReader::with_capacity(BUFFER_BYTES, file);
-        Ok(Self { file, path: path.to_owned(), change_set, next: 0 })
+        Ok(Self { file, path: path.to_owned(), change_set, next: 0, whole: false })
+    }
+
+    /// Opens a file that was sealed: where it ends without its trailer, or a record is not what was written, reading it
+    /// is an error instead of an early end.
+    pub fn open_sealed(path: &Path) -> Result<Self, Refusal> {
+        Self::open(path).map(|reader| Self { whole: true, ..reader })
+    }
+
+    /// A record that is torn or damaged: the end, or an error in a file that was sealed.
+    fn broken<T>(&self) -> Result<Option<T>, Refusal> {
+        if !self.whole {
+            return Ok(None);
+        }
+        let shown = quoted(&self.path.to_string_lossy());
+        Err(Refusal::new(Class::Failed, "damaged", format!("{shown} is damaged at extent {}", self.next))
+            .field("path")
+            .remedy("fetch the replica from another copy"))
     }
 
     /// What it makes, where the writer knew.
@@ -296,8 +316,11 @@ impl ChangeSetReader {
     fn head(&mut self) -> Result<Option<Head>, Refusal> {
         let mut bytes = [0; HEAD_BYTES];
         match self.file.read_exact(&mut bytes) {
-            Ok(()) => Ok(Head::decode(&bytes, self.next)),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+            Ok(()) => match Head::decode(&bytes, self.next) {
+                Some(head) => Ok(Some(head)),
+                None => self.broken(),
+            },
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => self.broken(),
             Err(error) => Err(fault("read", &self.path, &error)),
         }
     }
@@ -314,11 +337,11 @@ impl ChangeSetReader {
             let mut data = vec![0; head.payload as usize];
             match self.file.read_exact(&mut data) {
                 Ok(()) => {}
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return self.broken(),
                 Err(error) => return Err(fault("read", &self.path, &error)),
             }
             if *blake3::hash(&data).as_bytes() != head.hash {
-                return Ok(None);
+                return self.broken();
             }
             Content::Data(data, head.hash)
         };
@@ -329,7 +352,7 @@ impl ChangeSetReader {
 
 /// The counts of a complete change set, by its heads alone. Blocks.
 pub fn counts(path: &Path) -> Result<Counts, Refusal> {
-    let (mut reader, mut counts) = (ChangeSetReader::open(path)?, Counts::default());
+    let (mut reader, mut counts) = (ChangeSetReader::open_sealed(path)?, Counts::default());
     while let Some(head) = reader.head()?.filter(|head| head.kind != TRAILER) {
         counts.extents += 1;
         counts.bytes += head.length;
@@ -365,136 +388,5 @@ fn inspect_up_to(path: &Path, keep: u64) -> Result<Inspection, Refusal> {
         found.counts.bytes += head.length;
         found.order.passed(head.disk, head.offset.saturating_add(head.length));
         found.end += HEAD_BYTES as u64 + u64::from(head.payload);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use landfall_proto::id::{Root, UnixMillis};
-    use landfall_proto::message::control::Consistency;
-    use landfall_proto::message::data::Tip;
-    use landfall_proto::model::DiskSpec;
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::drive::image::extent;
-    use crate::drive::image::test_disk::random_bytes;
-
-    fn change_set() -> ChangeSet {
-        ChangeSet {
-            base: None,
-            tip: Tip { sequence: 7, root: Root([9; 32]) },
-            disks: vec![(DiskSpec { target: "vda".parse().unwrap(), bytes: 1 << 20 }, Root([3; 32]))],
-            taken_at: UnixMillis(1),
-            consistency: Consistency::Crash,
-            resume_at: 0,
-        }
-    }
-
-    fn some_extents() -> Vec<Extent> {
-        vec![
-            extent::data(0, 0, random_bytes(512, 1)),
-            Extent { disk: 0, offset: 4096, content: Content::Zero(1 << 30) },
-            extent::data(1, 0, random_bytes(700, 2)),
-            Extent { disk: 2, offset: 8192, content: Content::Zero(4096) },
-            extent::data(2, 65_536, random_bytes(300, 3)),
-        ]
-    }
-
-    fn read_from(path: &Path, first: u64) -> Vec<Extent> {
-        let mut reader = ChangeSetReader::open(path).unwrap();
-        reader.skip_to(first).unwrap();
-        std::iter::from_fn(|| reader.next_extent().unwrap()).collect()
-    }
-
-    fn written(path: &Path, extents: &[Extent]) -> Vec<u8> {
-        let mut writer = ChangeSetWriter::create(path, None).unwrap();
-        extents.iter().for_each(|extent| writer.append(extent).unwrap());
-        writer.seal(Some(&change_set())).unwrap();
-        assert!(writer.append(&extents[0]).is_err(), "a sealed file takes no more");
-        std::fs::read(path).unwrap()
-    }
-
-    #[test]
-    fn a_change_set_reads_back_from_any_extent_on() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, extents) = (folder.path().join("spool"), some_extents());
-        written(&path, &extents);
-        for first in 0..=extents.len() {
-            assert_eq!(read_from(&path, first as u64), extents[first..]);
-        }
-        let found = inspect(&path).unwrap();
-        assert!(found.complete && found.change_set == Some(change_set()));
-        let mut reader = ChangeSetReader::open(&path).unwrap();
-        assert_eq!(reader.first_of(2).unwrap().as_ref(), Some(&extents[3]));
-        assert_eq!(ChangeSetReader::open(&path).unwrap().first_of(3).unwrap(), None);
-    }
-
-    #[test]
-    fn a_tail_torn_at_any_byte_is_durable_up_to_the_last_whole_extent_and_can_be_resumed() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, extents) = (folder.path().join("log"), some_extents());
-        let bytes = written(&path, &extents);
-        let mut ends = vec![HEADER_BYTES];
-        for extent in &extents {
-            let payload = if let Content::Data(data, _) = &extent.content { data.len() } else { 0 };
-            ends.push(ends.last().unwrap() + (HEAD_BYTES + payload) as u64);
-        }
-        for cut in HEADER_BYTES..bytes.len() as u64 {
-            let whole = ends.iter().filter(|end| **end <= cut).count() - 1;
-            // Torn by a lost end, and by an end of zeroes: a file system may leave either.
-            for keep_length in [false, true] {
-                let mut torn = bytes[..cut as usize].to_vec();
-                torn.resize(if keep_length { bytes.len() } else { torn.len() }, 0);
-                // Zero bytes may be what was there.
-                let same = torn == bytes;
-                std::fs::write(&path, &torn).unwrap();
-                let found = inspect(&path).unwrap();
-                assert_eq!(found.complete, same, "cut at {cut}");
-                if !same {
-                    assert!(found.counts.extents as usize >= whole, "cut at {cut}");
-                    assert_eq!(read_from(&path, 0), extents[..found.counts.extents as usize], "cut at {cut}");
-                }
-            }
-        }
-        for whole in 0..extents.len() {
-            std::fs::write(&path, &bytes[..ends[whole] as usize + 10]).unwrap();
-            let (mut writer, found) = ChangeSetWriter::resume(&path, u64::MAX).unwrap();
-            assert_eq!((found.counts.extents as usize, found.complete), (whole, false));
-            extents[whole..].iter().for_each(|extent| writer.append(extent).unwrap());
-            writer.seal(None).unwrap();
-            assert_eq!(std::fs::read(&path).unwrap(), bytes);
-        }
-        let (writer, _) = ChangeSetWriter::resume(&path, 2).unwrap();
-        assert_eq!(writer.counts().extents, 2);
-        drop(writer);
-        assert_eq!(read_from(&path, 0), extents[..2]);
-    }
-
-    #[test]
-    fn a_torn_header_is_no_change_set() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log");
-        let bytes = written(&path, &some_extents());
-        for cut in 0..FIXED + 50 {
-            std::fs::write(&path, &bytes[..cut]).unwrap();
-            assert_eq!(inspect(&path).unwrap_err().code, "bad_change_set", "cut at {cut}");
-        }
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
-        #[test]
-        fn any_flipped_bit_ends_the_file_before_it(at in 0_usize..3000, bit in 0_u8..8) {
-            let folder = tempfile::tempdir().unwrap();
-            let (path, extents) = (folder.path().join("log"), some_extents());
-            let mut bytes = written(&path, &extents);
-            let at = HEADER_BYTES as usize + at % (bytes.len() - HEADER_BYTES as usize);
-            bytes[at] ^= 1 << bit;
-            std::fs::write(&path, &bytes).unwrap();
-            let found = inspect(&path).unwrap();
-            prop_assert!(!found.complete);
-            prop_assert_eq!(&read_from(&path, 0)[..], &extents[..found.counts.extents as usize]);
-        }
     }
 }

@@ -77,8 +77,7 @@ impl IndexWriter {
     /// Takes the next node's hash.
     pub fn push(&mut self, hash: Hash) -> Result<(), Refusal> {
         self.merger.push(hash);
-        let written = durable::step("write hash").and_then(|()| self.file.write_all(&hash));
-        written.map_err(|error| fault("write", &durable::temporary(&self.path), &error))
+        self.file.write_all(&hash).map_err(|error| fault("write", &durable::temporary(&self.path), &error))
     }
 
     /// Completes it: syncs the hashes, then writes the root, then gives the file its name. Returns the disk's root.
@@ -90,10 +89,13 @@ impl IndexWriter {
             let message = format!("an index of {wanted} nodes got {found}");
             return Err(fault("write", &temporary, &io::Error::other(message)));
         };
+        durable::step("write hashes").map_err(|error| fault("write", &temporary, &error))?;
         let file = self.file.into_inner().map_err(|error| fault("write", &temporary, error.error()))?;
         durable::sync(&file, &temporary)?;
         let head = header(self.node_bytes, self.disk_bytes, Some(root));
-        file.write_all_at(&head, 0).map_err(|error| fault("write", &temporary, &error))?;
+        durable::step("write root")
+            .and_then(|()| file.write_all_at(&head, 0))
+            .map_err(|error| fault("write", &temporary, &error))?;
         durable::sync(&file, &temporary)?;
         durable::rename(&temporary, &self.path)?;
         durable::sync_folder(durable::folder_of(&self.path))?;

@@ -23,6 +23,8 @@ pub mod tree;
 pub(crate) mod wait;
 
 #[cfg(test)]
+mod change_set_test;
+#[cfg(test)]
 pub(crate) mod test_disk;
 #[cfg(test)]
 mod tests;

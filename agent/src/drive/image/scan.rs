@@ -20,7 +20,7 @@ use landfall_proto::seam::Clock;
 use super::extent;
 use super::index::{HashIndex, Hashes, IndexWriter};
 use super::source::Readable;
-use super::tree::{self, BLOCK_BYTES, Hash};
+use super::tree::{self, BLOCK_BYTES, Hash, LEAF_BYTES, Merger};
 
 /// What one read takes: large enough for a disk's own read-ahead, small beside the bound on memory.
 pub const READ_BYTES: usize = 1 << 20;
@@ -83,16 +83,25 @@ pub fn scan(
     }
     let mut known = Known::new(baseline, bytes)?;
     let mut out = Coalescer { disk, pending: None, sink };
-    let (mut read_bytes, mut changed_bytes) = (0, 0);
+    let (mut read_bytes, mut changed_bytes, mut old) = (0, 0, Vec::new());
     pieces(content, 0..bytes, &mut |piece| {
         read_bytes += piece.data.map_or(0, |data| data.len() as u64);
-        for (block, data, length) in piece.blocks() {
-            let hash = block_hash(bytes, block, data, length);
-            if known.differs(block, data, &hash)? {
-                changed_bytes += length;
-                out.block(block * BLOCK_BYTES, data, length)?;
+        for leaf in piece.leaves() {
+            known.read(&leaf, &mut old)?;
+            if leaf.is(&old, bytes) {
+                for hash in &old {
+                    writer.push(*hash)?;
+                }
+                continue;
             }
-            writer.push(hash)?;
+            for (at, (block, data, length)) in leaf.blocks().enumerate() {
+                let hash = block_hash(bytes, block, data, length);
+                if known.differs(old.get(at), data, &hash) {
+                    changed_bytes += length;
+                    out.block(block * BLOCK_BYTES, data, length)?;
+                }
+                writer.push(hash)?;
+            }
         }
         out.sink.progress(piece.offset + piece.length)
     })?;
@@ -147,6 +156,31 @@ struct Piece<'a> {
 }
 
 impl<'a> Piece<'a> {
+    /// Its parts in each leaf of the disk.
+    fn leaves(&self) -> impl Iterator<Item = Piece<'a>> + use<'a> {
+        let (offset, end, data) = (self.offset, self.offset + self.length, self.data);
+        (offset / LEAF_BYTES..end.div_ceil(LEAF_BYTES)).map(move |leaf| {
+            let (start, stop) = (offset.max(leaf * LEAF_BYTES), end.min((leaf + 1) * LEAF_BYTES));
+            let data = data.map(|data| &data[(start - offset) as usize..(stop - offset) as usize]);
+            Piece { offset: start, length: stop - start, data }
+        })
+    }
+
+    /// Whether it is a whole leaf with the block hashes `old`: hashing it in one go takes a third of the time that its
+    /// blocks take, and most of a disk is as it was.
+    fn is(&self, old: &[Hash], disk_bytes: u64) -> bool {
+        if self.length != LEAF_BYTES || disk_bytes == LEAF_BYTES || old.len() as u64 != LEAF_BYTES / BLOCK_BYTES {
+            return false;
+        }
+        let mut merger = Merger::default();
+        old.iter().for_each(|hash| merger.push(*hash));
+        let hash = match self.data {
+            Some(data) => tree::data_hash(disk_bytes, self.offset, data),
+            None => tree::zero_hash(disk_bytes, self.offset, self.length),
+        };
+        merger.finish(false) == Some(hash)
+    }
+
     /// Its blocks: number, bytes (`None` in a hole) and length.
     fn blocks(&self) -> impl Iterator<Item = (u64, Option<&'a [u8]>, u64)> + use<'a> {
         let (offset, end, data) = (self.offset, self.offset + self.length, self.data);
@@ -183,7 +217,8 @@ fn pieces(
             }
             data_until = offset + run.length.next_multiple_of(BLOCK_BYTES);
         }
-        let length = left.min(data_until - offset).min(READ_BYTES as u64);
+        // Reads end where leaves do, so that leaves are found whole.
+        let length = left.min(data_until - offset).min(READ_BYTES as u64 - offset % READ_BYTES as u64);
         let data = &mut buffer[..length as usize];
         content.read_at(offset, data)?;
         each(&Piece { offset, length, data: Some(data) })?;
@@ -213,12 +248,25 @@ impl Known {
         })
     }
 
-    fn differs(&mut self, block: u64, data: Option<&[u8]>, hash: &Hash) -> Result<bool, Refusal> {
+    /// Reads the hashes of the next piece's blocks into `old`; fewer where the baseline says nothing of them.
+    fn read(&mut self, piece: &Piece<'_>, old: &mut Vec<Hash>) -> Result<(), Refusal> {
+        old.clear();
+        if let Self::Index { hashes, comparable } = self {
+            let first = piece.offset / BLOCK_BYTES;
+            let end = (piece.offset + piece.length).div_ceil(BLOCK_BYTES).min(*comparable);
+            for _ in first..end {
+                old.extend(hashes.next_hash()?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a block with this content and hash differs from the baseline, whose hash of it is `old`.
+    fn differs(&self, old: Option<&Hash>, data: Option<&[u8]>, hash: &Hash) -> bool {
         match self {
-            Self::Ignore => Ok(false),
-            Self::Zeroes => Ok(data.is_some_and(|data| !is_zero(data))),
-            Self::Index { comparable, .. } if block >= *comparable => Ok(true),
-            Self::Index { hashes, .. } => Ok(hashes.next_hash()?.as_ref() != Some(hash)),
+            Self::Ignore => false,
+            Self::Zeroes => data.is_some_and(|data| !is_zero(data)),
+            Self::Index { .. } => old != Some(hash),
         }
     }
 }

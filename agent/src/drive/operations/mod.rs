@@ -1,7 +1,10 @@
 //! What an agent does for those on its machine: [`Operations`], carried out on the running agent.
 
+mod census;
 mod clusters;
+mod points;
 mod policy;
+mod relationships;
 mod vms;
 
 use std::sync::Arc;
@@ -151,27 +154,27 @@ impl Operations for Agent {
     }
 
     async fn vm_locate(&self, vm: VmSelector) -> Result<VmLocation, Refusal> {
-        vms::locate(&self.control()?, &vm).await
+        relationships::locate(&self.control()?, &vm).await
     }
 
     async fn vm_enable(&self, vm: VmSelector, request: VmEnable) -> Result<VmDetail, Refusal> {
-        vms::enable(&self.control()?, &vm, request).await
+        relationships::enable(&self.control()?, &vm, request).await
     }
 
     async fn vm_disable(&self, vm: VmSelector, _wait: Option<WaitSeconds>) -> Result<NamedVm, Refusal> {
-        vms::disable(&self.control()?, &vm).await
+        relationships::disable(&self.control()?, &vm).await
     }
 
     async fn vm_move(&self, vm: VmSelector, request: VmMove) -> Result<VmLocation, Refusal> {
-        vms::hand_over(&self.control()?, &vm, request).await
+        relationships::hand_over(&self.control()?, &vm, request).await
     }
 
     async fn point_list(&self, vm: VmSelector) -> Result<Vec<PointStatus>, Refusal> {
-        vms::points(&self.control()?, &vm).await
+        points::list(&self.control()?, &vm).await
     }
 
     async fn point_export(&self, vm: VmSelector, request: PointExport) -> Result<PointExported, Refusal> {
-        vms::export(&self.control()?, &vm, request).await
+        points::export(&self.control()?, &vm, request).await
     }
 
     async fn event_tail(&self, query: EventQuery) -> Result<Stream<Event>, Refusal> {

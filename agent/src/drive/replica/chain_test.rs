@@ -278,8 +278,9 @@ fn lost_leaves_cost_nothing_and_a_lost_overlay_is_an_error() {
     check_points(&store, &primary.history);
     drop(store);
     std::fs::remove_file(folder.path().join("r").join(&disk.file)).unwrap();
-    let store = ReplicaStore::open(&folder.path().join("r"), VM).unwrap();
+    let mut store = ReplicaStore::open(&folder.path().join("r"), VM).unwrap();
     assert!(store.fault().is_some());
+    assert_eq!(primary.replicate(&mut store).unwrap_err().code, "missing_file", "said before anything is sent");
     assert_eq!(exported(&store, 2).unwrap_err().code, "damaged");
     assert_eq!(exported(&store, 4).unwrap_err().code, "damaged");
 }

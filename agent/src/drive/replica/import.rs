@@ -13,12 +13,13 @@ use landfall_proto::Refusal;
 use landfall_proto::id::VmId;
 use landfall_proto::message::data::EXTENT_MAX;
 use landfall_proto::refusal::{Class, quoted};
-use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::chain::{self, PointDisk};
 use super::export::{read_verified, sound_leaves};
-use super::layout::{FILES_MAX, LOCK, Layout, MANIFEST, is_plain};
+use super::layout::{FILES_MAX, Layout, MANIFEST, is_plain};
 use super::manifest::{self, DiskEntry, Manifest, PointEntry};
+use super::pins::FolderLock;
 use super::store::ReplicaStore;
 use crate::drive::image::durable::{self, fault};
 use crate::drive::image::source::Readable;
@@ -199,12 +200,7 @@ impl Import {
             durable::rename(from, to)?;
             return durable::sync_folder(parent);
         }
-        let lock = File::options().create(true).truncate(false).write(true).open(to.join(LOCK));
-        let lock = lock.map_err(|error| fault("open", &to.join(LOCK), &error))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
-            let message = format!("the replica in {} is open", quoted(&to.to_string_lossy()));
-            return Err(Refusal::new(Class::Failed, "replica_in_use", message).remedy("close it first"));
-        }
+        let _lock = FolderLock::take(&Layout::new(to))?;
         durable::step("exchange")
             .and_then(|()| renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE).map_err(Into::into))
             .map_err(|error| fault("exchange", to, &error))?;

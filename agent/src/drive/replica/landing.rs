@@ -193,7 +193,7 @@ fn each_extent(
     disk: usize,
     mut each: impl FnMut(&Extent) -> Result<(), Refusal>,
 ) -> Result<(), Refusal> {
-    let (mut reader, number) = (ChangeSetReader::open(log)?, disk as u16);
+    let (mut reader, number) = (ChangeSetReader::open_sealed(log)?, disk as u16);
     let mut next = reader.first_of(number)?;
     while let Some(extent) = next.filter(|extent| extent.disk == number) {
         each(&extent)?;

@@ -31,6 +31,7 @@ pub mod landing;
 pub mod layout;
 pub mod manifest;
 pub mod pins;
+mod rehash;
 pub mod retention;
 pub mod stage;
 pub mod store;
@@ -39,6 +40,8 @@ pub mod store;
 mod chain_test;
 #[cfg(test)]
 mod fault_test;
+#[cfg(test)]
+mod figures_test;
 #[cfg(test)]
 mod kill_test;
 #[cfg(test)]

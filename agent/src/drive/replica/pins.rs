@@ -1,9 +1,46 @@
-//! What reads a replica beside the store: pins on points, and the lock between opening a chain and renaming in it.
+//! Who holds a replica: the process that has it open, the readers' pins on points, and the lock between opening a chain
+//! and renaming in it.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::layout::Layout;
+use landfall_proto::Refusal;
+use landfall_proto::refusal::{Class, quoted};
+use rustix::fs::{FlockOperation, flock};
+
+use super::layout::{LOCK, Layout};
+use crate::drive::image::durable::fault;
+
+/// The lock of the one process that has a replica open; the kernel ends it with the process.
+#[derive(Debug)]
+pub(super) struct FolderLock(File);
+
+impl FolderLock {
+    pub(super) fn take(layout: &Layout) -> Result<Self, Refusal> {
+        let path = layout.path(LOCK);
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(|error| fault("open", &path, &error))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Self(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let shown = quoted(&layout.folder().to_string_lossy());
+                Err(Refusal::new(Class::Failed, "replica_in_use", format!("the replica in {shown} is open elsewhere"))
+                    .field("path")
+                    .remedy("close it there: stop the other agent of this node"))
+            }
+            Err(error) => Err(fault("lock", &path, &error.into())),
+        }
+    }
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Said explicitly: a child that is just being forked has a copy of the file until it executes its program, and
+        // closing ours would leave the lock to it. Nothing can be done where it fails; the kernel ends it later.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
 
 /// What a store and its readers share.
 #[derive(Debug)]

@@ -247,3 +247,40 @@ fn a_lost_or_foreign_manifest_is_refused_and_nothing_is_removed() {
     assert_eq!(ReplicaStore::open(&replica, other).unwrap_err().code, "bad_manifest");
     check_points(&ReplicaStore::open(&replica, VM).unwrap(), &primary.history);
 }
+
+#[test]
+fn a_damaged_log_of_a_commit_under_way_is_never_listed_nor_replaced() {
+    for at in [20_u64, 140_000, 131_100] {
+        let (folder, mut primary, mut store) = setup(&[500_000], 1);
+        primary.disks[0].1[..40_000].fill(7);
+        let (set, extents) = primary.next_set(store.standing().newest);
+        stage(&mut store, &set, &extents).unwrap();
+        drop(store);
+        // As a crash right after the first step of a commit leaves it, and then a bit flips.
+        let replica = folder.path().join("r");
+        let mut log = std::fs::read(replica.join(layout::STAGED)).unwrap();
+        log[at as usize] ^= 1;
+        std::fs::write(replica.join(layout::APPLYING), log).unwrap();
+        std::fs::remove_file(replica.join(layout::STAGED)).unwrap();
+        let mut store = ReplicaStore::open(&replica, VM).unwrap();
+        assert!(store.fault().is_some(), "byte {at}");
+        assert_eq!(listed(&store), [1]);
+        assert!(store.begin(&epochs(), &set).is_err());
+        assert!(replica.join(layout::APPLYING).exists());
+        check_points(&store, &primary.history);
+    }
+}
+
+#[test]
+fn stores_readers_and_writers_can_be_moved_to_another_thread() {
+    fn movable<T: Send + 'static>() {}
+    movable::<ReplicaStore>();
+    movable::<PinnedPoint>();
+    movable::<CopySource>();
+    movable::<Import>();
+    movable::<crate::drive::image::Source>();
+    movable::<crate::drive::image::HashIndex>();
+    movable::<crate::drive::image::IndexWriter>();
+    movable::<crate::drive::image::ChangeSetWriter>();
+    movable::<crate::drive::image::ChangeSetReader>();
+}

@@ -1,7 +1,7 @@
 //! A replica's folder, open: who may change it, what it stands at, and how it comes back after a crash.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,13 +12,12 @@ use landfall_proto::message::control::{Point, PointState};
 use landfall_proto::message::data::{ChangeSet, Staged, Tip};
 use landfall_proto::model::DiskSpec;
 use landfall_proto::refusal::Class;
-use rustix::fs::{FlockOperation, flock};
 
-use super::chain::Base;
+use super::chain::{self, Base};
 use super::export::PinnedPoint;
-use super::layout::{APPLYING, FILES_MAX, LOCK, Layout, MANIFEST, is_point_name};
+use super::layout::{APPLYING, FILES_MAX, Layout, MANIFEST, is_point_name};
 use super::manifest::{self, Manifest, POINTS_MAX, PointEntry, RECOVERY_POINTS_MAX};
-use super::pins::{Pin, Shared};
+use super::pins::{FolderLock, Pin, Shared};
 use super::stage::Staging;
 use crate::drive::image::change_set::ChangeSetReader;
 use crate::drive::image::durable::{self, fault};
@@ -66,8 +65,7 @@ pub struct ReplicaStore {
     /// Disks whose index was checked against their content, or kept with it, since this store was opened.
     pub(super) trusted: BTreeSet<DiskTarget>,
     fault: Option<Refusal>,
-    /// Held for its lock, which the kernel ends with the process.
-    _lock: File,
+    _lock: FolderLock,
 }
 
 impl ReplicaStore {
@@ -82,7 +80,7 @@ impl ReplicaStore {
             durable::sync_folder(durable::folder_of(folder))?;
         }
         let layout = Layout::new(folder);
-        let lock = take_lock(&layout)?;
+        let lock = FolderLock::take(&layout)?;
         let manifest = load_manifest(&layout, vm)?;
         let mut store = Self {
             shared: Shared::new(layout),
@@ -107,10 +105,10 @@ impl ReplicaStore {
         }
         let applying = layout.path(APPLYING);
         if applying.exists() {
+            // It was complete and synced before it got this name: what cannot be read now is damage, not a crash.
             match ChangeSetReader::open(&applying).map(|reader| reader.change_set().cloned()) {
                 Ok(Some(set)) => self.applying = Some(set),
-                // It was complete and synced before it got this name: this is damage, not a crash.
-                Ok(None) => return Err(manifest::bad(&applying, "does not say what it makes")),
+                Ok(None) => self.fault = Some(manifest::bad(&applying, "does not say what it makes")),
                 Err(refusal) => self.fault = Some(refusal),
             }
         }
@@ -119,7 +117,10 @@ impl ReplicaStore {
         {
             self.fault = Some(refusal);
         }
-        self.staging = Staging::recover(&layout, &self.manifest)?;
+        match Staging::recover(&layout, &self.manifest) {
+            Ok(staging) => self.staging = staging,
+            Err(refusal) => self.fault = self.fault.take().or(Some(refusal)),
+        }
         if self.fault.is_none()
             && let Err(refusal) = self.retain()
         {
@@ -295,6 +296,11 @@ impl ReplicaStore {
 
     /// Refuses to take anything new: where a reader froze the replica, or it cannot hold another point.
     pub(super) fn check_open(&self) -> Result<(), Refusal> {
+        let applying = self.layout().path(APPLYING);
+        if self.applying.is_none() && applying.exists() {
+            // It may have been acknowledged: nothing may take its place.
+            return Err(self.fault.clone().unwrap_or_else(|| manifest::bad(&applying, "is in the way")));
+        }
         if self.shared.is_frozen() {
             return Err(Refusal::new(Class::Unreachable, "frozen", "the replica is being handed over to another node")
                 .remedy("ask again where it is received"));
@@ -303,25 +309,16 @@ impl ReplicaStore {
             return Err(Refusal::new(Class::Failed, "too_many_points", format!("{POINTS_MAX} points are pinned"))
                 .remedy("end the exports, copies and tests that read old points"));
         }
-        Ok(())
-    }
-}
-
-fn take_lock(layout: &Layout) -> Result<File, Refusal> {
-    let path = layout.path(LOCK);
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path)
-        .map_err(|error| fault("open", &path, &error))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let message = format!("the replica in {} is open in another process", layout.folder().display());
-            Err(Refusal::new(Class::Failed, "replica_in_use", message).remedy("stop the other agent on this node"))
+        // A chain that cannot be followed takes no overlay: better said before anything is sent.
+        for disk in self.manifest.newest().iter().flat_map(|point| &point.disks) {
+            let depth = chain::chain(self.layout(), &disk.file)?.len();
+            if depth >= POINTS_MAX {
+                let message = format!("disk {} is {depth} overlays deep", disk.target);
+                return Err(Refusal::new(Class::Failed, "too_many_points", message)
+                    .remedy("see why older points are not merged: the replica's fault says it"));
+            }
         }
-        Err(error) => Err(fault("lock", &path, &error.into())),
+        Ok(())
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_proto::id::{DiskTarget, Root};
+use landfall_proto::id::{DiskTarget, Root, VmId};
 use landfall_proto::message::data::{ChangeSet, Tip};
 use landfall_proto::model::DiskSpec;
 use landfall_proto::seam::Clock;
@@ -14,10 +14,16 @@ use tokio::time::timeout;
 use crate::drive::image::tree::content_root_of;
 use crate::drive::image::{Baseline, ChangeSetWriter, HashIndex, IndexFolder, LastScan, Source, may_skip, scan};
 use crate::drive::send::record::Record;
-use crate::vm_service::{FreezeMethod, Frozen, Image, VmService};
+use crate::vm_service::{FreezeId, FreezeMethod, Frozen, Image, Thawed, VmService};
 
-/// For how long a VM may stand still for one scan. A terabyte at 2 GiB/s takes half of it.
-const FREEZE_HOLD: Duration = Duration::from_secs(15 * 60);
+/// For how long a VM may stand still for a scan of its disks at least, however small they are.
+const FREEZE_HOLD_LEAST: Duration = Duration::from_secs(5);
+
+/// And at most: who has larger disks on a file system without reflinks must stop the VM to replicate it.
+const FREEZE_HOLD_MOST: Duration = Duration::from_secs(15 * 60);
+
+/// The slowest reading that a VM is held for: a worn hard disk.
+const FREEZE_BYTES_PER_SECOND: u64 = 64 * 1024 * 1024;
 
 /// How long the VM service may take to freeze or thaw.
 const FREEZE_DEADLINE: Duration = Duration::from_secs(30);
@@ -64,21 +70,63 @@ impl Workshop {
     }
 }
 
-/// Captures one instant of the VM with `disks`, as point number `sequence`.
+/// What is to be captured.
+pub struct Subject<'a> {
+    /// The VM.
+    pub vm: VmId,
+    /// Its disks.
+    pub disks: &'a [DiskSpec],
+    /// What to compare with.
+    pub base: Base,
+    /// The number of the point that it makes.
+    pub sequence: u64,
+    /// What is remembered of earlier scans.
+    pub record: &'a Record,
+}
+
+/// A freeze that is thawed whatever happens: also where the capture is given up half-way, so that no VM stands still for
+/// a sender that is gone.
+struct Standstill {
+    service: Arc<dyn VmService>,
+    freeze: Option<FreezeId>,
+}
+
+impl Standstill {
+    async fn thaw(mut self) -> Result<Thawed, Refusal> {
+        let Some(freeze) = self.freeze.take() else { return Err(silent_service("thaw")) };
+        timeout(FREEZE_DEADLINE, self.service.thaw(freeze)).await.unwrap_or_else(|_| Err(silent_service("thaw")))
+    }
+}
+
+impl Drop for Standstill {
+    fn drop(&mut self) {
+        if let Some(freeze) = self.freeze.take() {
+            let service = Arc::clone(&self.service);
+            tokio::spawn(async move { service.thaw(freeze).await });
+        }
+    }
+}
+
+/// For how long a VM with `disks` may stand still: several times what reading them should take, so that a slow disk is
+/// no failure and an agent that dies meanwhile does not stop the VM for long.
+fn hold_for(disks: &[DiskSpec]) -> Duration {
+    let bytes = disks.iter().fold(0u64, |sum, disk| sum.saturating_add(disk.bytes));
+    (FREEZE_HOLD_LEAST + Duration::from_secs(bytes / FREEZE_BYTES_PER_SECOND)).min(FREEZE_HOLD_MOST)
+}
+
+/// Captures one instant of a VM: its change set is in the spool when this returns.
 pub async fn capture(
     service: &Arc<dyn VmService>,
     clock: &Arc<dyn Clock>,
     workshop: &Workshop,
-    vm: landfall_proto::id::VmId,
-    disks: &[DiskSpec],
-    base: Base,
-    sequence: u64,
-    record: &Record,
+    subject: Subject<'_>,
 ) -> Result<Captured, Refusal> {
-    let frozen = match timeout(FREEZE_DEADLINE, service.freeze(vm, FREEZE_HOLD)).await {
+    let Subject { vm, disks, base, sequence, record } = subject;
+    let frozen = match timeout(FREEZE_DEADLINE, service.freeze(vm, hold_for(disks))).await {
         Ok(frozen) => frozen?,
         Err(_) => return Err(silent_service("freeze")),
     };
+    let standstill = Standstill { service: Arc::clone(service), freeze: Some(frozen.freeze) };
     let taken_at = clock.wall();
     let stopped = frozen.method == FreezeMethod::Off;
     let job = Job {
@@ -92,10 +140,7 @@ pub async fn capture(
         stopped,
     };
     let scanned = tokio::task::spawn_blocking(move || job.run()).await;
-    let thawed = match timeout(FREEZE_DEADLINE, service.thaw(frozen.freeze)).await {
-        Ok(thawed) => thawed?,
-        Err(_) => return Err(silent_service("thaw")),
-    };
+    let thawed = standstill.thaw().await?;
     let scanned = scanned.map_err(|error| {
         Refusal::new(Class::Failed, "scan", format!("the scan of the disks ended unexpectedly: {error}"))
     })??;

@@ -24,7 +24,7 @@ use crate::decide::cycle::{self, Cycle};
 use crate::drive::events::Happening;
 use crate::drive::image::{ChangeSetReader, inspect};
 use crate::drive::node::Node;
-use crate::drive::send::capture::{Base, Workshop, blocking, capture, discard};
+use crate::drive::send::capture::{Base, Subject, Workshop, blocking, capture, discard};
 use crate::drive::send::record::{Known, Record};
 use crate::drive::send::session::{Session, Trouble};
 use crate::drive::transfers::Transfers;
@@ -195,6 +195,10 @@ impl Sender {
             return Ok(at.clone());
         }
         self.activity("locating");
+        if let Some(peer) = self.node.state().peers.get(&self.primary.to) {
+            let agents: Vec<_> = peer.list.members.iter().map(|member| member.control).collect();
+            self.broker.set_agents(&agents);
+        }
         let located = self.broker.locate(self.primary.vm.id, self.broker.position(), BROKER_DEADLINE).await;
         let at = match located {
             Ok(at) => at,
@@ -202,6 +206,9 @@ impl Sender {
             Err(refusal) => return Err(Trouble::Refused(refusal)),
         };
         line.at = Some(at.clone());
+        let told = format!("{} was asked: {} receives {}", self.primary.to, at.node, self.primary.vm.name);
+        let event = Happening::info("replica_located", told).vm(self.primary.vm.id).node(&self.node.name);
+        self.node.events.record(event.with("epoch", at.epoch));
         let receiver: NodeName = at.node.clone();
         self.figures.send_modify(|figures| figures.receiver = Some(receiver));
         Ok(at)
@@ -267,17 +274,9 @@ impl Sender {
         let sequence = known.max(there) + 1;
         let service = self.node.vms.service()?;
         let clock = &self.node.outside.clock;
-        let captured = capture(
-            service,
-            clock,
-            &self.workshop,
-            self.primary.vm.id,
-            &self.primary.vm.disks,
-            base,
-            sequence,
-            &line.record,
-        )
-        .await?;
+        let (vm, disks) = (self.primary.vm.id, &self.primary.vm.disks);
+        let subject = Subject { vm, disks, base, sequence, record: &line.record };
+        let captured = capture(service, clock, &self.workshop, subject).await?;
         self.figures.send_modify(|figures| {
             figures.freeze = Some(match captured.method {
                 FreezeMethod::Cloned => "cloned".to_owned(),

@@ -318,7 +318,8 @@ impl Node {
     fn command(&self) -> Command {
         let (name, value) = self.family.variable();
         let mut command = Command::new(&self.binary);
-        command.env(name, value).env("LANDFALL_SOCKET", self.socket()).current_dir(&self.folder);
+        // A log that is searched and shown has no colours.
+        command.env(name, value).env("LANDFALL_SOCKET", self.socket()).env("NO_COLOR", "1").current_dir(&self.folder);
         command
     }
 

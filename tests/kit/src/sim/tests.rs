@@ -19,7 +19,6 @@ use super::*;
 
 const SERVER: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 2));
-const SEEDS: u64 = 50;
 
 /// TLS' clock: rustls asks it whether certificates are valid.
 #[derive(Debug)]
@@ -193,7 +192,8 @@ fn story(seed: u64) -> (Trace, usize) {
 fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
     let mut digests = std::collections::BTreeSet::new();
     let (mut lost, mut twice, mut cut, mut damaged) = (0, 0, 0, 0);
-    for seed in 0..SEEDS {
+    let seeds = crate::rounds(50, 2_000);
+    for seed in 0..seeds {
         let (one, answered) = story(seed);
         assert_eq!(answered, 6, "seed {seed}: every request outside the cut is answered");
         let (two, _) = story(seed);
@@ -205,7 +205,7 @@ fn the_same_seed_gives_the_same_bytes_and_another_seed_others() {
         cut += one.fates(|fate| fate == Fate::Cut);
         damaged += one.fates(|fate| matches!(fate, Fate::Damaged(_)));
     }
-    assert_eq!(digests.len() as u64, SEEDS, "two seeds had the same trace");
+    assert_eq!(digests.len() as u64, seeds, "two seeds had the same trace");
     assert!(lost > 0 && twice > 0 && cut > 0 && damaged > 0, "the runs met no fault: {lost} {twice} {cut} {damaged}");
 }
 

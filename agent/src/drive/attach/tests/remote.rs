@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
 use super::*;
-use crate::drive::attach::{Remote, listen, serve};
+use crate::drive::attach::{Remote, listen, serve, wire};
 use crate::drive::directory::tests::vm_id;
 use crate::vm_service::{FreezeMethod, Image, ImageFormat, VmRole, VmState};
 
@@ -142,8 +142,17 @@ async fn what_makes_no_sense_is_refused_with_its_field() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(word), "{line}: {answer}");
         assert!(answer.contains("\"error\""), "{line}: {answer}");
     }
-    let huge = "PUT /v1/settings HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 99999999\r\n\r\n";
-    assert!(raw(&socket, huge, "\r\n\r\n").await.starts_with("HTTP/1.1 413"));
+}
+
+#[tokio::test]
+async fn a_body_past_the_bound_reaches_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let service = Arc::new(scripted());
+    let remote = served(service.clone(), folder.path());
+    let settings = [("key".to_owned(), "x".repeat(wire::BODY_MAX))].into();
+    remote.apply_settings(&SettingsView { settings, ..SettingsView::default() }).await.unwrap_err();
+    assert_eq!(service.calls(), Vec::<String>::new());
+    remote.probe().await.unwrap();
 }
 
 #[tokio::test]

@@ -74,10 +74,17 @@ const GUEST_VARIABLE: &str = "LANDFALL_TEST_GUEST";
 #[test]
 fn guest_process() {
     if std::env::var_os(GUEST_VARIABLE).is_some() {
-        let disks = ["a.raw".into(), "b.raw".into()];
-        let guest = Guest::open(&disks, REGION, false).unwrap();
-        let refusal = guest.run(Duration::from_micros(200), 64).unwrap_err();
-        panic!("the guest ended: {refusal}");
+        let disks: [PathBuf; 2] = ["a.raw".into(), "b.raw".into()];
+        let mut guest = Guest::open(&disks, REGION, false).unwrap();
+        // Its test may have failed and left it behind: without its disks it ends.
+        while Path::new("a.raw").exists() {
+            let number = guest.step().unwrap();
+            if number.is_multiple_of(64) {
+                guest.sync().unwrap();
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        std::process::exit(0);
     }
 }
 

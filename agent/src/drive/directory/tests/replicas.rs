@@ -74,7 +74,8 @@ async fn a_vm_that_becomes_a_replica_stops() {
     running(&service, 1).await;
     let wanted = registration(1, 9);
     fs::write(folder.join("vm.toml"), vm_file::replica(&wanted).unwrap()).unwrap();
-    report(&service, 1, "it is a replica", |report| report.role == VmRole::Replica).await;
+    let replica = |report: &VmReport| report.role == VmRole::Replica && report.state == VmState::Stopped;
+    report(&service, 1, "it is a replica and off", replica).await;
     until("it has stopped", async || alive_in(&folder).is_empty().then_some(())).await;
 }
 

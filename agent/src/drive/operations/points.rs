@@ -1,0 +1,91 @@
+//! `point list` and `point export`: what can be recovered, and getting it out.
+
+use std::time::Duration;
+
+use landfall_proto::alpn::Alpn;
+use landfall_proto::id::MemberId;
+use landfall_proto::message::control::{ControlAnswer, ControlRequest, HolderFigures};
+use landfall_proto::{Class, Refusal};
+use tokio::time::timeout;
+
+use super::census::{figures, name, newest, resolve};
+use crate::drive::control::Control;
+use crate::drive::members::control_target;
+use crate::surface::point::{ExportedFile, PointExport, PointExported, PointStatus};
+use crate::surface::vm::VmSelector;
+use crate::surface::wait::WaitSeconds;
+
+/// How long the export of a point may take where nothing else is asked: a terabyte at 100 MB/s.
+const EXPORT_DEADLINE: Duration = Duration::from_secs(3 * 3600);
+
+/// The recovery points of a VM, oldest first.
+pub async fn list(control: &Control, vm: &VmSelector) -> Result<Vec<PointStatus>, Refusal> {
+    let (_, holder) = holder_of(control, vm).await?;
+    Ok(holder.points.into_iter().map(Into::into).collect())
+}
+
+async fn holder_of(control: &Control, vm: &VmSelector) -> Result<(MemberId, HolderFigures), Refusal> {
+    let node = &control.node;
+    let id = resolve(node, vm).await?;
+    let state = node.state();
+    let replica = state.replicas.get(&id).ok_or_else(|| {
+        Refusal::new(Class::NotFound, "no_replica", format!("this cluster keeps no replica of {vm}"))
+            .field("vm")
+            .remedy("points are kept by the replica's cluster: give the command there")
+    })?;
+    let member = replica.receiver();
+    let holder = figures(control, &state, member, id).await.and_then(|figures| figures.holder);
+    let holder = holder.ok_or_else(|| {
+        let node = name(&state, member);
+        Refusal::new(Class::Unreachable, "holder_unreachable", format!("{node}, which receives it, does not answer"))
+            .remedy("see `landfall node list`; the replica gets a new home by itself when the node stays away")
+    })?;
+    Ok((member, holder))
+}
+
+/// Writes the disks of a point as raw images on the node that holds it.
+pub async fn export(control: &Control, vm: &VmSelector, request: PointExport) -> Result<PointExported, Refusal> {
+    let node = &control.node;
+    let id = resolve(node, vm).await?;
+    let (member, holder) = holder_of(control, vm).await?;
+    let point = match request.point {
+        Some(sequence) => holder.points.iter().find(|point| point.sequence == sequence),
+        None => newest(&holder.points),
+    };
+    let point = point.ok_or_else(|| {
+        let listed: Vec<String> = holder.points.iter().map(|point| point.sequence.to_string()).collect();
+        let asked = request.point.map_or_else(|| "newest".to_owned(), |point| point.to_string());
+        Refusal::not_found("point", &asked).remedy(format!("the points are: {}", listed.join(", ")))
+    })?;
+    let folder =
+        request.dir.to_str().map(str::to_owned).ok_or_else(|| {
+            Refusal::invalid("dir", &request.dir.to_string_lossy(), "use a folder whose path is UTF-8")
+        })?;
+    let deadline = request.wait_seconds.map_or(EXPORT_DEADLINE, WaitSeconds::duration);
+    let ask = ControlRequest::Export { vm: id, point: Some(point.sequence), folder };
+    let files = if member == node.me {
+        let exported = timeout(deadline, control.replicas.export(id, Some(point.sequence), request.dir.clone()));
+        exported.await.map_err(|_| slow_export())??.files
+    } else {
+        let state = node.state();
+        let target = control_target(&state, member).ok_or_else(|| Refusal::not_found("node", &member.to_string()))?;
+        match node.calls.call(&target, Alpn::Control, &ask, deadline).await {
+            Ok(ControlAnswer::Exported { files, .. }) => files,
+            Ok(ControlAnswer::Refused(refusal)) => return Err(refusal),
+            Ok(_) => return Err(Refusal::new(Class::Failed, "protocol", "the holder gave an answer of another kind")),
+            Err(error) => return Err(Refusal::new(Class::Unreachable, "holder_unreachable", error.to_string())),
+        }
+    };
+    let files = files
+        .into_iter()
+        .filter_map(|(target, bytes)| {
+            let path = request.dir.join(format!("{target}.raw"));
+            Some(ExportedFile { target: target.parse().ok()?, path, bytes })
+        })
+        .collect();
+    Ok(PointExported { uuid: id, point: point.sequence, root: point.root.into(), files })
+}
+
+fn slow_export() -> Refusal {
+    Refusal::new(Class::Failed, "timed_out", "the export was not finished in time").field("wait_seconds")
+}

@@ -1,0 +1,183 @@
+//! `vm locate`, `enable`, `disable` and `move`: what an operator does to a relationship.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use landfall_proto::id::{MemberId, VmId};
+use landfall_proto::model::Command;
+use landfall_proto::{Class, Refusal};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::census::{census, committed_names, resolve};
+use super::vms::{primary_status, show};
+use crate::drive::broker;
+use crate::drive::control::Control;
+use crate::drive::events::Happening;
+use crate::drive::node::Node;
+use crate::surface::vm::{NamedVm, VmDetail, VmEnable, VmLocation, VmMove, VmSelector};
+use crate::surface::wait::{WaitSeconds, timed_out};
+
+/// How long `vm enable` waits for a node to claim the VM before it answers all the same.
+const CLAIM_WAIT: Duration = Duration::from_secs(3);
+
+/// How often a wait looks again.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Where the replica is received: of a replica here, or of a primary by what its CAP answers.
+pub async fn locate(control: &Control, vm: &VmSelector) -> Result<VmLocation, Refusal> {
+    let node = &control.node;
+    let id = resolve(node, vm).await?;
+    let state = node.state();
+    let at = match (state.replicas.get(&id), state.primaries.get(&id)) {
+        (Some(replica), _) => broker::location(&state, replica)?,
+        (None, Some(primary)) => control.senders.locate(primary).await?,
+        (None, None) => {
+            return Err(Refusal::new(Class::NotFound, "not_replicated", format!("{vm} is not replicated"))
+                .field("vm")
+                .remedy("enable it: `landfall vm enable`"));
+        }
+    };
+    Ok(VmLocation { uuid: id, node: at.node, address: at.data, epoch: at.epoch })
+}
+
+/// Replicates a VM of this cluster: places the replica first, so that a refusal there leaves nothing behind here.
+pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Result<VmDetail, Refusal> {
+    let node = &control.node;
+    let id = resolve(node, vm).await?;
+    let state = node.state();
+    if let Some(primary) = state.primaries.get(&id) {
+        return Err(Refusal::new(
+            Class::Refused,
+            "already_enabled",
+            format!("{vm} replicates to {} already", primary.to),
+        )
+        .field("vm")
+        .remedy("disable it first: `landfall vm disable`"));
+    }
+    let census = census(node).await;
+    let (_, local) = census.local.get(&id).ok_or_else(|| {
+        Refusal::new(Class::NotFound, "not_found", format!("no live node of this cluster has the VM {vm}")).field("vm")
+    })?;
+    if let Some(fault) = &local.fault {
+        return Err(fault.clone());
+    }
+    if !state.peers.contains(&request.to) {
+        let known: Vec<&str> = state.peers.keys().map(|cap| cap.as_str()).collect();
+        return Err(Refusal::new(
+            Class::NotFound,
+            "unknown_peer",
+            format!("this cluster is not paired with {}", request.to),
+        )
+        .field("to")
+        .remedy(format!(
+            "pair first (landfall peer invite there, landfall peer accept CODE here); paired are: {}",
+            if known.is_empty() { "none".to_owned() } else { known.join(", ") }
+        )));
+    }
+    let recovery_points = request.recovery_points.get();
+    let placed = control.senders.place(&request.to, &local.vm, request.frequency_seconds, recovery_points).await?;
+    let command = Command::Enable {
+        vm: Box::new(local.vm.clone()),
+        to: request.to.clone(),
+        frequency: request.frequency_seconds,
+        recovery_points,
+    };
+    node.proposer.commit(command).await?;
+    let told = format!("{} replicates to {}, received by {}", local.vm.name, request.to, placed.node);
+    node.events.record(Happening::info("replication_enabled", told).vm(id).node(&placed.node));
+    // The node that has the VM claims it within a moment; waiting for that makes the answer say where it is sent from.
+    let mut states = node.consensus.watch_state();
+    let claimed = states.wait_for(|state| state.primaries.get(&id).is_none_or(|primary| primary.sender.is_some()));
+    drop(timeout(CLAIM_WAIT, claimed).await);
+    if let Some(wait) = request.wait_seconds {
+        first_point(control, id, wait).await?;
+    }
+    let mut detail = show(control, &VmSelector::from(id)).await?;
+    detail.status.replica_host.get_or_insert_with(|| placed.node.to_string());
+    detail.status.epoch.get_or_insert(placed.epoch);
+    Ok(detail)
+}
+
+async fn first_point(control: &Control, vm: VmId, wait: WaitSeconds) -> Result<(), Refusal> {
+    let deadline = Instant::now() + wait.duration();
+    loop {
+        let state = control.node.state();
+        let Some(primary) = state.primaries.get(&vm) else { return Err(Refusal::not_found("vm", &vm.to_string())) };
+        let (status, sender) = primary_status(control, &state, primary).await;
+        if sender.is_some_and(|sender| sender.acknowledged.is_some()) {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            let why = status.health_reasons.first().cloned().unwrap_or_else(|| "the initial copy runs".to_owned());
+            return Err(timed_out("replication is enabled", &format!("no point is acknowledged yet: {why}"), wait));
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// Ends the replication of a VM.
+pub async fn disable(control: &Control, vm: &VmSelector) -> Result<NamedVm, Refusal> {
+    let node = &control.node;
+    let id = resolve(node, vm).await?;
+    let state = node.state();
+    let named = committed_names(&state).get(&id).cloned().unwrap_or_default();
+    if let Some(primary) = state.primaries.get(&id) {
+        node.proposer.commit(Command::Disable(id)).await?;
+        if let Err(refusal) = control.senders.give_up(primary).await {
+            let told = format!("{named} is disabled here, but {} was not told: {refusal}", primary.to);
+            node.events.record(Happening::warning("replica_left", told).vm(id));
+        }
+    } else if state.replicas.contains(&id) {
+        node.proposer.commit(Command::RemoveReplica { vm: id, primary: None }).await?;
+    } else {
+        return Err(Refusal::new(Class::NotFound, "not_replicated", format!("{vm} is not replicated")).field("vm"));
+    }
+    node.events.record(Happening::info("replication_disabled", format!("{named} is no longer replicated")).vm(id));
+    Ok(NamedVm { uuid: id, name: named })
+}
+
+/// Hands a replica to another node of this cluster.
+pub async fn hand_over(control: &Control, vm: &VmSelector, request: VmMove) -> Result<VmLocation, Refusal> {
+    let node = &control.node;
+    let id = resolve(node, vm).await?;
+    let state = node.state();
+    let replica = state.replicas.get(&id).ok_or_else(|| {
+        Refusal::new(Class::NotFound, "no_replica", format!("this cluster keeps no replica of {vm}"))
+            .field("vm")
+            .remedy("give the command at the cluster that keeps the replica")
+    })?;
+    let target = state.members.values().find(|member| member.node == request.to).ok_or_else(|| {
+        let known: BTreeSet<&str> = state.members.values().map(|member| member.node.as_str()).collect();
+        Refusal::not_found("node", request.to.as_str())
+            .field("to")
+            .remedy(format!("the members are {}", known.into_iter().collect::<Vec<_>>().join(", ")))
+    })?;
+    if replica.receiver() != target.id {
+        let command = Command::Handover { vm: id, epoch: replica.epoch, to: Some(target.id) };
+        node.proposer.commit(command).await?;
+        if let Some(wait) = request.wait_seconds {
+            handed_over(node, id, target.id, wait).await?;
+        }
+    }
+    let state = node.state();
+    let replica = state.replicas.get(&id).ok_or_else(|| Refusal::not_found("vm", &id.to_string()))?;
+    let at = broker::location(&state, replica)?;
+    Ok(VmLocation { uuid: id, node: at.node, address: at.data, epoch: at.epoch })
+}
+
+async fn handed_over(node: &Node, vm: VmId, to: MemberId, wait: WaitSeconds) -> Result<(), Refusal> {
+    let mut state = node.consensus.watch_state();
+    let ended = state.wait_for(|state| {
+        state.replicas.get(&vm).is_none_or(|replica| replica.receiver() == to || replica.handover.is_none())
+    });
+    match timeout(wait.duration(), ended).await {
+        Ok(Ok(state)) if state.replicas.get(&vm).is_some_and(|replica| replica.receiver() == to) => Ok(()),
+        Ok(_) => Err(Refusal::new(
+            Class::Failed,
+            "handover_ended",
+            "the hand-over was given up: the replica stays where it is",
+        )
+        .remedy("see `landfall event tail` for the reason, then try again")),
+        Err(_) => Err(timed_out("the hand-over has begun", "the node does not hold the replica yet", wait)),
+    }
+}
