@@ -177,7 +177,7 @@ impl Senders {
         let running = lock(&self.running);
         if let Some(sender) = running.get(&vm).filter(|sender| sender.primary.to == *from) {
             let told = format!("{from} says that {} receives {} now", to.node, sender.primary.vm.name);
-            let event = Happening::info("replica_moved", told).vm(vm).node(&self.node.name).with("epoch", to.epoch);
+            let event = Happening::info("replica_moved", told).vm(vm).node(&self.node.name).with("epoch", &to.epoch);
             let newer = sender.heard.send_if_modified(|heard| {
                 let newer = heard.as_ref().is_none_or(|heard| heard.epoch < to.epoch);
                 if newer {

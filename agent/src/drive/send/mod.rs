@@ -208,7 +208,7 @@ impl Sender {
         line.at = Some(at.clone());
         let told = format!("{} was asked: {} receives {}", self.primary.to, at.node, self.primary.vm.name);
         let event = Happening::info("replica_located", told).vm(self.primary.vm.id).node(&self.node.name);
-        self.node.events.record(event.with("epoch", at.epoch));
+        self.node.events.record(event.with("epoch", &at.epoch));
         let receiver: NodeName = at.node.clone();
         self.figures.send_modify(|figures| figures.receiver = Some(receiver));
         Ok(at)
