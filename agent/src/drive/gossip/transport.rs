@@ -113,7 +113,8 @@ impl Transport for QuicTransport {
 struct QuicSocket {
     links: GossipLinks,
     inbox: GossipInbox,
-    queues: BTreeMap<SocketAddr, mpsc::Sender<Bytes>>,
+    /// What waits for each peer, with whom its task dials: a replaced node has its predecessor's address and another key.
+    queues: BTreeMap<SocketAddr, (Target, mpsc::Sender<Bytes>)>,
 }
 
 #[async_trait]
@@ -125,11 +126,15 @@ impl Socket for QuicSocket {
         };
         let mut bytes = Vec::with_capacity(message.serialized_len());
         message.serialize(&mut bytes);
+        if self.queues.get(&to).is_some_and(|(known, _)| *known != target) {
+            // Ends its task, too.
+            self.queues.remove(&to);
+        }
         let calls = &self.links.calls;
-        let queue = self.queues.entry(to).or_insert_with(|| {
+        let (_, queue) = self.queues.entry(to).or_insert_with(|| {
             let (sender, receiver) = mpsc::channel(LINK_QUEUE);
-            tokio::spawn(carry(calls.clone(), target, receiver));
-            sender
+            tokio::spawn(carry(calls.clone(), target.clone(), receiver));
+            (target, sender)
         });
         // A full queue drops the message for the same reason as a full inbox.
         drop(queue.try_send(Bytes::from(bytes)));

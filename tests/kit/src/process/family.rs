@@ -38,15 +38,26 @@ impl Family {
         all.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|&id| self.has(id)).collect()
     }
 
+    /// The members one of whose arguments is exactly `argument`.
+    pub fn with_argument(&self, argument: &str) -> Vec<u32> {
+        let has = |id: &u32| {
+            let arguments = std::fs::read(format!("/proc/{id}/cmdline")).unwrap_or_default();
+            arguments.split(|&byte| byte == 0).any(|found| found == argument.as_bytes())
+        };
+        self.members().into_iter().filter(has).collect()
+    }
+
     /// Sends every member `signal`; returns how many got it.
     pub fn signal(&self, signal: Signal) -> usize {
-        let sent = self.members().into_iter().filter(|&id| {
-            let Some(pid) = i32::try_from(id).ok().and_then(Pid::from_raw) else { return false };
-            let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
-            // The number may have gone to another process since; the descriptor cannot.
-            self.has(id) && pidfd_send_signal(&process, signal).is_ok()
-        });
-        sent.count()
+        self.members().into_iter().filter(|&id| self.signal_one(id, signal)).count()
+    }
+
+    /// Sends one process `signal`, provided that it is a member; returns whether it got it.
+    pub fn signal_one(&self, id: u32, signal: Signal) -> bool {
+        let Some(pid) = i32::try_from(id).ok().and_then(Pid::from_raw) else { return false };
+        let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+        // The number may have gone to another process since; the descriptor cannot.
+        self.has(id) && pidfd_send_signal(&process, signal).is_ok()
     }
 
     /// Kills every member, those that are being started too, and waits until none is left.

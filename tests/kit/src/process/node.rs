@@ -247,6 +247,33 @@ impl Node {
         self.family.signal(Signal::CONT);
     }
 
+    /// The process of the node's VM service.
+    pub fn vm_service_id(&self) -> Option<u32> {
+        let id = self.family.with_argument("vm-service");
+        id.first().copied()
+    }
+
+    /// Stops the VM service's process (SIGSTOP), as a hung one's would be; agent and guests go on.
+    pub fn stop_vm_service(&self) {
+        self.signal_vm_service(Signal::STOP);
+    }
+
+    /// Lets a stopped VM service go on (SIGCONT).
+    pub fn continue_vm_service(&self) {
+        self.signal_vm_service(Signal::CONT);
+    }
+
+    fn signal_vm_service(&self, signal: Signal) {
+        let id = self.vm_service_id().unwrap_or_else(|| panic!("the VM service of {} does not run", self.name()));
+        assert!(self.family.signal_one(id, signal), "the VM service of {} is gone", self.name());
+    }
+
+    /// Kills (SIGKILL) the processes of this node one of whose arguments is `argument`, and returns how many there were.
+    pub fn kill_with_argument(&self, argument: &str) -> usize {
+        let found = self.family.with_argument(argument);
+        found.into_iter().filter(|&id| self.family.signal_one(id, Signal::KILL)).count()
+    }
+
     /// Calls the command line at this node's socket, for JSON, and returns what it printed (`null` where nothing).
     ///
     /// # Panics

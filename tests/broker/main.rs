@@ -1,0 +1,15 @@
+//! The product as its users meet it: agents, VM services, guests and the command line as processes of this machine.
+//!
+//! Every test is a story on clusters of its own, told in checks that share them. Settings shorten what can be shortened
+//! (`node_down_after`, `[testing] interval_ms`); elections and leases are as in production. Nothing waits by sleeping:
+//! every wait is for a condition, with a deadline.
+
+mod api;
+mod loss;
+mod migrating;
+mod moving;
+mod placing;
+mod points;
+mod quorum;
+mod rejoining;
+mod stage;
