@@ -1,5 +1,6 @@
 //! The processes of a node: the agent, and the `directory` VM service that it starts where none runs.
 
+use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -130,7 +131,8 @@ fn runtime() -> Result<Runtime, Vec<Refusal>> {
 fn start_log() {
     let filter = EnvFilter::try_from_env("LANDFALL_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
     // A program that embeds both processes has one log, and has it already.
-    drop(tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).try_init());
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    drop(log.with_ansi(std::io::stderr().is_terminal()).try_init());
 }
 
 /// Done when the process is told to stop.
