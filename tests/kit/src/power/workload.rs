@@ -51,13 +51,7 @@ pub struct Survived {
 impl PowerCuts {
     /// Thirty cuts from the seed (a thousand in the long form), each after 1-400 changes, an empty disk after every ten.
     pub fn thirty(seed: u64) -> Self {
-        Self {
-            seed,
-            cuts: crate::rounds(30, 1_000),
-            operations: 1..=400,
-            fresh_every: 10,
-            unsynced: Unsynced::Nothing,
-        }
+        Self { seed, cuts: crate::rounds(30, 1_000), operations: 1..=400, fresh_every: 10, unsynced: Unsynced::Nothing }
     }
 
     /// Runs `workload` under the cuts. `Ok(None)` means that this machine has no FUSE (`test` was said to be skipped);
