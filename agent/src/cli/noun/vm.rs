@@ -103,7 +103,7 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
             let request = VmEnable { to, frequency_seconds: frequency, recovery_points, wait_seconds: wait };
             let (path, doing) = (at(vm, &["replication"]), "waiting for the first complete point");
             let answer = session.ask(Method::PUT, &path, Some(&request), wait, doing).await?;
-            session.print::<VmStatus>(&answer)
+            session.print::<VmDetail>(&answer)
         }
         Verb::Disable { vm, waiting } => {
             let wait = waiting.or(DISABLE_WAIT_SECONDS);
