@@ -131,13 +131,8 @@ fn runtime() -> Result<Runtime, Vec<Refusal>> {
 fn start_log() {
     let filter = EnvFilter::try_from_env("LANDFALL_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
     // A program that embeds both processes has one log, and has it already.
-    drop(
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_writer(std::io::stderr)
-            .with_ansi(std::io::stderr().is_terminal())
-            .try_init(),
-    );
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    drop(log.with_ansi(std::io::stderr().is_terminal()).try_init());
 }
 
 /// Done when the process is told to stop.

@@ -11,8 +11,11 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use landfall_proto::id::NodeName;
@@ -28,6 +31,9 @@ const FORMAT_KEY: &[u8] = b"!format";
 const NODE_KEY: &[u8] = b"!node";
 /// Held for as long as the store is open.
 const LOCK_FILE: &str = "landfall.lock";
+/// How long a flush may take until it is looked after: sled forgets to wake it when the write of a full buffer has failed,
+/// and it would wait for ever. The failure is reported this much late at most.
+const NUDGE_AFTER: Duration = Duration::from_millis(500);
 /// sled's log, where every record is.
 const SLED_LOG: &str = "db";
 
@@ -117,6 +123,7 @@ pub struct DurableSled {
     work: Option<mpsc::Sender<Work>>,
     health: watch::Receiver<Health>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
+    nudger: Mutex<Option<Nudger>>,
     /// Dropped last: the folder is free only when everything else is closed.
     _lock: File,
 }
@@ -125,6 +132,12 @@ impl DurableSled {
     /// Opens the store of `node` in `folder`, or makes one where the folder is empty or missing. Blocks on the disk.
     pub fn open(folder: &Path, node: &NodeName) -> Result<Self, OpenError> {
         Self::open_with(folder, node, Box::new(|file| file.sync_data()))
+    }
+
+    /// As [`DurableSled::open`], but trusts sled's flush alone: it exists so that a test can show what the sync prevents.
+    #[doc(hidden)]
+    pub fn open_without_sync(folder: &Path, node: &NodeName) -> Result<Self, OpenError> {
+        Self::open_with(folder, node, Box::new(|_| Ok(())))
     }
 
     fn open_with(folder: &Path, node: &NodeName, sync: Sync) -> Result<Self, OpenError> {
@@ -145,9 +158,12 @@ impl DurableSled {
 
         let (work, waiting) = mpsc::channel(limits::COMMITS_WAITING);
         let (health_in, health) = watch::channel(Health::Good);
-        let writer = Writer { db: db.clone(), log, sync, health: health_in };
+        let flushes = Arc::new(AtomicU64::new(0));
+        let nudger = Nudger::start(db.clone(), flushes.clone()).map_err(failed)?;
+        let writer = Writer { db: db.clone(), log, sync, flushes, health: health_in };
         let thread = thread::Builder::new().name("store".into()).spawn(move || writer.run(waiting)).map_err(failed)?;
-        Ok(Self { db: Some(db), work: Some(work), health, thread: Mutex::new(Some(thread)), _lock: lock })
+        let (thread, nudger) = (Mutex::new(Some(thread)), Mutex::new(Some(nudger)));
+        Ok(Self { db: Some(db), work: Some(work), health, thread, nudger, _lock: lock })
     }
 
     fn db(&self) -> Result<&sled::Db, KvError> {
@@ -165,6 +181,44 @@ impl Drop for DurableSled {
             && thread.join().is_err()
         {
             tracing::error!("the store's thread panicked");
+        }
+        // Last: it wakes the other one where that hangs.
+        let nudger = self.nudger.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(nudger) = nudger {
+            nudger.stop();
+        }
+    }
+}
+
+/// Looks after flushes that hang: a second one sees the failure and wakes the first.
+#[derive(Debug)]
+struct Nudger {
+    stop: std::sync::mpsc::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Nudger {
+    /// `flushes` is odd while one is under way.
+    fn start(db: sled::Db, flushes: Arc<AtomicU64>) -> io::Result<Self> {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        let thread = thread::Builder::new().name("store-nudger".into()).spawn(move || {
+            let mut seen = 0;
+            while stopped.recv_timeout(NUDGE_AFTER) == Err(RecvTimeoutError::Timeout) {
+                let now = flushes.load(Ordering::SeqCst);
+                if now == seen && now % 2 == 1 {
+                    // What it returns, the one that hangs returns too.
+                    drop(db.flush());
+                }
+                seen = now;
+            }
+        })?;
+        Ok(Self { stop, thread })
+    }
+
+    fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            tracing::error!("the thread that looks after the store's flushes panicked");
         }
     }
 }
@@ -240,6 +294,8 @@ struct Writer {
     db: sled::Db,
     log: File,
     sync: Sync,
+    /// Odd while a flush is under way.
+    flushes: Arc<AtomicU64>,
     health: watch::Sender<Health>,
 }
 
@@ -276,7 +332,10 @@ impl Writer {
     }
 
     fn make_durable(&self) -> Result<(), String> {
-        self.db.flush().map_err(|error| error.to_string())?;
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+        let flushed = self.db.flush();
+        self.flushes.fetch_add(1, Ordering::SeqCst);
+        flushed.map_err(|error| error.to_string())?;
         (self.sync)(&self.log).map_err(|error| error.to_string())
     }
 

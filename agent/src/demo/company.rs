@@ -31,11 +31,6 @@ impl Company {
         Self { mark: folder.to_string_lossy().into_owned() }
     }
 
-    /// The mark's value.
-    pub fn mark(&self) -> &str {
-        &self.mark
-    }
-
     /// Those that live now.
     fn members(&self) -> Vec<Pid> {
         let wanted = format!("{MARK}={}", self.mark);

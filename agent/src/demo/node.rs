@@ -27,7 +27,7 @@ const ANSWERS_WITHIN: Duration = Duration::from_secs(20);
 /// How long one command may take: each has a limit of its own below this.
 const COMMAND_MAX: Duration = Duration::from_secs(90);
 /// The lines of a log that are told after a failure, and the bytes that they are looked for in.
-const TAIL_LINES: usize = 16;
+const TAIL_LINES: usize = 8;
 const TAIL_BYTES: u64 = 16 * 1024;
 
 /// What a node's file says beside names and places.

@@ -29,6 +29,6 @@ impl Pace {
         if asked.fast {
             return Self { disk, image_bytes: 24 * MIB, guest_bytes: 4 * MIB, pause_us: 50_000, interval_ms: 250 };
         }
-        Self { disk, image_bytes: 48 * MIB, guest_bytes: 8 * MIB, pause_us: 40_000, interval_ms: 400 }
+        Self { disk, image_bytes: 52 * MIB, guest_bytes: 6 * MIB, pause_us: 40_000, interval_ms: 400 }
     }
 }

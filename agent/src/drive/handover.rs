@@ -121,6 +121,8 @@ async fn take(node: &Node, replicas: &Replicas, replica: &Replica) -> Result<(),
         CopyAnswer::Handed(epoch) => epoch,
         other => return Err(unexpected(other)),
     };
+    // Until this node has applied it, it would take the replica for one that is still to be taken over.
+    drop(node.proposer.applied(epoch.0, tokio::time::Instant::now() + STALL).await);
     let took = node.outside.clock.now().since(began);
     let told = format!("{} is received here now: {bytes} bytes came from its holder", replica.vm.name);
     let event = Happening::info("replica_moved", told).vm(vm).node(&node.name);

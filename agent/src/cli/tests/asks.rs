@@ -67,7 +67,7 @@ fn vm_changes() -> Vec<Ask> {
     };
     let hand_over = |wait: Option<u64>| json!(["web", {"to": "r2", "wait_seconds": wait}]);
     let export = |point: Option<u64>, wait: Option<u64>| json!(["web", {"point": point, "dir": "/tmp/out", "wait_seconds": wait}]);
-    let (vm, at, exported) = (shape(samples::vm_status()), shape(samples::location()), shape(samples::exported()));
+    let (vm, at, exported) = (shape(samples::vm_detail()), shape(samples::location()), shape(samples::exported()));
     vec![
         ("vm enable web --to r-broker-cap.contoso.com", "vm_enable", enable(300, 0, None), vm.clone()),
         (

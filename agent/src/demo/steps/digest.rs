@@ -29,7 +29,7 @@ pub async fn play(story: &Story) -> Result<(), Refusal> {
     let newest = read.iter().map(|(_, records)| *records).max().unwrap_or_default();
     story.stage.saw(&format!("each is one instant; the newest holds records 1..{newest}"));
     story.stage.say(&format!(
-        "{HOST}'s VM service shuts the VM down: what its disks hold now stays, until it is started again."
+        "{HOST}'s VM service shuts the VM down, so that its disks stay as they are. The demo reads them itself."
     ));
     let service = story.cast.at(HOST)?.vm_service();
     service.stop(story.workload.id).await?;
@@ -59,8 +59,8 @@ async fn compare(story: &Story, node: &str, newest: &PointStatus) -> Result<(), 
     let report = report.ok_or_else(|| not_so(format!("{HOST} does not list {WORKLOAD}")))?;
     let raws = raw_images(story, &report)?;
     let own = root_of(&raws)?;
-    story.stage.saw(&format!("read by the demo from the primary's disks:  {own}"));
-    story.stage.saw(&format!("root of the newest point ({:>6}) at the CAP:  {}", newest.point, newest.root));
+    story.stage.saw(&format!("root of the primary's disks: {own}"));
+    story.stage.saw(&format!("root of the newest point:    {}", newest.root));
     check(own == newest.root, || format!("point {} has root {}, the disks {own}", newest.point, newest.root))?;
     let folder = story.cast.folder().join("export-newest");
     story.stage.command(node, &format!("point export {WORKLOAD} DIR"));
@@ -69,7 +69,7 @@ async fn compare(story: &Story, node: &str, newest: &PointStatus) -> Result<(), 
         exported.files.into_iter().map(|file| (file.target, file.bytes, file.path)).collect();
     let there = root_of(&copies)?;
     check(there == own, || format!("the exported images have root {there}, the disks {own}"))?;
-    story.stage.saw(&format!("read by the demo from the exported images: {there}"));
+    story.stage.saw(&format!("root of exported images:     {there}"));
     let holder = story.locate(node).await?.node.to_string();
     let replica = story.replica_folder(&holder)?;
     let mut compared = Vec::new();

@@ -15,8 +15,9 @@ use crate::vm_service::SettingsView;
 /// The node whose VM service stands still, and the other one.
 const AWAY: &str = "r2";
 const THERE: &str = "r1";
-/// The key that is changed.
+/// The setting that is changed, and to what.
 const KEY: &str = "monitoring_interval";
+const VALUE: &str = "6h";
 /// How soon a VM service that runs must have it.
 const THERE_WITHIN: Duration = Duration::from_secs(3);
 /// How soon the other one must, once it goes on.
@@ -25,54 +26,67 @@ const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(10);
 /// Changes a setting; shows what each VM service wrote into its own file.
 pub async fn play(story: &Story) -> Result<(), Refusal> {
     let before: Settings = story.cast.at(THERE)?.get("/v1/settings").await?;
-    let revision = Revision::from_number(before.revision.number() + 1);
     for node in [THERE, AWAY] {
-        reaches(story, node, before.revision, CAUGHT_UP_WITHIN).await?;
+        let same = |view: &SettingsView| view.revision == before.revision;
+        written(story, node, "the revision before", CAUGHT_UP_WITHIN, same).await?;
     }
     story.stage.say(&format!("{AWAY}'s VM service is stopped with SIGSTOP."));
     story.cast.at(AWAY)?.signal_vm_service(Signal::STOP)?;
-    let given = while_away(story, revision).await;
+    let given = while_away(story, before.revision).await;
     let began = Instant::now();
     story.cast.at(AWAY)?.signal_vm_service(Signal::CONT)?;
-    given?;
-    let late = reaches(story, AWAY, revision, CAUGHT_UP_WITHIN).await?;
-    let took = began.elapsed().as_millis();
-    let there = reaches(story, THERE, revision, THERE_WITHIN).await?;
-    check(late == there, || format!("{AWAY} has {late:?}, {THERE} {there:?}"))?;
+    let given = given?;
+    let same = |view: &SettingsView| *view == given;
+    written(story, AWAY, "what the other has", CAUGHT_UP_WITHIN, same).await?;
     story.stage.saw(&format!(
-        "{AWAY} goes on (SIGCONT), and {took} ms later its file says revision {revision}, equal to {THERE}'s in every setting"
+        "{AWAY} goes on (SIGCONT), and {} ms later its file says revision {} too, and every setting as {THERE}'s does",
+        began.elapsed().as_millis(),
+        given.revision
     ));
     Ok(())
 }
 
-async fn while_away(story: &Story, revision: Revision) -> Result<(), Refusal> {
+/// Changes the setting; what the VM service that runs has written.
+async fn while_away(story: &Story, before: Revision) -> Result<SettingsView, Refusal> {
     let began = Instant::now();
-    let change = format!("{KEY}=6h");
+    let change = format!("{KEY}={VALUE}");
     let set = ["settings", "set", &change, "--wait", "--timeout", "3s"];
+    let changed = |view: &SettingsView| view.settings.get(KEY).is_some_and(|value| value == VALUE);
     let (refusal, there) = tokio::join!(story.refused(THERE, &set), async {
-        reaches(story, THERE, revision, THERE_WITHIN).await?;
-        Ok::<u128, Refusal>(began.elapsed().as_millis())
+        let view = written(story, THERE, &change, THERE_WITHIN, changed).await?;
+        Ok::<_, Refusal>((view, began.elapsed().as_millis()))
     });
-    let (refusal, there) = (refusal?, there?);
-    let old = story.cast.at(AWAY).and_then(|node| applied_settings(&node.vms()))?;
-    story.stage.saw(&format!("{THERE}'s VM service wrote revision {revision} {there} ms after the command was given"));
+    let (refusal, (view, took)) = (refusal?, there?);
+    let revision = view.revision;
+    check(revision > before, || format!("the revision was {before}, and is {revision}"))?;
+    story
+        .stage
+        .saw(&format!("{took} ms after the command was given, {THERE}'s VM service has written revision {revision}"));
     story.stage.saw(&format!("the command, which waits for all: {refusal}"));
-    check(refusal.code == "timed_out" && refusal.message.contains(AWAY), || {
+    check(refusal.code == "timed_out" && refusal.message.contains(&format!("{AWAY} (")), || {
         format!("--wait does not name {AWAY}: {} ({})", refusal.message, refusal.code)
     })?;
     check(!refusal.message.contains(&format!("{THERE} (")), || {
         format!("--wait also names {THERE}: {}", refusal.message)
     })?;
-    let old = old.map_or(Revision::default(), |view| view.revision);
-    check(old < revision, || format!("{AWAY}'s VM service has revision {old} although it stands still"))
+    let old = applied_settings(&story.cast.at(AWAY)?.vms())?.map_or(Revision::default(), |view| view.revision);
+    check(old == before, || format!("{AWAY}'s VM service has revision {old} although it stands still"))?;
+    story.stage.saw(&format!("{AWAY}'s file still says revision {old}"));
+    Ok(view)
 }
 
-/// Waits until the VM service of `node` has written `revision` into its own file.
-async fn reaches(story: &Story, node: &str, revision: Revision, limit: Duration) -> Result<SettingsView, Refusal> {
+/// Waits until the VM service of `node` has written settings that `wanted` takes into its own file.
+async fn written(
+    story: &Story,
+    node: &str,
+    what: &str,
+    limit: Duration,
+    wanted: impl Fn(&SettingsView) -> bool,
+) -> Result<SettingsView, Refusal> {
     let vms = story.cast.at(node)?.vms();
-    until(&format!("revision {revision} in the file of {node}'s VM service"), limit, async || {
+    until(&format!("{what} in the file of {node}'s VM service"), limit, async || {
         let view = applied_settings(&vms)?.ok_or("no file")?;
-        if view.revision >= revision { Ok(view) } else { Err(format!("revision {}", view.revision).into()) }
+        if wanted(&view) { Ok(view) } else { Err(format!("revision {}", view.revision).into()) }
     })
     .await
 }

@@ -40,52 +40,74 @@ pub async fn play(story: &Story) -> Result<(), Refusal> {
     story.stage.say("Without another copy a replica waits for its node, by default 15 minutes. Here: 5 seconds.");
     let _: Settings = story.run(home, &["settings", "set", "rehome_without_copy_after=5s", "--wait"]).await?;
     let before = committed(story, home).await?;
-    let points = story.listed(home).await?;
+    let points = turned_over(story, home).await?;
     story.stage.say(&format!("{dead}, which holds the replica, dies: kill -9 of its agent and its VM service."));
+    let sent = story.show("p4").await?.status.sent_bytes;
     let died = Instant::now();
     story.cast.at(&dead)?.kill()?;
-    filled(story, &dead, home, died).await?;
-    unreachable(story, &dead, home, &points).await?;
+    let newest = points.iter().map(|point| point.point).max().unwrap_or_default();
+    let now = filled(story, &dead, home, newest, died).await?;
+    let sent = story.show("p4").await?.status.sent_bytes.saturating_sub(sent);
+    story.stage.saw(&format!("p4 has sent {} for it: what {home} had from earlier was compared", bytes(sent)));
+    unreachable(story, &dead, home, &now, newest)?;
     let after = committed(story, home).await?;
     check(before == after, || format!("{home} has {after:?}, and had {before:?}"))?;
     story.stage.saw("all settings, authorizations and replicas are there as before");
     returned(story, &dead, home).await
 }
 
-async fn filled(story: &Story, dead: &str, home: &str, died: Instant) -> Result<(), Refusal> {
+/// Waits until every listed point is one that the present sender has sent: it tells the new home of those.
+async fn turned_over(story: &Story, node: &str) -> Result<Vec<PointStatus>, Refusal> {
+    let newest = |points: &[PointStatus]| points.last().map_or(0, |point| point.point);
+    let begun = newest(&story.listed(node).await?);
+    until("five more points", FILLED_WITHIN, async || {
+        let listed = story.listed(node).await?;
+        match listed.first() {
+            Some(oldest) if oldest.point > begun => Ok(listed),
+            _ => Err(format!("{begun} was the newest, now {}", newest(&listed)).into()),
+        }
+    })
+    .await
+}
+
+/// Waits for the new home and its first point; the points as they are listed then.
+async fn filled(
+    story: &Story,
+    dead: &str,
+    home: &str,
+    newest: u64,
+    died: Instant,
+) -> Result<Vec<PointStatus>, Refusal> {
     until(&format!("a new home on {home}"), HOME_WITHIN, async || {
         let at = story.locate(home).await?;
         if at.node.as_str() == home { Ok(()) } else { Err(format!("still {}", at.node).into()) }
     })
     .await?;
     let committed = died.elapsed().as_millis();
-    until(&format!("a point received by {home}"), FILLED_WITHIN, async || {
-        let listed = story.listed(home).await?;
-        if listed.is_empty() { Err(doing(&story.show("p4").await?).into()) } else { Ok(()) }
+    let points = until(&format!("a point received by {home}"), FILLED_WITHIN, async || {
+        // What it had from before its own time as holder is listed at once; a newer point is one that it received now.
+        let points = story.points(home).await?;
+        let received = |point: &PointStatus| point.point > newest && point.state == PointState::Listed;
+        if points.iter().any(received) { Ok(points) } else { Err(doing(&story.show("p4").await?).into()) }
     })
     .await?;
     let file = story.registration(home)?;
     check(file.exists(), || format!("{} is missing: the replica is not registered", file.display()))?;
     story.stage.saw(&format!(
-        "{committed} ms after {dead} died, {home} is committed as the new home; registered and filled from the primary \
-         (compared with what lay there) at {} ms",
+        "{committed} ms after {dead} died, {home} is committed as the new home; at {} ms it is registered there and \
+         filled",
         died.elapsed().as_millis()
     ));
-    let sent = story.show("p4").await?.status.sent_bytes;
-    story.stage.saw(&format!("p4 has sent {} in all", bytes(sent)));
-    Ok(())
+    Ok(points)
 }
 
-async fn unreachable(story: &Story, dead: &str, home: &str, before: &[PointStatus]) -> Result<(), Refusal> {
+fn unreachable(story: &Story, dead: &str, home: &str, points: &[PointStatus], newest: u64) -> Result<(), Refusal> {
     story.stage.command(home, &format!("point list {WORKLOAD}"));
-    let points = story.points(home).await?;
     let gone: Vec<&PointStatus> = points.iter().filter(|point| point.state == PointState::Unreachable).collect();
     let named = |point: &&PointStatus| point.copies.iter().any(|node| node.as_str() == dead);
     check(!gone.is_empty() && gone.iter().all(named), || {
         format!("no points are named as being on {dead} only: {points:?}")
     })?;
-    // The newest point before the kill is on nobody else; of the older ones retention may have taken some since.
-    let newest = before.iter().map(|point| point.point).max().unwrap_or_default();
     check(gone.iter().any(|point| point.point >= newest), || {
         format!("point {newest}, acknowledged by {dead}, is not listed as unreachable: {points:?}")
     })?;

@@ -95,7 +95,7 @@ async fn last_event(story: &Story, node: &str) -> Result<u64, Refusal> {
 async fn how_it_knew(story: &Story, from: &str, to: &str, heard: u64) -> Result<String, Refusal> {
     let events: Vec<Event> = story.cast.at("p1")?.events().await?;
     let since = || events.iter().filter(|event| event.id > heard && event.vm == Some(story.workload.id));
-    let find = |kind: &str| since().find(|event| event.kind == kind).map(|event| event.message.clone());
+    let find = |kind: &str| since().filter(|event| event.kind == kind).last().map(|event| event.message.clone());
     let kinds: Vec<&str> = since().map(|event| event.kind.as_str()).collect();
     if from == SILENT {
         check(!kinds.contains(&"replica_moved"), || {

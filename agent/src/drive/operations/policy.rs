@@ -127,6 +127,8 @@ async fn has_applied(node: &Node, member: &Member, revision: Revision, deadline:
             Ok(ControlAnswer::Done) => return Ok(()),
             Ok(ControlAnswer::Refused(refusal)) => why = refusal.message,
             Ok(_) => why = "it gave an answer of another kind".to_owned(),
+            // The node was asked until the wait was over: what is missing is its VM service's word.
+            Err(_) if Instant::now() >= deadline => return Err("no acknowledgement yet".to_owned()),
             Err(error) => {
                 why = error.to_string();
                 tokio::time::sleep(Duration::from_millis(100)).await;

@@ -234,6 +234,24 @@ fn points_known_elsewhere_are_listed_as_unreachable_until_newer_ones_take_their_
 }
 
 #[test]
+fn older_points_of_its_own_do_not_hide_newer_ones_that_only_another_node_has() {
+    let (_folder, mut primary, mut store) = setup(&[200_000], 2);
+    let other = tempfile::tempdir().unwrap();
+    let mut stale = ReplicaStore::open(&other.path().join("r"), VM).unwrap();
+    stale.set_recovery_points(1).unwrap();
+    stale.admit(&epochs(), &primary.specs(), &[]).unwrap();
+    primary.replicate(&mut stale).unwrap();
+    let have = stale.points().len();
+    for _ in 0..2 {
+        primary.write();
+        primary.replicate(&mut store).unwrap();
+    }
+    stale.admit(&epochs(), &primary.specs(), &store.points()).unwrap();
+    let newer: Vec<_> = stale.points().into_iter().skip(have).map(|point| point.state).collect();
+    assert_eq!(newer, [PointState::Unreachable, PointState::Unreachable], "{:?}", stale.points());
+}
+
+#[test]
 fn a_lost_or_foreign_manifest_is_refused_and_nothing_is_removed() {
     let (folder, primary, store) = setup(&[200_000], 2);
     drop(store);

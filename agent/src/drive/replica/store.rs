@@ -244,11 +244,14 @@ impl ReplicaStore {
         self.trim_elsewhere();
     }
 
-    /// Keeps as many points of other nodes in the list as retention would keep of them here.
+    /// Keeps a point of another node in the list for as long as retention would have kept it here: until enough newer
+    /// ones are known, wherever they are. Older ones that this node has do not count against it.
     pub(super) fn trim_elsewhere(&mut self) {
-        let room = (usize::from(self.manifest.recovery_points) + 1).saturating_sub(self.manifest.points.len());
-        let surplus = self.manifest.elsewhere.len().saturating_sub(room);
-        self.manifest.elsewhere.drain(..surplus);
+        let keep = usize::from(self.manifest.recovery_points) + 1;
+        let here = self.manifest.points.iter().map(|point| point.sequence);
+        let known: Vec<u64> = here.chain(self.manifest.elsewhere.iter().map(|point| point.sequence)).collect();
+        let newer_than = |sequence: u64| known.iter().filter(|other| **other > sequence).count();
+        self.manifest.elsewhere.retain(|point| newer_than(point.sequence) < keep);
     }
 
     /// Sets how many older points are kept beside the newest, and de-lists what is too many.

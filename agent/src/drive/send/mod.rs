@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use landfall_proto::client::{BrokerClient, Wish};
 use landfall_proto::endpoint::Target;
-use landfall_proto::id::NodeName;
+use landfall_proto::id::{Epoch, NodeName};
 use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::{Point, PointState, SenderFigures};
 use landfall_proto::message::data::{ChangeSet, Hello, Tip};
@@ -56,6 +56,8 @@ pub struct Sender {
 
 struct Line {
     at: Option<Location>,
+    /// The assignment of the newest notice that was taken in.
+    heard: Option<Epoch>,
     record: Record,
     flight: Option<ChangeSet>,
     session: Option<Session>,
@@ -79,7 +81,7 @@ impl Sender {
         let (record, flight) = loaded.unwrap_or((unknown, None));
         let newest = record.points.last().cloned();
         self.figures.send_modify(|figures| figures.acknowledged = newest);
-        let mut line = Line { at: None, record, flight, session: None };
+        let mut line = Line { at: None, heard: None, record, flight, session: None };
         let interval = self.interval();
         let mut pace = Cycle::starting(self.node.outside.clock.now(), interval);
         loop {
@@ -135,11 +137,30 @@ impl Sender {
                 figures.fault = Some(fault);
             });
             // A notice that the replica has moved ends the wait.
-            let _ = tokio::time::timeout(again.after, self.heard.changed()).await;
+            let _ = tokio::time::timeout(
+                again.after,
+                self.heard.wait_for(|heard| {
+                    heard.as_ref().is_some_and(|heard| line.heard.is_none_or(|known| known < heard.epoch))
+                }),
+            )
+            .await;
             if failures == 1 {
                 let told = format!("sending {} failed: {}", self.primary.vm.name, trouble.refusal());
                 self.node.events.record(Happening::warning("sending_failed", told).vm(self.primary.vm.id));
             }
+        }
+    }
+
+    /// Takes in a notice that is news. An old one is not followed again: where it led nowhere, the CAP knows better.
+    fn listen(&mut self, line: &mut Line) {
+        let Some(heard) = self.heard.borrow().clone() else { return };
+        if line.heard.is_some_and(|known| heard.epoch <= known) {
+            return;
+        }
+        line.heard = Some(heard.epoch);
+        if line.at.as_ref().is_none_or(|at| at.epoch < heard.epoch) {
+            line.session = None;
+            line.at = Some(heard);
         }
     }
 
@@ -151,16 +172,11 @@ impl Sender {
 
     /// One try: everything that is still missing for the point that is due.
     async fn attempt(&mut self, line: &mut Line) -> Result<(), Trouble> {
-        if let Some(heard) = self.heard.borrow_and_update().clone()
-            && line.at.as_ref().is_none_or(|at| at.epoch < heard.epoch)
-        {
-            line.session = None;
-            line.at = Some(heard);
-        }
+        self.listen(line);
         let at = self.locate(line).await?;
         let mut session = match line.session.take() {
             Some(session) => session,
-            None => self.open(line, &at).await?,
+            None => unless_moved(self.heard.clone(), &at, self.open(line, &at)).await?,
         };
         self.settle_flight(line, &session).await?;
         if line.flight.is_none() {
@@ -171,7 +187,7 @@ impl Sender {
         }
         let permit = self.transfers.enter().await;
         self.activity("sending");
-        let sent = self.send_flight(line, &mut session).await;
+        let sent = unless_moved(self.heard.clone(), &at, self.send_flight(line, &mut session)).await;
         drop(permit);
         let (sent_bytes, wire_bytes) = (session.sent_bytes, session.wire_bytes);
         session.sent_bytes = 0;
@@ -350,4 +366,26 @@ impl Sender {
 /// What the record says of the newest acknowledged content.
 fn line_base(line: &Line) -> Option<Known> {
     line.record.acknowledged.clone()
+}
+
+/// Does `work` with the node at `at`, and gives it up at once where the replica is heard to have moved on meanwhile: a
+/// dead node would otherwise be waited for until its connection is given up.
+async fn unless_moved<T>(
+    mut heard: watch::Receiver<Option<Location>>,
+    at: &Location,
+    work: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
+    let moved = async {
+        let newer = heard.wait_for(|heard| heard.as_ref().is_some_and(|heard| heard.epoch > at.epoch)).await;
+        let newer = newer.ok().and_then(|heard| heard.clone());
+        match newer {
+            Some(to) => to,
+            // Nobody tells any more: the work alone decides.
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        done = work => done,
+        to = moved => Err(Trouble::Moved(Box::new(to))),
+    }
 }

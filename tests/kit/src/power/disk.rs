@@ -23,6 +23,18 @@ pub(super) struct Disk {
     released: Condvar,
 }
 
+/// Syncs that a disk answers with success and does not carry out: as if the code under test had left them out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Unsynced {
+    /// All are carried out.
+    #[default]
+    Nothing,
+    /// Those of files in whose name this occurs.
+    Files(String),
+    /// Those of folders.
+    Folders,
+}
+
 /// What was lost and kept in all cuts of a disk so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Toll {
@@ -60,6 +72,7 @@ pub(super) struct State {
     syncs: u64,
     cut_at: Option<u64>,
     fail_sync_at: Option<u64>,
+    unsynced: Unsynced,
     random: ChaCha12Rng,
     limit: Option<u64>,
     pub sync_delay: Duration,
@@ -82,6 +95,7 @@ impl Disk {
                 syncs: 0,
                 cut_at: None,
                 fail_sync_at: None,
+                unsynced: Unsynced::Nothing,
                 random: ChaCha12Rng::seed_from_u64(0),
                 limit: None,
                 sync_delay: Duration::ZERO,
@@ -161,6 +175,10 @@ impl Disk {
     pub fn fail_sync(&self, nth: u64) {
         let mut state = self.lock();
         state.fail_sync_at = Some(state.syncs + nth.max(1));
+    }
+
+    pub fn leave_out(&self, unsynced: Unsynced) {
+        self.lock().unsynced = unsynced;
     }
 
     pub fn limit(&self, bytes: Option<u64>) {
@@ -274,6 +292,9 @@ impl State {
     /// Makes a file's data, or a folder's names, durable; or fails as asked.
     pub fn sync(&mut self, number: u64) -> Result<(), Errno> {
         self.syncs += 1;
+        if self.leaves_out(number) {
+            return Ok(());
+        }
         let fails = self.fail_sync_at == Some(self.syncs);
         let node = self.nodes.get_mut(&number).ok_or(Errno::ENOENT)?;
         match (node.kind, fails) {
@@ -286,6 +307,17 @@ impl State {
             self.sweep();
         }
         if fails { Err(Errno::EIO) } else { Ok(()) }
+    }
+
+    fn leaves_out(&self, number: u64) -> bool {
+        match &self.unsynced {
+            Unsynced::Nothing => false,
+            Unsynced::Files(part) => {
+                !node_is_folder(&self.nodes, number)
+                    && self.names.name_of(number).is_some_and(|name| name.to_string_lossy().contains(part.as_str()))
+            }
+            Unsynced::Folders => node_is_folder(&self.nodes, number),
+        }
     }
 
     /// The power goes.

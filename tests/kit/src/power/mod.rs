@@ -25,7 +25,7 @@ mod pages;
 mod workload;
 
 pub use child::{rerun, role};
-pub use disk::Toll;
+pub use disk::{Toll, Unsynced};
 pub use mount::PowerDisk;
 pub use workload::{PowerCuts, Survived, Workload};
 

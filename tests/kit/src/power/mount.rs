@@ -8,7 +8,7 @@ use std::time::Duration;
 use fuser::{BackgroundSession, Config, MountOption};
 use rustix::mount::{UnmountFlags, unmount};
 
-use super::disk::{Disk, Toll};
+use super::disk::{Disk, Toll, Unsynced};
 use super::fuse::Mounted;
 
 /// The name under which mounts show in `/proc/mounts`, with the process that made them.
@@ -77,6 +77,11 @@ impl PowerDisk {
     /// Fails the `nth` sync from now (of a file or a folder) with EIO and loses what it was to save.
     pub fn fail_sync(&self, nth: u64) {
         self.disk.fail_sync(nth);
+    }
+
+    /// Makes the disk answer some syncs without carrying them out: what a test shows with them, it must lose without.
+    pub fn leave_out(&self, unsynced: Unsynced) {
+        self.disk.leave_out(unsynced);
     }
 
     /// Lets the disk hold `bytes` and no more; `None` lifts the limit.

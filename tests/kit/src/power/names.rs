@@ -59,6 +59,12 @@ impl Names {
         self.live.get(&folder)?.get(name).copied()
     }
 
+    /// What programs call a file now; `None` where it has no name any more.
+    pub fn name_of(&self, file: u64) -> Option<&OsStr> {
+        let mut names = self.live.values().flatten();
+        names.find(|(_, number)| **number == file).map(|(name, _)| name.as_os_str())
+    }
+
     pub fn list(&self, folder: u64) -> Option<&BTreeMap<OsString, u64>> {
         self.live.get(&folder)
     }

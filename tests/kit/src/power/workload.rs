@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
 use super::PowerDisk;
-use super::disk::Toll;
+use super::disk::{Toll, Unsynced};
 
 /// Something that writes to a folder and remembers what it was told is durable.
 pub trait Workload {
@@ -35,6 +35,8 @@ pub struct PowerCuts {
     pub operations: RangeInclusive<u64>,
     /// After how many cuts an empty disk takes over, so that creating is cut too.
     pub fresh_every: u64,
+    /// Syncs that the disks only pretend to carry out.
+    pub unsynced: Unsynced,
 }
 
 /// What a series of cuts came to.
@@ -49,7 +51,7 @@ pub struct Survived {
 impl PowerCuts {
     /// Thirty cuts from the seed (a thousand in the long form), each after 1-400 changes, an empty disk after every ten.
     pub fn thirty(seed: u64) -> Self {
-        Self { seed, cuts: crate::rounds(30, 1_000), operations: 1..=400, fresh_every: 10 }
+        Self { seed, cuts: crate::rounds(30, 1_000), operations: 1..=400, fresh_every: 10, unsynced: Unsynced::Nothing }
     }
 
     /// Runs `workload` under the cuts. `Ok(None)` means that this machine has no FUSE (`test` was said to be skipped);
@@ -62,6 +64,7 @@ impl PowerCuts {
         let mut done = 0;
         while done < self.cuts {
             let Some(mut disk) = PowerDisk::mount_or_skip(test) else { return Ok(None) };
+            disk.leave_out(self.unsynced.clone());
             let mut acknowledged = W::Acknowledged::default();
             for _ in 0..self.fresh_every.min(self.cuts - done) {
                 disk.cut_after(random.random_range(self.operations.clone()), random.random());

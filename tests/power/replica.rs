@@ -1,0 +1,142 @@
+//! Power cuts under a replica's folder: each listed point exports byte for byte, a committed one is listed, and one that
+//! was said to be staged is not lost.
+
+use std::path::Path;
+
+use landfall_agent::drive::replica::{Begun, Epochs, ReplicaStore};
+use landfall_kit::power::{PowerCuts, Unsynced, Workload};
+use landfall_proto::Refusal;
+use landfall_proto::id::{Epoch, SenderEpoch, VmId};
+use rand_chacha::ChaCha12Rng;
+
+use crate::content;
+
+/// Older points kept: small, so that retention merges at nearly every commit.
+const KEEP: u8 = 2;
+
+/// Changes of the disk until the power goes, at most: a few cycles of staging, commit and retention.
+const OPERATIONS_MAX: u64 = 1200;
+
+fn vm() -> VmId {
+    "6f1c2a52-0b0f-4c6e-9f2e-3a51d0a1c001".parse().unwrap()
+}
+
+/// The newest points that the store has spoken of.
+#[derive(Clone, Copy, Debug, Default)]
+struct Said {
+    /// `finish` returned: it may have been acknowledged to the sender.
+    staged: u64,
+    /// `commit` returned.
+    listed: u64,
+}
+
+/// A holder that takes point after point.
+struct Holder {
+    scratch: tempfile::TempDir,
+    /// Points committed over all disks.
+    committed: u64,
+    /// Points exported and compared.
+    compared: u64,
+}
+
+impl Holder {
+    fn new() -> Self {
+        Self { scratch: tempfile::tempdir().unwrap(), committed: 0, compared: 0 }
+    }
+
+    fn commit(&mut self, store: &mut ReplicaStore, said: &mut Said) -> Result<(), Refusal> {
+        said.listed = store.commit()?.sequence;
+        self.committed += 1;
+        Ok(())
+    }
+
+    fn receive(&mut self, folder: &Path, said: &mut Said) -> Result<(), Refusal> {
+        let epochs = Epochs { assignment: Epoch::from_number(7), sender: SenderEpoch::from_number(3) };
+        let mut store = ReplicaStore::open(&folder.join("replica"), vm())?;
+        store.set_recovery_points(KEEP)?;
+        loop {
+            if store.standing().staged_whole {
+                self.commit(&mut store, said)?;
+            }
+            let standing = store.admit(&epochs, &content::disks(), &[])?;
+            let next = standing.newest.map_or(0, |tip| tip.sequence) + 1;
+            let (set, extents) = content::change_set(self.scratch.path(), &mut store, standing.newest, next)?;
+            if let Begun::Staging(from) = store.begin(&epochs, &set)? {
+                for extent in &extents[from as usize..] {
+                    store.append(&epochs, extent)?;
+                }
+                store.finish(&epochs, extents.len() as u64)?;
+            }
+            said.staged = next;
+            self.commit(&mut store, said)?;
+        }
+    }
+}
+
+impl Workload for Holder {
+    type Acknowledged = Said;
+
+    fn write(&mut self, folder: &Path, _: &mut ChaCha12Rng, said: &mut Said) {
+        let _ = self.receive(folder, said);
+    }
+
+    fn check(&mut self, folder: &Path, said: &Said) -> Result<(), String> {
+        let shown = |refusal: Refusal| refusal.to_string();
+        let store = ReplicaStore::open(&folder.join("replica"), vm()).map_err(shown)?;
+        if let Some(fault) = store.fault() {
+            return Err(format!("a commit is not completed: {fault}"));
+        }
+        let points: Vec<u64> = store.manifest().points.iter().map(|point| point.sequence).collect();
+        if said.listed > 0 && !points.contains(&said.listed) {
+            return Err(format!("point {} was committed, listed are {points:?}", said.listed));
+        }
+        let standing = store.standing();
+        let staged = standing.staged.filter(|_| standing.staged_whole).map_or(0, |staged| staged.tip.sequence);
+        if said.staged > points.last().copied().unwrap_or(0).max(staged) {
+            return Err(format!("point {} was staged whole and is lost, listed are {points:?}", said.staged));
+        }
+        if points.len() > usize::from(KEEP) + 1 {
+            return Err(format!("{points:?} are more points than were asked for"));
+        }
+        for point in points {
+            let exported = tempfile::tempdir().map_err(|error| error.to_string())?;
+            let report = store.pin(Some(point)).and_then(|pinned| pinned.export(exported.path(), &mut |_| Ok(())));
+            let report = report.map_err(|refusal| format!("point {point} is listed and not whole: {refusal}"))?;
+            let found: Vec<Vec<u8>> = report.files.iter().map(|file| std::fs::read(file).unwrap()).collect();
+            if found != content::at_point(point) {
+                return Err(format!("point {point} is listed and not what was sent"));
+            }
+            self.compared += 1;
+        }
+        Ok(())
+    }
+}
+
+fn under_cuts(unsynced: Unsynced) -> PowerCuts {
+    PowerCuts { cuts: crate::cuts(), operations: 1..=OPERATIONS_MAX, unsynced, ..PowerCuts::thirty(20_261_123) }
+}
+
+#[test]
+fn every_listed_point_survives_the_cuts() {
+    let mut holder = Holder::new();
+    let run = under_cuts(Unsynced::Nothing).run("every_listed_point_survives_the_cuts", &mut holder);
+    let Some(survived) = run.unwrap() else { return };
+    println!("{} points committed, {} compared, {survived:?}", holder.committed, holder.compared);
+    assert_eq!(survived.cuts, crate::cuts(), "{survived:?}");
+    assert!(survived.toll.pages_dropped > 0 && survived.toll.pages_torn > 0, "{survived:?}");
+    assert!(survived.toll.names_dropped > 0, "{survived:?}");
+    assert!(holder.committed > crate::cuts() && holder.compared > crate::cuts());
+}
+
+/// Each kind of sync is taken out by itself; the same cuts must find it.
+#[test]
+fn each_sync_that_is_left_out_costs_a_point() {
+    let file = |part: &str| Unsynced::Files(part.to_owned());
+    for unsynced in [file("staged.log"), file(".qcow2"), file("manifest"), file(".leaves"), Unsynced::Folders] {
+        match under_cuts(unsynced.clone()).run("each_sync_that_is_left_out_costs_a_point", &mut Holder::new()) {
+            Ok(None) => return,
+            Ok(Some(survived)) => panic!("without the syncs of {unsynced:?} nothing was lost: {survived:?}"),
+            Err(fault) => println!("{unsynced:?}: {fault}"),
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! The owner cut off from the others, in every direction: it stops to act before another one begins (R1), and once the
+//! network is whole again there is one owner in time (R9).
+
+use std::time::Duration;
+
+use landfall_kit::sim::Weather;
+
+use crate::seeds::{each_seed, is_child, run};
+use crate::world::{NODES, OWNER_DEADLINE, World};
+
+/// How long a one-way cut may last until another owner acts: the old connections must first be found to be dead.
+const ONE_WAY_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Long enough for connections to be given up and dialled anew while the cut lasts.
+const CUT_FOR: Duration = Duration::from_secs(20);
+
+enum Cut {
+    Both,
+    /// The owner is heard by nobody.
+    Mute,
+    /// The owner hears nobody.
+    Deaf,
+}
+
+async fn cut(seed: u64, how: Cut) -> String {
+    let world = World::founded(seed, Weather::CALM).await;
+    // The moment of the cut differs with the seed, so that it falls anywhere between two renewals.
+    world.pass(Duration::from_millis(2000 + seed * 137 % 500)).await;
+    let first = world.owner().expect("somebody owns the CAP");
+    match how {
+        Cut::Both => world.isolate(first),
+        Cut::Mute => world.mute(first),
+        Cut::Deaf => world.deafen(first),
+    }
+    let deadline = if matches!(how, Cut::Both) { OWNER_DEADLINE } else { ONE_WAY_DEADLINE };
+    let other = |world: &World| world.owner().is_some_and(|owner| owner != first);
+    let took = world.until("other owner", deadline, other).await;
+    world.record.note("--", format!("the next owner acts after {took:?}"));
+    assert!(world.node(first).owner.acting().is_none(), "{:?}", world.audit.turns());
+    world.pass(CUT_FOR).await;
+    world.net.heal_all();
+    world.record.note("--", "healed");
+    // Whoever it is: one owner, whom all know, and all have applied its claim.
+    let agreed = |world: &World| {
+        let Some(owner) = world.owner() else { return false };
+        let claim = world.node(owner).state().claim.as_ref().map(|claim| claim.term);
+        (0..NODES).all(|at| {
+            let node = world.node(at);
+            let leader = node.consensus.status().leader;
+            leader == Some(world.node(owner).me) && node.state().claim.as_ref().map(|claim| claim.term) == claim
+        })
+    };
+    let took = world.until("agreement on an owner", OWNER_DEADLINE, agreed).await;
+    world.record.note("--", format!("agreed after {took:?}"));
+    world.pass(Duration::from_secs(10)).await;
+    assert!(agreed(&world));
+    world.check();
+    assert!(world.audit.looks() > 30_000, "nobody looked");
+    world.trace()
+}
+
+async fn both_ways(seed: u64) -> String {
+    cut(seed, Cut::Both).await
+}
+
+async fn mute(seed: u64) -> String {
+    cut(seed, Cut::Mute).await
+}
+
+async fn deaf(seed: u64) -> String {
+    cut(seed, Cut::Deaf).await
+}
+
+#[test]
+fn an_owner_that_is_cut_off_stops_before_another_acts() {
+    each_seed("cuts::an_owner_that_is_cut_off_stops_before_another_acts", 8, both_ways);
+}
+
+#[test]
+fn an_owner_that_nobody_hears_stops_before_another_acts() {
+    each_seed("cuts::an_owner_that_nobody_hears_stops_before_another_acts", 5, mute);
+}
+
+#[test]
+fn an_owner_that_hears_nobody_stops_before_another_acts() {
+    each_seed("cuts::an_owner_that_hears_nobody_stops_before_another_acts", 5, deaf);
+}
+
+/// A node that does not own the CAP is cut off and returns.
+async fn bystander(seed: u64) -> String {
+    let world = World::founded(seed, Weather::CALM).await;
+    world.pass(Duration::from_millis(2000 + seed * 137 % 500)).await;
+    let owner = world.owner().expect("somebody owns the CAP");
+    let bystander = (owner + 1 + seed as usize % 2) % NODES;
+    world.isolate(bystander);
+    world.pass(CUT_FOR).await;
+    assert_eq!(world.owner(), Some(owner), "the owner has its majority all the time");
+    world.net.heal_all();
+    world.record.note("--", "healed");
+    world.pass(OWNER_DEADLINE).await;
+    assert!(world.owner().is_some(), "nobody owns the CAP\n{}", world.record.lines().join("\n"));
+    world.record.note("--", format!("{} owners in turn", world.audit.turns().len()));
+    world.check();
+    world.trace()
+}
+
+#[test]
+fn a_node_that_was_cut_off_and_returns_leaves_one_owner() {
+    each_seed("cuts::a_node_that_was_cut_off_and_returns_leaves_one_owner", 5, bystander);
+}
+
+/// Two clusters under one audit: two owners that know nothing of each other.
+async fn two_clusters(seed: u64) -> String {
+    let mut world = World::new(seed, Weather::CALM);
+    for at in 0..2 {
+        Box::pin(world.start(at)).await;
+        Box::pin(world.found_alone(at)).await;
+    }
+    world.pass(Duration::from_secs(2)).await;
+    world.audit.faults().join("\n")
+}
+
+/// The audit can fail: where two act at once, it is seen.
+#[test]
+fn two_that_act_at_once_are_caught() {
+    if is_child(two_clusters) {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let faults = run("cuts::two_that_act_at_once_are_caught", 0, &folder.path().join("trace"));
+    assert!(faults.contains("act at once"), "{faults}");
+}

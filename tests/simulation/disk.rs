@@ -1,0 +1,45 @@
+//! A node's disk in memory, which outlives its agent.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall_agent::seams::Storage;
+use landfall_proto::Refusal;
+use landfall_proto::id::NodeName;
+use landfall_store::files::{Files, MemoryFiles};
+use landfall_store::kv::Kv;
+use landfall_store::memory_kv::MemoryKv;
+
+/// How long a sync takes: a server's flash.
+const SYNC: Duration = Duration::from_millis(1);
+
+/// One disk. Clones are handles to the same.
+#[derive(Clone, Debug)]
+pub struct SimDisk {
+    kv: MemoryKv,
+    files: MemoryFiles,
+}
+
+impl SimDisk {
+    pub fn new() -> Self {
+        let kv = MemoryKv::new();
+        kv.set_latency(SYNC);
+        Self { kv, files: MemoryFiles::new() }
+    }
+
+    /// Loses what was not durable yet.
+    pub fn cut_power(&self) {
+        self.kv.cut();
+    }
+}
+
+impl Storage for SimDisk {
+    fn store(&self, _folder: &Path, _owner: &NodeName) -> Result<Arc<dyn Kv>, Refusal> {
+        Ok(Arc::new(self.kv.clone()))
+    }
+
+    fn files(&self, _folder: &Path) -> Result<Arc<dyn Files>, Refusal> {
+        Ok(Arc::new(self.files.clone()))
+    }
+}

@@ -1,0 +1,274 @@
+//! Three nodes on one simulated network, and what can be done to them.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall_agent::config::{NodeConfig, Testing};
+use landfall_agent::drive::node::Node;
+use landfall_agent::surface::cluster::ClusterJoin;
+use landfall_agent::surface::operations::Operations;
+use landfall_agent::surface::token::TokenCreate;
+use landfall_agent::{Agent, Seams};
+use landfall_kit::sim::{SeededRandom, SimClock, SimNet, Weather, seeded_crypto};
+use landfall_proto::seam::Outside;
+use tokio::time::{Instant, sleep};
+
+use crate::audit::Audit;
+use crate::disk::SimDisk;
+use crate::record::Record;
+
+/// How many nodes a world has.
+pub const NODES: usize = 3;
+
+/// R9: once faults stop there is one owner within 4 L + 2 s.
+pub const OWNER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long founding a cluster and bringing two nodes in may take.
+const SETUP_DEADLINE: Duration = Duration::from_secs(60);
+
+/// How long the sockets of a stopped agent may stay bound, for the goodbyes of its connections.
+const UNBIND_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The step in which conditions are looked at.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// What the nodes' clocks gain in a million: a machine's clock may be off by a thousandth either way (decide/lease.rs).
+/// The founder's is slow: it believes in its lease for longest.
+const SKEW_PPM: [i64; NODES] = [-1000, 0, 1000];
+
+/// One node: its agent comes and goes, the rest stays.
+struct Place {
+    name: String,
+    address: IpAddr,
+    clock: Arc<SimClock>,
+    disk: SimDisk,
+    lives: u32,
+    agent: Option<Agent>,
+}
+
+/// The nodes, their network and what is noted of them.
+pub struct World {
+    pub net: SimNet,
+    pub record: Record,
+    pub audit: Audit,
+    start: Instant,
+    seed: u64,
+    places: Vec<Place>,
+}
+
+impl World {
+    /// Three nodes without agents. To be made inside of the simulation: its time starts now.
+    pub fn new(seed: u64, weather: Weather) -> Self {
+        let place = |(at, ppm): (usize, &i64)| Place {
+            name: format!("r{}", at + 1),
+            address: Ipv4Addr::new(10, 0, 0, at as u8 + 1).into(),
+            clock: Arc::new(SimClock::with_skew(*ppm)),
+            disk: SimDisk::new(),
+            lives: 0,
+            agent: None,
+        };
+        let (net, audit) = (SimNet::new(seed, weather), Audit::default());
+        tokio::spawn(audit.clone().run());
+        let places = SKEW_PPM.iter().enumerate().map(place).collect();
+        Self { net, record: Record::new(), audit, start: Instant::now(), seed, places }
+    }
+
+    /// Three agents, all of them voters, and `r1` the owner.
+    pub async fn founded(seed: u64, weather: Weather) -> Self {
+        let mut world = Self::new(seed, weather);
+        Box::pin(world.found()).await;
+        world
+    }
+
+    /// Starts the agents, founds a cluster at `r1` and joins the others through the join protocol.
+    pub async fn found(&mut self) {
+        for at in 0..NODES {
+            Box::pin(self.start(at)).await;
+        }
+        self.found_alone(0).await;
+        let first = self.agent(0).clone();
+        self.until("an owner", SETUP_DEADLINE, |world| world.audit.acting().is_some()).await;
+        for at in 1..NODES {
+            let token = Box::pin(first.token_create(TokenCreate::default())).await.unwrap().token;
+            Box::pin(self.agent(at).clone().cluster_join(ClusterJoin { token })).await.unwrap();
+            self.follow(at);
+        }
+        self.until("three voters", SETUP_DEADLINE, |world| {
+            (0..NODES).all(|at| {
+                let node = world.node(at);
+                let status = node.consensus.status();
+                status.voters.len() == NODES && !status.changing && node.state().members.values().count() == NODES
+            })
+        })
+        .await;
+    }
+
+    /// Founds a cluster at a node that runs, with nobody else in it.
+    pub async fn found_alone(&self, at: usize) {
+        let (name, cap) = ("Cluster-R".parse().unwrap(), "r-broker-cap.contoso.com".parse().unwrap());
+        Box::pin(self.agent(at).found(name, cap)).await.unwrap();
+        self.follow(at);
+    }
+
+    /// Starts the agent of a node on the disk that it has.
+    pub async fn start(&mut self, at: usize) {
+        let (net, seed) = (self.net.clone(), self.seed);
+        let place = &mut self.places[at];
+        place.lives += 1;
+        let life = format!("{} life {}", place.name, place.lives);
+        let mut crypto_seed = [0; 8];
+        crypto_seed.copy_from_slice(&SeededRandom::named(seed, &format!("{life} tls")).bytes::<8>());
+        let outside = Outside {
+            clock: place.clock.clone(),
+            random: Arc::new(SeededRandom::named(seed, &life)),
+            net: net.node(place.address),
+            crypto: seeded_crypto(u64::from_le_bytes(crypto_seed)),
+        };
+        let seams = Seams { outside, storage: Arc::new(place.disk.clone()) };
+        let config = config(&place.name, place.address);
+        let agent = Box::pin(Agent::start(config, seams, None)).await.unwrap();
+        self.record.note(&place.name, "started");
+        let is_member = agent.membership().is_some();
+        place.agent = Some(agent);
+        if is_member {
+            self.follow(at);
+        }
+    }
+
+    /// Kills a node: its network goes first, so that nobody hears a goodbye, then its agent, then what its disk had not
+    /// synced.
+    pub async fn kill(&mut self, at: usize) {
+        self.isolate(at);
+        let place = &mut self.places[at];
+        self.record.note(&place.name, "killed");
+        self.audit.forget(&place.name);
+        if let Some(agent) = place.agent.take() {
+            agent.stop().await;
+        }
+        place.disk.cut_power();
+    }
+
+    /// Starts a node that was killed, once the sockets of its last life are free, with its network back.
+    pub async fn revive(&mut self, at: usize) {
+        let (net, address) = (self.net.clone(), self.places[at].address);
+        self.until("free sockets", UNBIND_DEADLINE, |_| is_free(&net, address)).await;
+        self.net.heal_all();
+        Box::pin(self.start(at)).await;
+    }
+
+    /// Cuts every way between a node and the others.
+    pub fn isolate(&self, at: usize) {
+        self.record.note(&self.places[at].name, "cut off");
+        self.net.partition(&[self.address(at)], &self.others(at));
+    }
+
+    /// Nobody hears a node any more; it still hears everybody.
+    pub fn mute(&self, at: usize) {
+        self.record.note(&self.places[at].name, "muted");
+        self.others(at).into_iter().for_each(|other| self.net.cut_one_way(self.address(at), other));
+    }
+
+    /// A node hears nobody any more; everybody still hears it.
+    pub fn deafen(&self, at: usize) {
+        self.record.note(&self.places[at].name, "deafened");
+        self.others(at).into_iter().for_each(|other| self.net.cut_one_way(other, self.address(at)));
+    }
+
+    fn others(&self, at: usize) -> Vec<IpAddr> {
+        (0..NODES).filter(|other| *other != at).map(|other| self.address(other)).collect()
+    }
+
+    fn address(&self, at: usize) -> IpAddr {
+        self.places[at].address
+    }
+
+    /// The agent of a node that runs.
+    pub fn agent(&self, at: usize) -> &Agent {
+        self.places[at].agent.as_ref().expect("the agent runs")
+    }
+
+    /// A node that is a member.
+    pub fn node(&self, at: usize) -> Node {
+        self.agent(at).membership().expect("the node is a member").control.node.clone()
+    }
+
+    /// The place of the node that acts as owner now.
+    pub fn owner(&self) -> Option<usize> {
+        let name = self.audit.acting()?;
+        self.places.iter().position(|place| place.name == name)
+    }
+
+    fn follow(&self, at: usize) {
+        let (name, node) = (self.places[at].name.clone(), self.node(at));
+        self.audit.watch(&name, node.owner.clone());
+        tokio::spawn(self.audit.clone().follow(self.start, node.owner.clone()));
+        tokio::spawn(self.record.clone().follow(name, node));
+    }
+
+    /// Lets `time` pass.
+    pub async fn pass(&self, time: Duration) {
+        sleep(time).await;
+    }
+
+    /// Waits until `condition` holds; fails the test with the record where it does not in time. Returns how long it took.
+    pub async fn until(&self, what: &str, deadline: Duration, condition: impl Fn(&Self) -> bool) -> Duration {
+        let begun = Instant::now();
+        while !condition(self) {
+            if begun.elapsed() > deadline {
+                panic!("seed {}: no {what} within {deadline:?}\n{}", self.seed, self.record.lines().join("\n"));
+            }
+            sleep(LOOK).await;
+        }
+        begun.elapsed()
+    }
+
+    /// Waits until a node other than `than` acts as the owner.
+    pub async fn another_owner(&self, than: usize) -> Duration {
+        self.until("other owner", OWNER_DEADLINE, |world| world.owner().is_some_and(|owner| owner != than)).await
+    }
+
+    /// Fails the test where R1 was broken.
+    pub fn check(&self) {
+        let faults = self.audit.faults();
+        assert!(faults.is_empty(), "seed {}: {faults:#?}\n{}", self.seed, self.record.lines().join("\n"));
+    }
+
+    /// Everything that happened: the events, then every datagram.
+    pub fn trace(&self) -> String {
+        let trace = self.net.trace();
+        let mut text = self.record.lines().join("\n");
+        text.push_str(&format!("\n{} datagrams, {} bytes, {}\n", trace.count(), trace.bytes(), trace.digest()));
+        for datagram in trace.datagrams() {
+            text.push_str(&format!("{datagram}\n"));
+        }
+        text
+    }
+}
+
+fn is_free(net: &SimNet, address: IpAddr) -> bool {
+    use landfall_proto::seam::Net;
+    [CONTROL, DATA].into_iter().all(|port| net.node(address).bind(SocketAddr::new(address, port)).is_ok())
+}
+
+const CONTROL: u16 = 7443;
+const DATA: u16 = 7444;
+
+fn config(name: &str, address: IpAddr) -> NodeConfig {
+    let (control, data) = (SocketAddr::new(address, CONTROL), SocketAddr::new(address, DATA));
+    NodeConfig {
+        node: name.parse().unwrap(),
+        fqdn: None,
+        data_dir: PathBuf::from("/simulated").join(name),
+        listen: control,
+        data_listen: data,
+        advertise: control,
+        data_advertise: data,
+        socket: PathBuf::from("/simulated").join(name).join("socket"),
+        witness: false,
+        vm_service: None,
+        storage: Vec::new(),
+        testing: Testing::default(),
+    }
+}
