@@ -77,7 +77,8 @@ fn removed(r: &landfall_kit::process::Cluster) {
             gone.restart_agent();
         }
         let failure = gone.try_cli(["settings", "set", "apply_vm_limit=66"]).unwrap_err();
-        assert_eq!((failure.exit, failure.code.as_str()), (5, "no_quorum"), "{start}: {failure}");
+        assert_eq!(failure.exit, 5, "{start}: {failure}");
+        assert!(matches!(failure.code.as_str(), "no_quorum" | "owner_unreachable"), "{start}: {failure}");
         assert!(failure.remedy.is_some());
         eventually(SOON, "the removed node to know no owner", || {
             let status = gone.try_cli(["cluster", "status"]).map_err(|failure| failure.to_string())?;

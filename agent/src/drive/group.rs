@@ -28,6 +28,7 @@ pub async fn keep_in_step(node: Node) {
         if node.owner.acting().is_none() {
             continue;
         }
+        let _grouping = node.proposer.grouping().lock().await;
         let group = group_of(&node.state(), &node.consensus.status(), node.me);
         let Some(change) = voters::next(&group) else { continue };
         tracing::info!(?change, "changing the consensus group");

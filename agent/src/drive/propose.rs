@@ -3,6 +3,7 @@
 //! The owner commits; every other agent forwards to it. A lost answer is asked for again under the same request id, so
 //! that a command is applied once (R6) however often it was sent.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ pub struct Proposer {
     clock: Arc<dyn Clock>,
     lanes: Arc<Vec<Mutex<RequestId>>>,
     down: watch::Receiver<DownSince>,
+    grouping: Arc<Mutex<()>>,
 }
 
 impl Proposer {
@@ -62,7 +64,7 @@ impl Proposer {
             Mutex::new(RequestId { session: u128::from_le_bytes(bytes), sequence: 0 })
         };
         let lanes = Arc::new((0..LANES).map(|_| session()).collect());
-        Self { me, consensus, owner, calls, clock: Arc::clone(&outside.clock), lanes, down }
+        Self { me, consensus, owner, calls, clock: Arc::clone(&outside.clock), lanes, down, grouping: Arc::default() }
     }
 
     /// Commits `command` and waits until this agent has applied it; the outcome and the position.
@@ -106,7 +108,9 @@ impl Proposer {
             Ok(ControlAnswer::Applied { answer, position }) => Ok((answer, position)),
             Ok(ControlAnswer::Refused(refusal)) => Err(refusal),
             Ok(_) => Err(Refusal::new(Class::Failed, "protocol", "the owner gave an answer of another kind")),
-            Err(error) => Err(Refusal::new(Class::Unreachable, "owner_unreachable", error.to_string())),
+            Err(error) => Err(Refusal::new(Class::Unreachable, "owner_unreachable", error.to_string()).remedy(
+                "see `landfall node list` at another node: whether the owner runs, and whether this node is a member",
+            )),
         }
     }
 
@@ -122,6 +126,13 @@ impl Proposer {
             let sender = self.consensus.state().primaries.get(vm).and_then(|primary| primary.sender);
             *down &= sender.is_some_and(|sender| self.down.borrow().contains_key(&sender));
         }
+        let mut _grouping = None;
+        if let Command::Remove(member) = &command {
+            _grouping = Some(self.grouping.lock().await);
+            if let Err(refusal) = self.spare_vote(*member).await? {
+                return Ok((Err(refusal), self.consensus.state().applied));
+            }
+        }
         let proposal = Proposal { request, at: self.clock.wall(), term: Some(term), command };
         match self.consensus.propose(proposal).await {
             Ok(applied) => match applied.answer {
@@ -130,6 +141,42 @@ impl Proposer {
             },
             Err(error) => Err(Refusal::new(Class::Unreachable, "not_owner", error.to_string())),
         }
+    }
+
+    /// Held while it is decided who votes and while that is carried out.
+    pub fn grouping(&self) -> &Mutex<()> {
+        &self.grouping
+    }
+
+    /// Makes sure that `leaving` can be cut off without its vote, which a removed member cannot give any more. `Err` where
+    /// that failed and may be tried again, `Ok(Err)` where the others are too few.
+    async fn spare_vote(&self, leaving: MemberId) -> Result<Result<(), Refusal>, Refusal> {
+        let voters = self.consensus.status().voters;
+        if leaving == self.me || !voters.contains(&leaving) {
+            return Ok(Ok(()));
+        }
+        let rest: BTreeSet<MemberId> = voters.iter().copied().filter(|voter| *voter != leaving).collect();
+        let live = {
+            let down = self.down.borrow();
+            rest.iter().filter(|voter| !down.contains_key(voter)).count()
+        };
+        if live * 2 > voters.len() {
+            return Ok(Ok(()));
+        }
+        if live * 2 <= rest.len() {
+            return Ok(Err(Refusal::new(
+                Class::Refused,
+                "vote_needed",
+                "without this node fewer than half of the voters would be left",
+            )
+            .field("node")
+            .remedy("bring the nodes that are down back first (`landfall node list`), or remove those")));
+        }
+        self.consensus
+            .change_voters(rest)
+            .await
+            .map_err(|error| Refusal::new(Class::Unreachable, "voters_unchanged", error.to_string()))?;
+        Ok(Ok(()))
     }
 
     /// Waits until this agent has applied `position`.

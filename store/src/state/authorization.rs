@@ -77,7 +77,9 @@ impl State {
 
     pub(super) fn deauthorize(&mut self, pattern: &PrimaryPattern) -> Answer {
         if self.authorization.take(pattern).is_none() {
-            return Err(Refusal::not_found("authorization entry", pattern.as_str()).field("primary"));
+            return Err(Refusal::not_found("authorization entry", pattern.as_str())
+                .field("primary")
+                .remedy("`landfall authorization list` shows the entries, as they must be named"));
         }
         Ok(Outcome::Stopped(self.settle_stops()))
     }

@@ -68,15 +68,17 @@ impl Sender {
     pub async fn run(mut self) {
         let folder = self.workshop.folder.clone();
         let spool = self.workshop.spool();
+        let relationship = self.primary.created_at;
         let loaded = blocking(move || {
             std::fs::create_dir_all(&folder)
                 .map_err(|error| crate::drive::image::durable::fault("create", &folder, &error))?;
             // A spool that was sealed is sent as it is; a torn one describes no instant.
             let sealed = spool.exists().then(|| inspect(&spool)).transpose()?.filter(|found| found.complete);
-            Ok((Record::load(&folder), sealed.and_then(|found| found.change_set)))
+            Ok((Record::load(&folder, relationship), sealed.and_then(|found| found.change_set)))
         })
         .await;
-        let (record, flight) = loaded.unwrap_or_default();
+        let unknown = Record { relationship, ..Record::default() };
+        let (record, flight) = loaded.unwrap_or((unknown, None));
         let newest = record.points.last().cloned();
         self.figures.send_modify(|figures| figures.acknowledged = newest);
         let mut line = Line { at: None, heard: None, record, flight, session: None };

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use landfall_proto::Refusal;
 use landfall_proto::codec;
-use landfall_proto::id::{DiskTarget, Root};
+use landfall_proto::id::{DiskTarget, Root, UnixMillis};
 use landfall_proto::message::control::Point;
 use landfall_proto::message::data::Tip;
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,8 @@ const POINTS_KEPT: usize = 25;
 /// The record of one VM's sender.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
+    /// When the relationship began whose points these are.
+    pub relationship: UnixMillis,
     /// Points that were acknowledged, oldest first.
     pub points: Vec<Point>,
     /// The newest acknowledged content, with the root of each disk: what the indexes are named after.
@@ -37,10 +39,16 @@ pub struct Known {
 }
 
 impl Record {
-    /// Reads the record in `folder`; an unreadable one counts as none.
-    pub fn load(folder: &Path) -> Self {
+    /// Reads the record in `folder`; an unreadable one counts as none. Of an earlier relationship only what describes the
+    /// disks is kept: its points are not this one's, and nobody may wait for them or ask for them.
+    pub fn load(folder: &Path, relationship: UnixMillis) -> Self {
         let bytes = std::fs::read(path(folder)).unwrap_or_default();
-        codec::decode(&bytes).unwrap_or_default()
+        let mut record: Self = codec::decode(&bytes).unwrap_or_default();
+        if record.relationship != relationship {
+            record.points.clear();
+            record.relationship = relationship;
+        }
+        record
     }
 
     /// Writes it durably. Blocks.
@@ -69,4 +77,32 @@ impl Record {
 
 fn path(folder: &Path) -> PathBuf {
     folder.join("record")
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall_proto::message::control::{Consistency, PointState};
+
+    use super::*;
+
+    #[test]
+    fn another_relationship_knows_the_disks_but_none_of_the_points() {
+        let folder = tempfile::tempdir().unwrap();
+        let (tip, disks) = (Tip { sequence: 7, root: Root([1; 32]) }, vec![("vda".parse().unwrap(), Root([2; 32]))]);
+        let point = Point {
+            sequence: tip.sequence,
+            taken_at: UnixMillis(5),
+            consistency: Consistency::Crash,
+            bytes: 4096,
+            root: tip.root,
+            copies: vec!["r1".parse().unwrap()],
+            state: PointState::Listed,
+        };
+        let mut record = Record::load(folder.path(), UnixMillis(1));
+        record.acknowledge(point, Known { tip, disks });
+        record.save(folder.path()).unwrap();
+        assert_eq!(Record::load(folder.path(), UnixMillis(1)), record);
+        let other = Record::load(folder.path(), UnixMillis(2));
+        assert_eq!((other.points.len(), &other.acknowledged), (0, &record.acknowledged));
+    }
 }
