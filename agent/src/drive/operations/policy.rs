@@ -18,7 +18,7 @@ use landfall_store::feed::{Notice, Watcher};
 use landfall_store::settings::{self, DECLARATIONS, Declaration, Shown};
 use landfall_store::state::SettingsChange;
 use serde_json::Value;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::drive::events::Happening;
 use crate::drive::join;
@@ -36,6 +36,12 @@ use crate::vm_service::SettingsView;
 
 /// How long one node is asked at a time whether its VM service has a revision.
 const ASK_DEADLINE: Duration = Duration::from_secs(6);
+
+/// Failed calls after which a node that gossip holds for live counts as one that cannot be reached.
+const UNREACHABLE_TRIES: u32 = 3;
+
+/// The pause between two such calls.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// A peer list older than this is a Warning (DESIGN 3).
 const LIST_OLD: Duration = Duration::from_secs(24 * 3600);
@@ -102,22 +108,20 @@ async fn everywhere(node: &Node, revision: Revision, wait: WaitSeconds) -> Resul
     }
 }
 
-/// Whether `member` says in time that its VM service has `revision`; a node that gossip has lost is not waited for.
+/// Whether `member` says in time that its VM service has `revision`. Only a node that cannot be reached is not waited
+/// for: gossip is a hint, and one that says nothing of a node proves nothing (DESIGN 4).
 async fn has_applied(node: &Node, member: &Member, revision: Revision, deadline: Instant) -> Result<(), String> {
+    if member.id == node.me {
+        let mut reported = node.vms.watch();
+        let done = reported.wait_for(|reported| reported.applied >= revision);
+        return match timeout_at(deadline, done).await {
+            Ok(Ok(_)) => Ok(()),
+            _ => Err(node.vms.standing().fault().unwrap_or_else(|| "it has not acknowledged them".to_owned())),
+        };
+    }
     let mut why = "it does not answer".to_owned();
+    let mut unreachable = 0;
     loop {
-        if member.id == node.me {
-            let mut reported = node.vms.watch();
-            let done = reported.wait_for(|reported| reported.applied >= revision);
-            return match tokio::time::timeout_at(deadline, done).await {
-                Ok(Ok(_)) => Ok(()),
-                _ => Err(node.vms.standing().fault().unwrap_or_else(|| "it has not acknowledged them".to_owned())),
-            };
-        }
-        let live = node.view.borrow().get(&member.id).is_some_and(|seen| seen.live);
-        if !live {
-            return Ok(());
-        }
         let Some(target) = control_target(&node.state(), member.id) else { return Ok(()) };
         let left = deadline.saturating_duration_since(Instant::now()).min(ASK_DEADLINE);
         if left.is_zero() {
@@ -127,11 +131,14 @@ async fn has_applied(node: &Node, member: &Member, revision: Revision, deadline:
             Ok(ControlAnswer::Done) => return Ok(()),
             Ok(ControlAnswer::Refused(refusal)) => why = refusal.message,
             Ok(_) => why = "it gave an answer of another kind".to_owned(),
-            // The node was asked until the wait was over: what is missing is its VM service's word.
-            Err(_) if Instant::now() >= deadline => return Err("no acknowledgement yet".to_owned()),
             Err(error) => {
                 why = error.to_string();
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                unreachable += 1;
+                let live = node.view.borrow().get(&member.id).is_some_and(|seen| seen.live);
+                if unreachable >= if live { UNREACHABLE_TRIES } else { 1 } {
+                    return Ok(());
+                }
+                sleep(RETRY_PAUSE).await;
             }
         }
     }
