@@ -25,14 +25,10 @@ const CAUGHT_UP_WITHIN: Duration = Duration::from_secs(10);
 
 /// Changes a setting; shows what each VM service wrote into its own file.
 pub async fn play(story: &Story) -> Result<(), Refusal> {
-    let before: Settings = story.cast.at(THERE)?.get("/v1/settings").await?;
-    for node in [THERE, AWAY] {
-        let same = |view: &SettingsView| view.revision == before.revision;
-        written(story, node, "the revision before", CAUGHT_UP_WITHIN, same).await?;
-    }
+    let before = settled(story).await?;
     story.stage.say(&format!("{AWAY}'s VM service is stopped with SIGSTOP."));
     story.cast.at(AWAY)?.signal_vm_service(Signal::STOP)?;
-    let given = while_away(story, before.revision).await;
+    let given = while_away(story, before).await;
     let began = Instant::now();
     story.cast.at(AWAY)?.signal_vm_service(Signal::CONT)?;
     let given = given?;
@@ -44,6 +40,21 @@ pub async fn play(story: &Story) -> Result<(), Refusal> {
         given.revision
     ));
     Ok(())
+}
+
+/// Waits until both nodes, one of which has just come back, have the same revision, and their VM services too.
+async fn settled(story: &Story) -> Result<Revision, Refusal> {
+    until("both nodes to have the same settings", CAUGHT_UP_WITHIN, async || {
+        let mut seen = Vec::new();
+        for node in [THERE, AWAY] {
+            let node = story.cast.at(node)?;
+            let settings: Settings = node.get("/v1/settings").await?;
+            let view = applied_settings(&node.vms())?.ok_or("a VM service has none")?;
+            seen.extend([settings.revision, view.revision]);
+        }
+        if seen.iter().all(|revision| *revision == seen[0]) { Ok(seen[0]) } else { Err(format!("{seen:?}").into()) }
+    })
+    .await
 }
 
 /// Changes the setting; what the VM service that runs has written.

@@ -8,6 +8,7 @@ use landfall_proto::message::control::PointState;
 
 use super::formed;
 use super::permitted::table;
+use crate::demo::cast::SILENT;
 use crate::demo::props::WORKLOAD;
 use crate::demo::stage::bytes;
 use crate::demo::story::{Story, doing};
@@ -42,6 +43,9 @@ pub async fn play(story: &Story) -> Result<(), Refusal> {
     let before = committed(story, home).await?;
     let points = turned_over(story, home).await?;
     story.stage.say(&format!("{dead}, which holds the replica, dies: kill -9 of its agent and its VM service."));
+    if home == SILENT {
+        story.stage.say(&format!("({home}'s file drops notices: the primary finds out by asking the CAP, later.)"));
+    }
     let sent = story.show("p4").await?.status.sent_bytes;
     let died = Instant::now();
     story.cast.at(&dead)?.kill()?;
