@@ -109,7 +109,7 @@ async fn waiting_commits_share_a_sync() {
     let count = syncs.clone();
     let sync = move |_: &File| {
         count.fetch_add(1, Ordering::SeqCst);
-        thread::sleep(std::time::Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20));
         Ok(())
     };
     let kv = Arc::new(DurableSled::open_with(folder.path(), &node("r1"), Box::new(sync)).unwrap());
