@@ -4,6 +4,8 @@
 //! (`node_down_after`, `[testing] interval_ms`); elections and leases are as in production. Nothing waits by sleeping:
 //! every wait is for a condition, with a deadline.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 mod api;
 mod loss;
 mod migrating;
