@@ -150,17 +150,21 @@ impl Node {
 
     /// Returns once the agent answers.
     pub async fn answers(&self) -> Result<(), Refusal> {
-        until(&format!("the agent of {} to answer", self.name), ANSWERS_WITHIN, async || {
+        let ended = until(&format!("the agent of {} to answer", self.name), ANSWERS_WITHIN, async || {
             if let Some(status) = self.agent().as_mut().and_then(|child| child.try_wait().ok().flatten()) {
-                return Err(format!("it ended with {status}").into());
+                return Ok(Some(status));
             }
             match self.get::<Value>("/v1/cluster").await {
                 Err(refusal) if refusal.code == "unreachable" => Err(refusal.into()),
                 // In no cluster yet is an answer, too.
-                _ => Ok(()),
+                _ => Ok(None),
             }
         })
-        .await
+        .await?;
+        match ended {
+            None => Ok(()),
+            Some(status) => Err(not_so(format!("the agent of {} ended with {status}; see its log below", self.name))),
+        }
     }
 
     /// Kills the agent and its VM service, as a power cut would: nothing gets to say goodbye.

@@ -10,7 +10,7 @@ use landfall_proto::Refusal;
 use landfall_proto::id::VmId;
 
 use super::pace::Pace;
-use super::until::{check, io, not_so};
+use super::until::{io, not_so};
 
 /// The VM that the story is about.
 pub const WORKLOAD: &str = "VirtualMachine_Workload";
@@ -103,9 +103,14 @@ fn describe(folder: &Path, name: &str, command: &[String], disks: &[(&str, Strin
 
 /// Copies the user's image; the original is only read.
 fn copied(own: &Path, folder: &Path) -> Result<(&'static str, String), Refusal> {
-    let wrong = |error: std::io::Error| Refusal::invalid("disk", &own.to_string_lossy(), &error.to_string());
-    let meta = fs::metadata(own).map_err(wrong)?;
-    check(meta.is_file(), || format!("--disk {}: not a file", own.display()))?;
+    let refused = |why: &str| {
+        let remedy = format!("give a raw or qcow2 image that this user can read: {why}");
+        Refusal::invalid("disk", &own.to_string_lossy(), &remedy)
+    };
+    let wrong = |error: std::io::Error| refused(&error.to_string());
+    if !fs::metadata(own).map_err(wrong)?.is_file() {
+        return Err(refused("this is no file"));
+    }
     let mut magic = [0; 4];
     let read = File::open(own).and_then(|mut file| file.read(&mut magic)).map_err(wrong)?;
     let name = if read == magic.len() && magic == QCOW2_MAGIC { "vda.qcow2" } else { "vda.raw" };
