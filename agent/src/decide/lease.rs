@@ -2,7 +2,7 @@
 //!
 //! A leader notes the time t0, refuses its vote until t0 + L, and asks a quorum whether it still leads. Every voter of
 //! that quorum refuses its vote until L after it answered, so nobody else can be elected before t0 + L on any clock that
-//! runs at the true rate. Clocks differ by at most [`DRIFT`], and [`MARGIN`] covers the time between a check and the
+//! runs at the true rate. Clocks differ by at most the drift bound, and a margin covers the time between a check and the
 //! effect it allows, so the owner acts until t0 + L (1 - rho) / (1 + rho) - margin.
 
 use std::time::Duration;
