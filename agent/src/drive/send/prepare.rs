@@ -20,7 +20,9 @@ use super::Sender;
 use super::capture::{Base, Workshop, blocking, image_of};
 use super::record::Known;
 use super::session::{Session, Trouble};
-use crate::drive::image::{Baseline, Comparison, HashIndex, Source, scan, send_ranges};
+use crate::drive::image::index::UNKNOWN;
+use crate::drive::image::tree::Hash;
+use crate::drive::image::{Baseline, Comparison, HashIndex, Question, Source, scan, send_ranges};
 use crate::vm_service::Image;
 
 /// Extents between the reader of a disk and its session: 8 MiB at most.
@@ -94,8 +96,9 @@ async fn compare(
     let (spec, image) = (disk.clone(), image.clone());
     let mut index = blocking(move || hash_disk(&workshop, clock.as_ref(), &spec, &image)).await?;
     let mut comparison = Comparison::new(disk.bytes);
+    let mut theirs_end = u64::MAX;
     while let Some(question) = comparison.next_question() {
-        let theirs = session.compare(&disk.target, question).await?;
+        let theirs = hashes_there(session, disk, question, &mut theirs_end).await?;
         let own = index.node_hashes(u64::from(question.node_bytes), question.first, question.count)?;
         comparison.answer(&own, &theirs)?;
     }
@@ -110,6 +113,26 @@ async fn compare(
     })
     .await?;
     Ok(ranges)
+}
+
+/// The holder's hashes to `question`. A disk that has grown since its newest point is shorter there: what it does not have
+/// counts as unknown, which nothing is equal to. `end` is where its content is known to end, and is learned on the way.
+async fn hashes_there(
+    session: &mut Session,
+    disk: &DiskSpec,
+    question: Question,
+    end: &mut u64,
+) -> Result<Vec<Hash>, Trouble> {
+    let (node_bytes, count) = (u64::from(question.node_bytes), question.count as usize);
+    let mut hashes = match question.first.saturating_mul(node_bytes) < *end {
+        true => session.compare(&disk.target, question).await?,
+        false => Vec::new(),
+    };
+    if hashes.len() < count {
+        *end = (*end).min((question.first + hashes.len() as u64).saturating_mul(node_bytes));
+        hashes.resize(count, UNKNOWN);
+    }
+    Ok(hashes)
 }
 
 fn hash_disk(workshop: &Workshop, clock: &dyn Clock, disk: &DiskSpec, image: &Image) -> Result<HashIndex, Refusal> {
