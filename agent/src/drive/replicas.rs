@@ -35,6 +35,8 @@ pub struct Replicas {
     open: Arc<AsyncMutex<BTreeMap<VmId, SharedStore>>>,
     figures: Arc<Mutex<BTreeMap<VmId, HolderFigures>>>,
     listed: Arc<Mutex<BTreeSet<VmId>>>,
+    /// Unregistered, and in the list as long as that is older.
+    let_go: Arc<Mutex<BTreeSet<VmId>>>,
 }
 
 /// What an export wrote.
@@ -49,7 +51,7 @@ pub struct Exported {
 impl Replicas {
     /// The replicas of `node`, none of them open yet.
     pub fn new(node: Node) -> Self {
-        Self { node, open: Arc::default(), figures: Arc::default(), listed: Arc::default() }
+        Self { node, open: Arc::default(), figures: Arc::default(), listed: Arc::default(), let_go: Arc::default() }
     }
 
     /// The folder of a replica at a storage location of this node.
@@ -179,6 +181,7 @@ impl Replicas {
             }
             match timeout(REGISTER_DEADLINE, self.register(service.as_ref(), replica)).await {
                 Ok(Ok(())) => {
+                    lock(&self.let_go).remove(&vm);
                     let epoch = replica.epoch;
                     self.node.registered.send_modify(|registered| {
                         Arc::make_mut(registered).insert(vm, epoch);
@@ -189,11 +192,13 @@ impl Replicas {
             }
         }
         let registered = Arc::clone(&self.node.registered.borrow());
+        lock(&self.let_go).retain(|vm| listed.iter().any(|report| report.vm.id == *vm));
         for report in listed.iter().filter(|report| report.role == VmRole::Replica) {
             let vm = report.vm.id;
             let mine = state.replicas.get(&vm).is_some_and(|replica| replica.receiver() == self.node.me);
-            if !mine && self.node.consensus.status().leader.is_some() {
-                self.unregister(service.as_ref(), vm).await;
+            let due = !mine && self.node.consensus.status().leader.is_some() && lock(&self.let_go).insert(vm);
+            if due && !self.unregister(service.as_ref(), vm).await {
+                lock(&self.let_go).remove(&vm);
             }
         }
         for vm in registered.keys() {
@@ -218,15 +223,18 @@ impl Replicas {
         Ok(())
     }
 
-    async fn unregister(&self, service: &dyn crate::vm_service::VmService, vm: VmId) {
+    /// Whether the VM service has forgotten the replica.
+    async fn unregister(&self, service: &dyn crate::vm_service::VmService, vm: VmId) -> bool {
         match timeout(REGISTER_DEADLINE, service.unregister(vm)).await {
             Ok(Ok(())) => {
                 let told = "a replica that is not this node's any more is unregistered; its files stay".to_owned();
                 self.node.events.record(Happening::info("replica_unregistered", told).vm(vm).node(&self.node.name));
+                return true;
             }
             Ok(Err(refusal)) => tracing::warn!(%vm, %refusal, "replica not unregistered"),
             Err(_) => tracing::warn!(%vm, "the VM service takes long to unregister a replica"),
         }
+        false
     }
 }
 

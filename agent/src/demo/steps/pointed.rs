@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 use landfall_proto::{Class, Refusal};
 
 use crate::demo::props::{GUEST_DISKS, WORKLOAD};
@@ -66,7 +66,9 @@ pub async fn every_point(story: &Story, node: &str) -> Result<Vec<(u64, u64)>, R
             told = true;
         }
         let folder = story.cast.folder().join(format!("export-{attempt}"));
-        let read = try_join_all(listed.iter().map(async |point| one_point(story, node, point, &folder).await)).await;
+        // All of them to their end, also when one fails: an export that still writes keeps the folder.
+        let read = join_all(listed.iter().map(async |point| one_point(story, node, point, &folder).await)).await;
+        let read: Result<Vec<(u64, u64)>, Refusal> = read.into_iter().collect();
         fs::remove_dir_all(&folder).map_err(|error| io(&folder, &error))?;
         match read {
             // It went out of the list, as older points do, before it was read: the next list is read as a whole.
