@@ -1,4 +1,4 @@
-//! The six protocols, each with its version in its name (DESIGN 3): an agent of another version is told at once.
+//! The six protocols, each with its version in its name: an agent of another version is told at once.
 
 use std::fmt;
 

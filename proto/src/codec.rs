@@ -1,6 +1,6 @@
 //! Bytes of messages and of stored values: a format version, then bincode. The only file that names bincode.
 //!
-//! bincode alone trusts its input (reliability.md 1b): it allocates what a length claims and ignores what follows. So
+//! bincode alone trusts its input: it allocates what a length claims and ignores what follows. So
 //! [`decode`] takes a slice of bounded size, bounds what lengths may claim by a multiple of it, and refuses bytes that
 //! are left over. No type that is decoded may be recursive or have zero-sized elements.
 

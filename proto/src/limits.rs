@@ -1,4 +1,4 @@
-//! Every bound of the network, with the reason for its size (DESIGN R10): past one the peer gets an error, not the
+//! Every bound of the network, with the reason for its size (rule R10): past one the peer gets an error, not the
 //! process.
 
 use std::time::Duration;
@@ -100,7 +100,7 @@ pub const SOCKET_BUFFER: usize = 8 * 1024 * 1024;
 pub const REASON_MAX: usize = 256;
 
 /// One attempt of a broker client at one agent: longer than an owner needs to place a replica, short enough that a
-/// hung agent leaves time for another. (A changed owner answers after 3-4 s, facts.md.)
+/// hung agent leaves time for another. (A changed owner answers after 3-4 s.)
 pub const ATTEMPT_TIME: Duration = Duration::from_secs(5);
 
 /// The shortest attempt, where a call's deadline leaves less than twice [`ATTEMPT_TIME`] and so is halved.

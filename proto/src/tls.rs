@@ -1,6 +1,6 @@
 //! TLS 1.3 as every connection uses it: both sides show a certificate, nothing is ever resumed.
 //!
-//! A resumed session would skip the verifier, so that a removed node could return (facts.md): no tickets, no session
+//! A resumed session would skip the verifier, so that a removed node could return: no tickets, no session
 //! storage, no early data. Signatures are always verified. The verifiers ask [`crate::trust`] and decide nothing else.
 
 use std::fmt;

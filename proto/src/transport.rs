@@ -1,6 +1,6 @@
 //! quinn's configuration: every default that is loose for a control plane, set; every source of randomness, pinned.
 //!
-//! With seeded [`Random`], the same wall clock and a seeded key exchange, two runs send the same bytes (reliability.md 2).
+//! With seeded [`Random`], the same wall clock and a seeded key exchange, two runs send the same bytes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,4 +1,4 @@
-//! Who a presented certificate belongs to, by what this node has applied (DESIGN 3, Trust).
+//! Who a presented certificate belongs to, by what this node has applied (ARCHITECTURE.md, Trust).
 //!
 //! Two questions, asked apart because the second's answer changes: [`TrustView::prove`] looks at the certificate and
 //! the pinned CAs, [`TrustView::standing`] at the member lists. A certificate is necessary, never sufficient.
@@ -309,7 +309,7 @@ impl TrustView {
         self.standing(&self.prove(der, side, now)?)
     }
 
-    /// Whether `caller` may open a connection of protocol `alpn` (DESIGN 3's table). An own node that is not listed yet
+    /// Whether `caller` may open a connection of protocol `alpn`. An own node that is not listed yet
     /// may speak consensus: a follower that was away must be able to hear of it from a newer leader.
     pub fn admits(&self, alpn: Alpn, caller: &Caller) -> bool {
         let own = match caller {

@@ -1,7 +1,7 @@
 //! Whether this node's knowledge of its assignments is fresh: it asks the owner, who asks a quorum.
 //!
 //! A holder that has not confirmed its state for two leases may have lost its role without hearing of it. It goes on
-//! taking data, but says so in each answer, and nothing that it says then is counted as an acknowledgement (DESIGN 5).
+//! taking data, but says so in each answer, and nothing that it says then is counted as an acknowledgement.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

@@ -17,7 +17,7 @@ use crate::drive::members::peer_targets;
 use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
 
-/// How often a peer is told and asked though nothing changed (DESIGN 3: hourly).
+/// How often a peer is told and asked though nothing changed: hourly.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(3600);
 
 /// How often a change, or a peer that did not answer, is looked for.

@@ -16,7 +16,7 @@ use crate::decide::sender::Here;
 use crate::surface::vm_service::{Condition, VmServiceStatus};
 use crate::vm_service::{StorageReport, VmReport, VmRole, VmService, VmState};
 
-/// How long a report is believed (DESIGN 3).
+/// How long a report is believed.
 pub const STATUS_LIFETIME: Duration = Duration::from_secs(5);
 
 /// What the service last said.

@@ -244,7 +244,7 @@ pub struct VmLocation {
     pub epoch: Epoch,
 }
 
-/// Older points to keep beside the newest, 0 to 24 (hyper-v-replica.md 2, RecoveryHistory).
+/// Older points to keep beside the newest, 0 to 24 (Hyper-V: RecoveryHistory).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u64", into = "u64")]
 pub struct RecoveryPoints(u8);
@@ -294,7 +294,7 @@ pub struct VmEnable {
 }
 
 /// The name to replicate to. An IPv4 address would pass for a name by its letters, but no certificate names one
-/// (hyper-v-replica.md 2: names only, never addresses).
+/// (as in Hyper-V: names only, never addresses).
 pub fn replication_target(text: &str) -> Result<Fqdn, Refusal> {
     if text.parse::<std::net::IpAddr>().is_ok() {
         let remedy = "give the CAP's name, such as r-broker-cap.contoso.com: certificates prove names, not addresses";

@@ -40,5 +40,5 @@ pub struct VmServiceStatus {
     pub pid: u32,
 }
 
-/// After this long without a new status the agent holds the VM service for stopped (DESIGN 3).
+/// After this long without a new status the agent holds the VM service for stopped.
 pub const STATUS_EXPIRES_SECONDS: u64 = 5;

@@ -34,7 +34,7 @@ use driver::Driver;
 use gate::{Gate, Verdict};
 use link::Table;
 
-/// Which of an agent's two endpoints: bulk must never queue before a heartbeat (DESIGN 3).
+/// Which of an agent's two endpoints: bulk must never queue before a heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Everything but data.

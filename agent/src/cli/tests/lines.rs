@@ -1,4 +1,4 @@
-//! Every command line of DESIGN 9 parses, and the whole command is consistent.
+//! Every command line that scripts depend on parses, and the whole command is consistent.
 
 use super::*;
 

@@ -145,7 +145,7 @@ fn every_command_in_the_pages_parses() {
     assert!(count > 40, "{count}");
 }
 
-/// Where the cmdlets page must say something: hyper-v-replica.md 8, and the broker role.
+/// Where the cmdlets page must say something: every replication cmdlet of Hyper-V, and the broker role.
 const CMDLETS: &str = "Add-ClusterServerRole Add-ClusterGroup Add-ClusterResource Add-ClusterResourceDependency \
     Start-ClusterGroup Get-VMReplicationServer Set-VMReplicationServer Test-VMReplicationConnection \
     New-VMReplicationAuthorizationEntry Get-VMReplicationAuthorizationEntry Set-VMReplicationAuthorizationEntry \

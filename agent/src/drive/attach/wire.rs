@@ -46,7 +46,7 @@ pub const EVENT_MAX: usize = 1 << 20;
 pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How often a VM service reports its status.
 pub const STATUS_EVERY: Duration = Duration::from_millis(500);
-/// How long a status counts (DESIGN 3); past it the VM service is `stopped`.
+/// How long a status counts; past it the VM service is `stopped`.
 pub const STATUS_TTL: Duration = Duration::from_secs(5);
 
 /// `event: settings`: the whole view, its data a [`SettingsView`].

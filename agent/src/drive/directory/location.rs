@@ -19,7 +19,7 @@ use crate::vm_service::StorageReport;
 
 /// How often a location is probed: a holder that cannot stage is noticed within `node_down_after`.
 pub(super) const PROBE_EVERY: Duration = Duration::from_secs(1);
-/// A probe that takes longer is told as a fault: facts.md, the worst sync on a busy machine took 0.3 s.
+/// A probe that takes longer is told as a fault: the worst sync on a busy machine took 0.3 s when it was measured.
 const PROBE_SLOW: Duration = Duration::from_secs(3);
 /// The probe's file.
 const PROBE_FILE: &str = ".landfall-probe";

@@ -43,7 +43,7 @@ const UNREACHABLE_TRIES: u32 = 3;
 /// The pause between two such calls.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// A peer list older than this is a Warning (DESIGN 3).
+/// A peer list older than this is a Warning.
 const LIST_OLD: Duration = Duration::from_secs(24 * 3600);
 
 /// Every setting.
@@ -109,7 +109,7 @@ async fn everywhere(node: &Node, revision: Revision, wait: WaitSeconds) -> Resul
 }
 
 /// Whether `member` says in time that its VM service has `revision`. Only a node that cannot be reached is not waited
-/// for: gossip is a hint, and one that says nothing of a node proves nothing (DESIGN 4).
+/// for: gossip is a hint, and one that says nothing of a node proves nothing.
 async fn has_applied(node: &Node, member: &Member, revision: Revision, deadline: Instant) -> Result<(), String> {
     if member.id == node.me {
         let mut reported = node.vms.watch();
