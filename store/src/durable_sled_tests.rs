@@ -8,6 +8,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::*;
 
+/// Held while a child is started, shared while a test counts on a closed store's locks being free: between its fork and
+/// its exec a child has a copy of every open file, and with it of every lock.
+static FORKS: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
+
 fn node(name: &str) -> NodeName {
     name.parse().unwrap()
 }
@@ -20,6 +24,7 @@ fn put(key: impl Into<Vec<u8>>, value: impl Into<Vec<u8>>) -> Batch {
 
 #[tokio::test]
 async fn what_is_committed_is_there_after_reopening() {
+    let _no_forks = FORKS.read().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
     let kv = DurableSled::open(&path, &node("r1")).unwrap();
@@ -43,6 +48,7 @@ async fn what_is_committed_is_there_after_reopening() {
 
 #[tokio::test]
 async fn one_folder_is_one_process_and_one_node() {
+    let _no_forks = FORKS.read().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
     let kv = DurableSled::open(&path, &node("r1")).unwrap();
@@ -56,6 +62,7 @@ async fn one_folder_is_one_process_and_one_node() {
 
 #[tokio::test]
 async fn an_unknown_format_and_a_foreign_folder_are_refused() {
+    let _no_forks = FORKS.read().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
     let kv = DurableSled::open(&path, &node("r1")).unwrap();
@@ -73,6 +80,7 @@ async fn an_unknown_format_and_a_foreign_folder_are_refused() {
 
 #[tokio::test]
 async fn a_damaged_store_says_how_to_set_it_aside() {
+    let _no_forks = FORKS.read().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store");
     drop(DurableSled::open(&path, &node("r1")).unwrap());
@@ -88,6 +96,7 @@ async fn a_damaged_store_says_how_to_set_it_aside() {
 
 #[tokio::test]
 async fn after_one_failed_sync_every_call_fails() {
+    let _no_forks = FORKS.read().await;
     let folder = tempfile::tempdir().unwrap();
     let syncs = AtomicU64::new(0);
     let sync = move |_: &File| match syncs.fetch_add(1, Ordering::SeqCst) {
@@ -104,6 +113,7 @@ async fn after_one_failed_sync_every_call_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn waiting_commits_share_a_sync() {
+    let _no_forks = FORKS.read().await;
     let folder = tempfile::tempdir().unwrap();
     let syncs = Arc::new(AtomicU64::new(0));
     let count = syncs.clone();
@@ -155,6 +165,7 @@ async fn a_killed_process_loses_nothing_that_it_acknowledged() {
     let path = folder.path().join("store");
     let mut acknowledged = BTreeSet::new();
     for round in 0..8usize {
+        let forking = FORKS.write().await;
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "durable_sled::tests::commit_until_killed", "--nocapture"])
             .env(CHILD, &path)
@@ -162,6 +173,7 @@ async fn a_killed_process_loses_nothing_that_it_acknowledged() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
+        drop(forking);
         // Killed after so many acknowledgements, so that no run depends on the machine's speed.
         let wanted = acknowledged.len() + 10 + round * 17;
         for line in BufReader::new(child.stdout.take().unwrap()).lines() {
