@@ -48,12 +48,13 @@ async fn one_way(story: &Story, before: &VmDetail, from: &str, to: &str) -> Resu
     let after = story.show("p1").await?;
     let sent = after.status.sent_bytes.saturating_sub(before.status.sent_bytes);
     let total: u64 = after.disks.iter().map(|disk| disk.bytes).sum();
+    let wire = after.status.wire_bytes.saturating_sub(before.status.wire_bytes);
     story.stage.saw(&format!(
-        "sent by the primary, in all: {} before, {} after ({} on the wire before, {} after): change sets only",
-        bytes(before.status.sent_bytes),
-        bytes(after.status.sent_bytes),
-        bytes(before.status.wire_bytes),
-        bytes(after.status.wire_bytes),
+        "the primary sent {} meanwhile ({} on the wire), change sets only: {} bytes in all before, {} after",
+        bytes(sent),
+        bytes(wire),
+        before.status.sent_bytes,
+        after.status.sent_bytes,
     ));
     check(sent < total / PART, || format!("the primary sent {sent} bytes of {total} again because of the move"))?;
     let told = how_it_knew(story, from, to, heard).await?;
