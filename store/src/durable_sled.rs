@@ -240,8 +240,27 @@ fn is_fresh(folder: &Path) -> Result<bool, OpenError> {
     if matches!(others, Ok(false)) { Ok(true) } else { Err(OpenError::NotAStore { folder: folder.to_owned() }) }
 }
 
-/// Opens sled on a thread of its own: on damage it has been seen to panic.
+/// How long sled may take to let go of its file after an earlier opening by this process failed: a thread of its own
+/// drops it some time later.
+const LET_GO: Duration = Duration::from_secs(2);
+
+/// Opens sled. Our own lock is held already, so sled's can only be held by a leftover of this very process, which goes.
 fn open_sled(folder: &Path) -> Result<sled::Db, String> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match try_open_sled(folder) {
+            Err(why) if why.contains("could not acquire lock") && waited < LET_GO => {
+                let pause = Duration::from_millis(20);
+                thread::sleep(pause);
+                waited += pause;
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Opens sled on a thread of its own: on damage it has been seen to panic.
+fn try_open_sled(folder: &Path) -> Result<sled::Db, String> {
     let config = sled::Config::new()
         .path(folder)
         .cache_capacity(limits::SLED_CACHE)
