@@ -1,6 +1,7 @@
 //! Power cuts under `DurableSled`: what a commit has acknowledged is there, whole, and the store opens.
 
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use landfall_kit::power::{PowerCuts, PowerDisk, Workload};
@@ -10,6 +11,14 @@ use landfall_store::kv::{Batch, Health, Kv, KvError};
 use rand::Rng;
 use rand_chacha::ChaCha12Rng;
 use tokio::runtime::Runtime;
+
+/// One store at a time: sled's threads are shared by every store of a process, and a store whose disk has gone dark has
+/// been seen to keep another one's writes waiting for ever. A node has one store.
+static ONE_STORE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ONE_STORE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Batches committed at once: the store writes together what waits together.
 const TOGETHER: u64 = 4;
@@ -130,6 +139,7 @@ fn under_cuts() -> PowerCuts {
 
 #[test]
 fn every_acknowledged_batch_survives_the_cuts() {
+    let _alone = alone();
     let mut store = Store::new(true);
     let Some(survived) = under_cuts().run("every_acknowledged_batch_survives_the_cuts", &mut store).unwrap() else {
         return;
@@ -142,6 +152,7 @@ fn every_acknowledged_batch_survives_the_cuts() {
 
 #[test]
 fn without_the_extra_sync_acknowledged_batches_are_lost() {
+    let _alone = alone();
     let test = "without_the_extra_sync_acknowledged_batches_are_lost";
     match under_cuts().run(test, &mut Store::new(false)) {
         Ok(None) => {}
@@ -155,6 +166,7 @@ const FAILURE_DEADLINE: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_full_disk_fails_the_store_and_costs_nothing_that_was_acknowledged() {
+    let _alone = alone();
     for spare_pages in 0..12 {
         let Some(disk) = PowerDisk::mount_or_skip("a_full_disk_fails_the_store") else { return };
         let (mut workload, mut said) = (Store::new(true), Said::default());
