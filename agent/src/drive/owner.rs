@@ -18,10 +18,11 @@ use crate::decide::lease;
 
 /// How often the owner proves with a small commit that its own disk still takes writes: the lease proves the network
 /// only.
-const DISK_PROBE_INTERVAL: Duration = Duration::from_secs(5);
+const DISK_PROBE_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Leases without a leader after which a witness may stand: an entry that only it and the dead leader hold would
-/// otherwise leave nobody electable.
+/// Leases without a new entry after which a witness may stand: an entry that only it and the dead leader hold would
+/// otherwise leave nobody electable. An owner that lives adds one every [`DISK_PROBE_INTERVAL`], two in that time; that it
+/// is the leader in this node's books proves nothing, since those keep a dead leader's name.
 const WITNESS_STANDS_AFTER: u32 = 3;
 
 /// The right to act for the CAP.
@@ -67,18 +68,28 @@ impl Owner {
     pub async fn run(self) {
         self.consensus.set_elections(!self.witness);
         let mut status = self.consensus.watch_status();
+        let mut grew = (None, self.clock.now());
         loop {
-            if !status.borrow_and_update().is_leader {
-                let changed = timeout(self.lease * WITNESS_STANDS_AFTER, status.changed()).await;
-                match changed {
-                    Ok(Err(_)) => return,
-                    Err(_) if self.witness => self.consensus.set_elections(status.borrow().leader.is_none()),
-                    _ => {}
+            let (leads, last_log) = {
+                let status = status.borrow_and_update();
+                (status.is_leader, status.last_log)
+            };
+            if !leads {
+                if self.witness {
+                    if grew.0 != last_log {
+                        grew = (last_log, self.clock.now());
+                    }
+                    let still = self.clock.now().since(grew.1);
+                    self.consensus.set_elections(still >= self.lease * WITNESS_STANDS_AFTER);
+                }
+                if let Ok(Err(_)) = timeout(self.lease / 2, status.changed()).await {
+                    return;
                 }
                 continue;
             }
             if self.witness {
                 self.hand_over().await;
+                grew.1 = self.clock.now();
             } else if let Some((term, since)) = self.claim().await {
                 self.hold(term, since).await;
                 self.tenure.send_replace(None);
