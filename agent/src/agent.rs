@@ -246,11 +246,6 @@ impl Agent {
         }
     }
 
-    /// The small files of the data folder.
-    pub fn papers(&self) -> &Papers {
-        &self.inner.papers
-    }
-
     /// The node's file.
     pub fn config(&self) -> &NodeConfig {
         &self.inner.config

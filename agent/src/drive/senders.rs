@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use landfall_proto::client::{BrokerClient, Wish};
-use landfall_proto::id::{Fqdn, SenderEpoch, VmId};
+use landfall_proto::id::{Fqdn, VmId};
 use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::SenderFigures;
 use landfall_proto::model::{Command, Frequency, Primary, VmSpec};
@@ -226,11 +226,6 @@ impl Senders {
     /// Tells a primary's CAP that the relationship is over.
     pub async fn give_up(&self, primary: &Primary) -> Result<(), Refusal> {
         self.broker(&self.node.state(), &primary.to)?.remove(primary.vm.id, BROKER_DEADLINE).await.map(drop)
-    }
-
-    /// The sender epoch under which this node sends a VM.
-    pub fn epoch(&self, vm: VmId) -> Option<SenderEpoch> {
-        lock(&self.running).get(&vm).map(|sender| sender.primary.sender_epoch)
     }
 }
 
