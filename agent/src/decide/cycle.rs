@@ -8,6 +8,9 @@ use landfall_proto::seam::Time;
 /// often meets the old connection's end, the second one meets the node.
 pub const TRIES_BEFORE_ASKING: u32 = 3;
 
+/// Tries before the CAP is asked where the last one met nobody: each of them waits for a handshake.
+pub const TRIES_WITHOUT_ANSWER: u32 = 2;
+
 /// The longest wait between two tries.
 const BACK_OFF_MAX: Duration = Duration::from_secs(30);
 
@@ -58,12 +61,23 @@ pub struct Again {
     pub ask_cap: bool,
 }
 
-/// The next try after `failures` failures in a row; `jitter` in 0..=255 spreads the senders of a site apart.
-pub fn again(failures: u32, jitter: u8) -> Again {
+/// How a try failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The node could not be reached at all.
+    NoNode,
+    /// The node was reached, and then something went wrong.
+    AtNode,
+}
+
+/// The next try after `failures` failures in a row, the last one `how`; `jitter` in 0..=255 spreads the senders of a site
+/// apart. A node that a second try cannot reach has most likely died: the CAP knows more than a third one would.
+pub fn again(failures: u32, how: Failure, jitter: u8) -> Again {
     let doubled = BACK_OFF_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16));
     let wait = doubled.min(BACK_OFF_MAX);
     let after = wait / 2 + wait / 2 * u32::from(jitter) / 255;
-    Again { after, ask_cap: failures >= TRIES_BEFORE_ASKING }
+    let tries = if how == Failure::NoNode { TRIES_WITHOUT_ANSWER } else { TRIES_BEFORE_ASKING };
+    Again { after, ask_cap: failures >= tries }
 }
 
 #[cfg(test)]
@@ -85,9 +99,12 @@ mod tests {
     proptest! {
         #[test]
         fn waits_are_bounded_and_the_cap_is_asked_in_the_end(failures in 1u32..1_000, jitter in any::<u8>()) {
-            let again = again(failures, jitter);
-            prop_assert!(again.after >= BACK_OFF_FIRST / 2 && again.after <= BACK_OFF_MAX);
-            prop_assert_eq!(again.ask_cap, failures >= TRIES_BEFORE_ASKING);
+            let at_node = again(failures, Failure::AtNode, jitter);
+            let no_node = again(failures, Failure::NoNode, jitter);
+            prop_assert_eq!(at_node.after, no_node.after);
+            prop_assert!(at_node.after >= BACK_OFF_FIRST / 2 && at_node.after <= BACK_OFF_MAX);
+            prop_assert_eq!(at_node.ask_cap, failures >= TRIES_BEFORE_ASKING);
+            prop_assert_eq!(no_node.ask_cap, failures >= TRIES_WITHOUT_ANSWER);
         }
 
         #[test]

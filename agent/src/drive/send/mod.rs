@@ -20,7 +20,7 @@ use landfall_proto::model::Primary;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::decide::cycle::{self, Cycle};
+use crate::decide::cycle::{self, Cycle, Failure};
 use crate::drive::events::Happening;
 use crate::drive::image::{ChangeSetReader, inspect};
 use crate::drive::node::Node;
@@ -127,7 +127,8 @@ impl Sender {
             failures += 1;
             let mut jitter = [0];
             self.node.outside.random.fill(&mut jitter);
-            let again = cycle::again(failures, jitter[0]);
+            let how = if matches!(trouble, Trouble::NoNode(_)) { Failure::NoNode } else { Failure::AtNode };
+            let again = cycle::again(failures, how, jitter[0]);
             if again.ask_cap {
                 line.at = None;
             }

@@ -37,6 +37,8 @@ pub enum Trouble {
     NotHere,
     /// The other side refused.
     Refused(Refusal),
+    /// No session could be opened: the node does not answer.
+    NoNode(String),
     /// The connection is gone, or the other side is silent.
     Lost(String),
     /// This side failed: the VM could not be frozen, an image not read.
@@ -58,7 +60,7 @@ impl Trouble {
             }
             Self::NotHere => Refusal::new(Class::Failed, "not_here", "the node does not receive this replica"),
             Self::Refused(refusal) | Self::Here(refusal) => refusal.clone(),
-            Self::Lost(why) => Refusal::new(Class::Unreachable, "connection_lost", why.clone())
+            Self::NoNode(why) | Self::Lost(why) => Refusal::new(Class::Unreachable, "connection_lost", why.clone())
                 .remedy("it is retried by itself; see `landfall node list` at the other cluster if it lasts"),
         }
     }
@@ -87,14 +89,14 @@ impl Session {
     pub async fn open(calls: &Calls, target: &Target, hello: &Hello) -> Result<Self, Trouble> {
         let opened = calls.open(target, Alpn::Data, OPEN_DEADLINE).await;
         let Streams { send: mut stream, receive: mut recv, link } =
-            opened.map_err(|error| Trouble::Lost(error.to_string()))?;
+            opened.map_err(|error| Trouble::NoNode(error.to_string()))?;
         let most = Alpn::Data.frame_max();
         let hello = frame::encode(hello, most).map_err(|error| Trouble::Lost(error.to_string()))?;
         stream.write_all(&hello).await.map_err(|error| Trouble::Lost(error.to_string()))?;
         let welcome = match timeout(OPEN_DEADLINE, frame::receive::<Welcome, _>(&mut recv, most)).await {
             Ok(Ok(welcome)) => welcome,
             Ok(Err(error)) => return Err(Trouble::Lost(error.to_string())),
-            Err(_) => return Err(Trouble::Lost(format!("{} does not answer", target.address))),
+            Err(_) => return Err(Trouble::NoNode(format!("{} does not answer", target.address))),
         };
         let (newest, staged, comparable) = match welcome {
             Welcome::Ready { newest, staged, comparable } => (newest, staged, comparable),
