@@ -40,6 +40,7 @@ impl OneVm {
                 name: "Example_VM".parse()?,
                 disks: vec![DiskSpec { target: target.clone(), bytes: DISK_BYTES }],
                 adapters: Vec::new(),
+                launch: Default::default(),
             },
             role: VmRole::Primary,
             state: VmState::Stopped,

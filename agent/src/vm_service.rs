@@ -9,10 +9,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use landfall_proto::Refusal;
 use landfall_proto::id::{DiskTarget, Epoch, Fqdn, Revision, StorageName, VmId};
 use landfall_proto::message::control::Consistency;
 use landfall_proto::model::VmSpec;
+use landfall_proto::{Class, Refusal};
 use serde::{Deserialize, Serialize};
 
 /// A VM service. Every call is bounded in time by its caller; a refusal means that nothing was changed.
@@ -33,8 +33,19 @@ pub trait VmService: Send + Sync + 'static {
     /// Forgets a replica that was registered here; its files stay. No error where there is none.
     async fn unregister(&self, vm: VmId) -> Result<(), Refusal>;
 
-    /// Starts a VM; refused for a replica.
+    /// Starts a VM; refused for a replica, and for one that is locked.
     async fn start(&self, vm: VmId) -> Result<(), Refusal>;
+
+    /// Keeps a VM from being started here, whoever asks and wherever its files come from, or gives it free again. It is
+    /// durable, and taken for VMs that are not here, too. One that runs is not stopped by it.
+    ///
+    /// What hands the right to run a VM to another cluster stands on this: a service without it takes part in no planned
+    /// failover.
+    async fn lock(&self, vm: VmId, locked: bool) -> Result<(), Refusal> {
+        let _ = (vm, locked);
+        Err(Refusal::new(Class::Refused, "not_supported", "this VM service cannot keep a VM from being started")
+            .remedy("use a VM service that implements VmService::lock"))
+    }
 
     /// Stops a VM.
     async fn stop(&self, vm: VmId) -> Result<(), Refusal>;
@@ -73,6 +84,29 @@ pub struct Registration {
     pub epoch: Epoch,
     /// The folder of its disks on this node.
     pub folder: PathBuf,
+    /// What makes it startable: a failover. `None` for a replica that only receives.
+    #[serde(default)]
+    pub run: Option<Run>,
+}
+
+/// What a failover starts. Nothing of it is started by being found: only [`VmService::start`] does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Whether it is a test: a VM of its own beside the replica, whose adapters are not to be connected.
+    pub test: bool,
+    /// The program and its arguments.
+    pub command: Vec<String>,
+    /// Its images, which it alone writes, ordered by target.
+    pub images: Vec<RunImage>,
+}
+
+/// One disk of a [`Run`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunImage {
+    /// The disk.
+    pub target: DiskTarget,
+    /// Its file, absolute.
+    pub path: PathBuf,
 }
 
 /// Which part a VM plays on this node.
@@ -83,6 +117,10 @@ pub enum VmRole {
     Primary,
     /// It is a copy: not startable.
     Replica,
+    /// It is the VM of a test failover.
+    Test,
+    /// It is a replica that is failed over.
+    FailedOver,
 }
 
 /// What a VM is doing.

@@ -16,6 +16,8 @@ pub const REPLICAS: usize = 8192;
 pub const PRIMARIES: usize = 8192;
 /// Stopped VMs that one answer names: 17 bytes each, in a control frame of 64 KiB.
 pub const STOPPED_LISTED: usize = 2048;
+/// Hand-overs between clusters whose answer is remembered, one for each VM and its primary's cluster.
+pub const HAND_OFF_FLOORS: usize = 2 * REPLICAS;
 /// Client sessions; each run of the command line is one. The longest unused goes first.
 pub const SESSIONS: usize = 1024;
 /// Answers that a session keeps, which is also how many requests of one client may be under way at once.

@@ -149,7 +149,13 @@ mod tests {
     const NOW: UnixMillis = UnixMillis(10_000_000_000);
 
     fn vm() -> VmSpec {
-        VmSpec { id: VmId(uuid::Uuid::from_u128(7)), name: "vm".parse().unwrap(), disks: vec![], adapters: vec![] }
+        VmSpec {
+            id: VmId(uuid::Uuid::from_u128(7)),
+            name: "vm".parse().unwrap(),
+            disks: vec![],
+            adapters: vec![],
+            launch: Default::default(),
+        }
     }
 
     fn point(age_s: u64, state: PointState) -> Point {

@@ -168,6 +168,7 @@ mod tests {
                 name: "vm".parse().unwrap(),
                 disks: vec![],
                 adapters: vec![],
+                launch: Default::default(),
             },
             primary: "p.contoso.com".parse().unwrap(),
             trust_group: "T".parse().unwrap(),

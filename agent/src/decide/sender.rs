@@ -67,6 +67,7 @@ mod tests {
                 name: "vm".parse().unwrap(),
                 disks: vec![],
                 adapters: vec![],
+                launch: Default::default(),
             },
             to: "r.contoso.com".parse().unwrap(),
             frequency: Frequency::HalfMinute,

@@ -9,6 +9,7 @@ use landfall_proto::trust::Caller;
 use landfall_proto::{Class, Refusal};
 use tokio::time::{Instant, timeout};
 
+use crate::drive::failover::{Failover, hand_off};
 use crate::drive::members::control_target;
 use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
@@ -33,6 +34,8 @@ pub struct Control {
     pub replicas: Replicas,
     /// The VMs that it sends.
     pub senders: Senders,
+    /// What it does for failovers.
+    pub failover: Failover,
 }
 
 impl Control {
@@ -46,6 +49,11 @@ impl Control {
                     ControlAnswer::Done
                 }
                 ControlRequest::Members(list) => peers::exchange(&self.node, cap, list).await,
+                ControlRequest::HandOff { vm, id, order, point, wish } => {
+                    let asked = hand_off::Asked { vm, id, order, point, wish };
+                    hand_off::answer(self, cap, asked).await
+                }
+                ControlRequest::Runs(vm) => hand_off::runs(self, cap, vm).await,
                 _ => ControlAnswer::Refused(not_for_peers()),
             },
             Caller::Unlisted { .. } | Caller::Stranger { .. } => ControlAnswer::Refused(not_for_peers()),
@@ -73,7 +81,11 @@ impl Control {
             ControlRequest::AwaitRegistered { term, vm, epoch, position } => {
                 await_registered(node, term, vm, epoch, position).await
             }
-            ControlRequest::Moved { .. } | ControlRequest::Members(_) => ControlAnswer::Refused(not_for_members()),
+            ControlRequest::Moved { .. }
+            | ControlRequest::Members(_)
+            | ControlRequest::HandOff { .. }
+            | ControlRequest::Runs(_) => ControlAnswer::Refused(not_for_members()),
+            ControlRequest::Run(vm) => ControlAnswer::Run(self.failover.figures(vm).map(Box::new)),
             ControlRequest::Figures(vm) => ControlAnswer::Figures(Box::new(self.figures(vm).await)),
             ControlRequest::AwaitSettings(revision) => await_settings(node, revision).await,
             ControlRequest::Vms => ControlAnswer::Vms(local_vms(node)),
@@ -162,10 +174,17 @@ pub fn local_vms(node: &Node) -> Vec<LocalVm> {
         .map(|report| LocalVm {
             replica: report.role == VmRole::Replica,
             running: report.state == VmState::Running,
-            fault: report.fault,
+            fault: report.fault.or_else(|| (report.role == VmRole::Test).then(test_vm)),
             vm: report.vm,
         })
         .collect()
+}
+
+/// Why the VM of a test failover is not replicated itself.
+fn test_vm() -> Refusal {
+    Refusal::new(Class::Refused, "test_vm", "this VM is a test failover: it is gone when the test ends")
+        .field("vm")
+        .remedy("name the VM that is tested")
 }
 
 fn not_for_peers() -> Refusal {

@@ -63,7 +63,8 @@ pub async fn watch_over(node: Node, down: watch::Sender<DownSince>) {
             down: down.borrow().clone(),
             unable: storage.unable.clone(),
         };
-        for replica in state.replicas.values() {
+        // One that is failed over stays: its node, however silent, may run it.
+        for replica in state.replicas.values().filter(|replica| !state.promotions.contains(&replica.vm.id)) {
             let now = node.outside.clock.now();
             if let Some(rehome) = node_loss::rehome(replica, &nodes, patience, now) {
                 carry_out(&node, &state, replica, rehome).await;

@@ -25,6 +25,7 @@ use crate::drive::confirm::Confirmed;
 use crate::drive::control::Control;
 use crate::drive::enrolment::{Enrolment, Papers};
 use crate::drive::events::{Events, Happening};
+use crate::drive::failover::Failover;
 use crate::drive::gossip::{Facts, GOSSIP_INTERVAL, Gossip, GossipInbox, GossipLinks, StorageFacts, VmServiceFacts};
 use crate::drive::loss::DownSince;
 use crate::drive::node::Node;
@@ -113,7 +114,13 @@ impl Membership {
         };
         let replicas = Replicas::new(node.clone());
         let senders = Senders::new(node.clone());
-        let control = Control { node: node.clone(), replicas: replicas.clone(), senders: senders.clone() };
+        let failover = Failover::new(node.clone(), replicas.clone(), senders.clone());
+        let control = Control {
+            node: node.clone(),
+            replicas: replicas.clone(),
+            senders: senders.clone(),
+            failover: failover.clone(),
+        };
         let membership =
             Self { enrolment, control: control.clone(), tasks: Mutex::default(), broken: watch::Sender::new(None) };
         let confirmed = Confirmed::new(Arc::clone(&node.outside.clock), timing.lease());
@@ -131,6 +138,7 @@ impl Membership {
         membership.run(confirmed.run(node.clone()));
         membership.run(replicas.clone().run());
         membership.run(senders.run());
+        membership.run(failover.run());
         membership.run(handover::run(node.clone(), replicas));
         membership.run(serve::accept(node.calls.endpoint(Alpn::Control).clone(), services.clone()));
         membership.run(serve::accept(node.calls.endpoint(Alpn::Data).clone(), services));

@@ -9,6 +9,7 @@ pub mod control;
 pub mod directory;
 pub mod enrolment;
 pub mod events;
+pub mod failover;
 pub mod gossip;
 pub mod group;
 pub mod handover;

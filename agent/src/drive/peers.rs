@@ -111,7 +111,8 @@ pub fn moved(vm: VmId, to: Location) -> ControlRequest {
     ControlRequest::Moved { vm, to }
 }
 
-async fn first_answer(node: &Node, peer: &Peer, request: &ControlRequest) -> Result<ControlAnswer, Refusal> {
+/// Asks the first of a peer's nodes that answers.
+pub async fn first_answer(node: &Node, peer: &Peer, request: &ControlRequest) -> Result<ControlAnswer, Refusal> {
     let mut last = Refusal::new(Class::Unreachable, "peer_unreachable", format!("{} has no member", peer.list.cap));
     for target in peer_targets(&peer.list) {
         match node.calls.call(&target, Alpn::Control, request, PEER_DEADLINE).await {

@@ -138,7 +138,7 @@ impl Receiver {
         if epoch > replica.epoch {
             return Err(Welcome::NotHere);
         }
-        if let Some(refusal) = stopped(replica) {
+        if let Some(refusal) = stopped(replica).or_else(|| failed_over(&state, replica)) {
             return Err(Welcome::Refused(refusal));
         }
         let store = self.replicas.store(replica).await.map_err(Welcome::Refused)?;
@@ -295,7 +295,7 @@ impl Receiver {
     fn check(&self, admitted: &Admitted) -> Result<(), Refusal> {
         let state = self.node.state();
         let replica = broker::replica_of(&state, &admitted.primary, admitted.vm)?;
-        if let Some(refusal) = stopped(replica) {
+        if let Some(refusal) = stopped(replica).or_else(|| failed_over(&state, replica)) {
             return Err(refusal);
         }
         if replica.receiver() != self.node.me || replica.epoch != admitted.epochs.assignment {
@@ -350,6 +350,15 @@ impl Receiver {
         let silent = self.node.config.testing.drop_moved_notices && replica.receiver() != self.node.me;
         if silent { None } else { broker::location(state, replica).ok() }
     }
+}
+
+/// A replica that is failed over takes nothing: it is the VM.
+fn failed_over(state: &State, replica: &Replica) -> Option<Refusal> {
+    state.promotions.get(&replica.vm.id).map(|_| {
+        Refusal::new(Class::Refused, "failed_over", format!("{} is failed over to this cluster", replica.vm.name))
+            .field("vm")
+            .remedy("cancel the failover here (landfall failover cancel), or reverse the replication")
+    })
 }
 
 fn stopped(replica: &Replica) -> Option<Refusal> {

@@ -169,6 +169,10 @@ impl Replicas {
         let Some(listed) = self.node.vms.vms() else { return };
         for replica in state.replicas.values().filter(|replica| replica.receiver() == self.node.me) {
             let vm = replica.vm.id;
+            if state.promotions.contains(&vm) {
+                // It is registered as what it is now by whoever runs it.
+                continue;
+            }
             let registered = self.node.registered.borrow().get(&vm) == Some(&replica.epoch);
             let present = listed.iter().any(|report| report.vm.id == vm && report.role == VmRole::Replica);
             // A list may be older than the registration: what is missing was lost only if an earlier list had it.
@@ -215,8 +219,13 @@ impl Replicas {
         let folder = self.folder(&replica.storage, replica.vm.id)?;
         let made = folder.clone();
         blocking(move || make_folder(&made)).await?;
-        let registration =
-            Registration { vm: replica.vm.clone(), primary: replica.primary.clone(), epoch: replica.epoch, folder };
+        let registration = Registration {
+            vm: replica.vm.clone(),
+            primary: replica.primary.clone(),
+            epoch: replica.epoch,
+            folder,
+            run: None,
+        };
         service.register(&registration).await?;
         let told = format!("the replica of {} is registered here, not startable", replica.vm.name);
         self.node.events.record(Happening::info("replica_registered", told).vm(replica.vm.id).node(&self.node.name));

@@ -11,7 +11,7 @@ use landfall_proto::message::control::SenderFigures;
 use landfall_proto::model::{Command, Frequency, Primary, VmSpec};
 use landfall_proto::{Class, Refusal};
 use landfall_store::state::State;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -44,6 +44,7 @@ struct Running {
     task: AbortHandle,
     figures: watch::Receiver<SenderFigures>,
     heard: watch::Sender<Option<Location>>,
+    hurry: Arc<Notify>,
 }
 
 impl Drop for Running {
@@ -123,7 +124,9 @@ impl Senders {
         });
         for primary in state.primaries.values() {
             let vm = primary.vm.id;
-            let mine = primary.sender == Some(self.node.me) && primary.rivals.is_empty() && primary.stopped.is_none();
+            let released = state.departures.get(&vm).is_some_and(|departure| departure.state.released().is_some());
+            let free = primary.rivals.is_empty() && primary.stopped.is_none() && !released;
+            let mine = primary.sender == Some(self.node.me) && free;
             if !mine {
                 running.remove(&vm);
                 continue;
@@ -147,6 +150,7 @@ impl Senders {
         };
         let (figures, shown) = watch::channel(first);
         let (heard, hearing) = watch::channel(None);
+        let hurry = Arc::new(Notify::new());
         let sender = Sender {
             node: self.node.clone(),
             primary: primary.clone(),
@@ -154,11 +158,12 @@ impl Senders {
             workshop: Workshop { folder: self.node.config.data_dir.join("senders").join(primary.vm.id.to_string()) },
             figures,
             heard: hearing,
+            hurry: Arc::clone(&hurry),
             transfers: self.transfers.clone(),
         };
         tracing::info!(vm = %primary.vm.name, to = %primary.to, epoch = %primary.sender_epoch, "sending");
         let task = tokio::spawn(sender.run()).abort_handle();
-        Ok(Running { primary: primary.clone(), task, figures: shown, heard })
+        Ok(Running { primary: primary.clone(), task, figures: shown, heard, hurry })
     }
 
     /// A client of the broker at `to`, which must be a peer.
@@ -188,6 +193,13 @@ impl Senders {
             if newer {
                 self.node.events.record(event);
             }
+        }
+    }
+
+    /// Lets the next change set of a VM be taken at once.
+    pub fn hurry(&self, vm: VmId) {
+        if let Some(sender) = lock(&self.running).get(&vm) {
+            sender.hurry.notify_one();
         }
     }
 

@@ -276,6 +276,7 @@ pub fn vm_service_status() -> VmServiceStatus {
         name: name("VirtualMachine_Workload"),
         disks: vec![DiskSpec { target: name("vda"), bytes: 4096 }],
         adapters: vec![],
+        launch: Default::default(),
     };
     VmServiceStatus {
         state: Condition::Running,

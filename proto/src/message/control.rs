@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, MemberId, NodeName, Position, Revision, Root, SenderEpoch, Term, UnixMillis, VmId};
 use crate::message::broker::{Location, Place};
-use crate::model::{Answer, Command, MemberList};
+use crate::model::{Answer, Command, HandOff, MemberList, PointName, PromotionId};
 use crate::refusal::Refusal;
 
 /// A request between agents. Verbs marked *peer* are also taken from paired clusters.
@@ -65,6 +65,34 @@ pub enum ControlRequest {
         /// The folder on the executing node.
         folder: String,
     },
+    /// *peer*: our right to run this VM is released to you: take it, decline it, or say what became of it.
+    HandOff {
+        /// The VM.
+        vm: VmId,
+        /// The departure.
+        id: PromotionId,
+        /// Its order, a position of the asker's log.
+        order: Position,
+        /// The content at which it was released.
+        point: PointName,
+        /// What is wanted.
+        wish: HandOffWish,
+    },
+    /// *peer*: does the primary of this VM run?
+    Runs(VmId),
+    /// What is this node doing for the failover of this VM?
+    Run(VmId),
+}
+
+/// What the primary's cluster wants of the replica's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum HandOffWish {
+    /// Take it.
+    Take,
+    /// Decline it, unless it is taken.
+    Decline,
+    /// Say what became of it.
+    Look,
 }
 
 /// The answer to a [`ControlRequest`].
@@ -112,6 +140,25 @@ pub enum ControlAnswer {
     },
     /// Refused or failed; nothing was changed.
     Refused(Refusal),
+    /// To HandOff.
+    HandOff(HandOff),
+    /// To Runs: `None` where this cluster does not know.
+    Runs(Option<bool>),
+    /// To Run.
+    Run(Option<Box<RunFigures>>),
+}
+
+/// What a node does for a failover.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunFigures {
+    /// One word: `preparing`, `starting`, `running`, `stopped`, `stopping`, `sending`.
+    pub step: String,
+    /// The VM that runs, where it is another one than the replicated.
+    pub run_vm: Option<VmId>,
+    /// Bytes of images made so far, where they are made.
+    pub prepared_bytes: u64,
+    /// What went wrong, while it lasts.
+    pub fault: Option<Refusal>,
 }
 
 /// A VM on a node, as its VM service reports it.

@@ -11,7 +11,9 @@ use crate::id::{
     Epoch, Fingerprint, Fqdn, MemberId, NodeName, PrimaryPattern, RequestId, Revision, SenderEpoch, Term, UnixMillis,
     VmId,
 };
-use crate::model::{AuthorizationEntry, Found, Frequency, MemberList, Peer, Replica, Ticket, VmSpec};
+use crate::model::{
+    AuthorizationEntry, FailoverStep, Found, Frequency, HandOff, MemberList, Peer, Replica, Ticket, VmSpec,
+};
 use crate::refusal::Refusal;
 
 /// One entry of the log.
@@ -208,6 +210,13 @@ pub enum Command {
         /// The node.
         member: MemberId,
     },
+    /// A step of a failover.
+    Failover {
+        /// The VM.
+        vm: VmId,
+        /// The step.
+        step: Box<FailoverStep>,
+    },
 }
 
 /// What a command gave.
@@ -234,6 +243,8 @@ pub enum Outcome {
     Epoch(Epoch),
     /// The VM's sender epoch after the command.
     SenderEpoch(SenderEpoch),
+    /// What became of a hand-over.
+    HandOff(HandOff),
 }
 
 /// The answer of a command: the same on every node, and remembered for its request.

@@ -5,11 +5,16 @@
 mod authorization;
 mod command;
 mod member;
+mod promotion;
 mod relationship;
 mod vm;
 
 pub use authorization::{AuthorizationEntry, Ticket, TicketKind};
 pub use command::{Answer, Command, Outcome, Proposal};
 pub use member::{Found, Member, MemberList, Peer, Timing};
+pub use promotion::{
+    Departure, DepartureState, FailoverKind, FailoverStep, HandOff, Loss, PointName, Promotion, PromotionId,
+    PromotionState, TestRun,
+};
 pub use relationship::{Frequency, Handover, Primary, Replica, Stop};
-pub use vm::{Adapter, AdapterKind, DiskSpec, VmSpec};
+pub use vm::{Adapter, AdapterKind, DiskSpec, Launch, LaunchImage, VmSpec};

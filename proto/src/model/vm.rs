@@ -45,4 +45,41 @@ pub struct VmSpec {
     pub disks: Vec<DiskSpec>,
     /// Its adapters.
     pub adapters: Vec<Adapter>,
+    /// What its VM service runs for it, where that is known: what a failover starts.
+    #[serde(default)]
+    pub launch: Launch,
+}
+
+/// What runs a VM: the command of its primary's VM service, which a failover starts over the replica's disks.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Launch {
+    /// The program and its arguments; empty where nothing is known.
+    pub command: Vec<String>,
+    /// The images that it uses, ordered by target.
+    pub images: Vec<LaunchImage>,
+}
+
+/// A disk's image as a command names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaunchImage {
+    /// The disk.
+    pub target: DiskTarget,
+    /// Its path, word for word as in the VM's file: replaced in the command by the path of the failover's image.
+    pub path: String,
+    /// Whether the command expects the disk byte for byte; else qcow2.
+    pub raw: bool,
+}
+
+impl Launch {
+    /// The most bytes of a command and its paths that travel with a VM: a description stays within its frame.
+    pub const BYTES_MAX: usize = 8 << 10;
+    /// The most parts of a command that travels.
+    pub const PARTS_MAX: usize = 256;
+
+    /// Whether it is small enough to travel.
+    pub fn fits(&self) -> bool {
+        let bytes = self.command.iter().map(String::len).sum::<usize>()
+            + self.images.iter().map(|image| image.path.len()).sum::<usize>();
+        self.command.len() <= Self::PARTS_MAX && bytes <= Self::BYTES_MAX
+    }
 }

@@ -87,7 +87,13 @@ fn vm() -> VmId {
 }
 
 fn wish() -> Wish {
-    let vm = VmSpec { id: vm(), name: "VirtualMachine_Workload".parse().unwrap(), disks: vec![], adapters: vec![] };
+    let vm = VmSpec {
+        id: vm(),
+        name: "VirtualMachine_Workload".parse().unwrap(),
+        disks: vec![],
+        adapters: vec![],
+        launch: Default::default(),
+    };
     Wish { vm, frequency: Frequency::HalfMinute, recovery_points: 4, instead_of: None }
 }
 

@@ -14,15 +14,18 @@ use landfall_proto::id::{
 };
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use landfall_proto::message::control::{
-    Consistency, ControlAnswer, ControlRequest, Figures, HolderFigures, LocalVm, Point, PointState, SenderFigures,
+    Consistency, ControlAnswer, ControlRequest, Figures, HandOffWish, HolderFigures, LocalVm, Point, PointState,
+    RunFigures, SenderFigures,
 };
 use landfall_proto::message::data::{
     ChangeSet, Content, CopyAnswer, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Staged, Tip, Welcome,
 };
 use landfall_proto::message::join::{self, Ask, Invitation, JoinAnswer, JoinRequest};
 use landfall_proto::model::{
-    Adapter, AdapterKind, Answer, AuthorizationEntry, Command, DiskSpec, Found, Frequency, Handover, Member,
-    MemberList, Outcome, Peer, Primary, Proposal, Replica, Stop, Ticket, TicketKind, Timing, VmSpec,
+    Adapter, AdapterKind, Answer, AuthorizationEntry, Command, Departure, DepartureState, DiskSpec, FailoverKind,
+    FailoverStep, Found, Frequency, HandOff, Handover, Launch, LaunchImage, Loss, Member, MemberList, Outcome, Peer,
+    PointName, Primary, Promotion, PromotionId, PromotionState, Proposal, Replica, Stop, TestRun, Ticket, TicketKind,
+    Timing, VmSpec,
 };
 use landfall_proto::refusal::{Class, Refusal};
 use serde::Serialize;
@@ -168,6 +171,10 @@ fn spec() -> VmSpec {
         name: "VirtualMachine_Workload".parse().unwrap(),
         disks: vec![disk()],
         adapters: vec![adapter(AdapterKind::Synthetic, "eth0"), adapter(AdapterKind::Legacy, "eth1")],
+        launch: Launch {
+            command: vec!["./guest".to_owned(), "disk.raw".to_owned()],
+            images: vec![LaunchImage { target: disk().target, path: "disk.raw".to_owned(), raw: true }],
+        },
     }
 }
 
@@ -301,7 +308,72 @@ fn commands() -> Vec<Command> {
         Command::Reshape(Box::new(spec())),
         Command::ClaimSender { vm: vm_id, member: member_id, epoch: SenderEpoch::from_number(4), down: true },
         Command::ReleaseSender { vm: vm_id, member: member_id },
+        Command::Failover { vm: vm_id, step: Box::new(FailoverStep::Depart { id: promotion_id() }) },
     ]
+}
+
+fn promotion_id() -> PromotionId {
+    PromotionId(7 << 100)
+}
+
+fn point_name() -> PointName {
+    PointName { sequence: 12, root: Root([3; 32]) }
+}
+
+fn failover_steps() -> Vec<FailoverStep> {
+    let (epoch, id, point, order, from) = (epoch(4), promotion_id(), point_name(), at(9), cap());
+    vec![
+        FailoverStep::Test { epoch, id, point },
+        FailoverStep::EndTest { id },
+        FailoverStep::Promote { epoch, id, point, loss: Loss { millis: 1500, bytes: 4096 } },
+        FailoverStep::Start { id },
+        FailoverStep::Complete { id },
+        FailoverStep::Withdraw { id },
+        FailoverStep::Withdrawn { id },
+        FailoverStep::Depart { id },
+        FailoverStep::Release { id, point },
+        FailoverStep::Recall { id },
+        FailoverStep::Departed { id },
+        FailoverStep::Reinstate { id },
+        FailoverStep::Take { epoch, id, order, from: from.clone(), point },
+        FailoverStep::Decline { id, order, from },
+    ]
+}
+
+#[test]
+fn failovers() {
+    check_all("failover_step", &failover_steps());
+    let promotion = |kind, order, state| Promotion {
+        id: promotion_id(),
+        parent: Some(PromotionId(6)),
+        kind,
+        point: point_name(),
+        holder: id(2),
+        order,
+        state,
+        started_at: UnixMillis(5),
+        loss: Loss { millis: 1500, bytes: 4096 },
+    };
+    let promotions = [
+        promotion(FailoverKind::Planned, Some(at(9)), PromotionState::Running),
+        promotion(FailoverKind::Unplanned, None, PromotionState::Withdrawing),
+        promotion(FailoverKind::Unplanned, None, PromotionState::Completed),
+    ];
+    check("promotion", &promotions);
+    let test = TestRun { id: promotion_id(), point: point_name(), node: id(2), started_at: UnixMillis(5) };
+    check("test_run", &[test]);
+    let point = point_name();
+    let states = [
+        DepartureState::Preparing,
+        DepartureState::Released(point),
+        DepartureState::Recalling(point),
+        DepartureState::Departed(point),
+    ];
+    check_all("departure_state", &states);
+    let departure = |state| Departure { id: promotion_id(), order: at(9), state, started_at: UnixMillis(5) };
+    check("departure", &states.map(departure));
+    check_all("hand_off", &[HandOff::Taken, HandOff::Declined, HandOff::Open]);
+    check_all("hand_off_wish", &[HandOffWish::Take, HandOffWish::Decline, HandOffWish::Look]);
 }
 
 #[test]
@@ -323,6 +395,7 @@ fn commands_and_outcomes() {
         Outcome::Placed { replica: Box::new(replica()), created: true },
         Outcome::Epoch(epoch(4)),
         Outcome::SenderEpoch(SenderEpoch::from_number(5)),
+        Outcome::HandOff(HandOff::Taken),
     ];
     check_all("outcome", &outcomes);
     check::<Answer>("answer", &[Ok(Outcome::Done), Err(refusal())]);
@@ -378,6 +451,15 @@ fn control_messages() {
         ControlRequest::Vms,
         ControlRequest::Confirm,
         ControlRequest::Export { vm: vm(), point: Some(3), folder: "/tmp/out".into() },
+        ControlRequest::HandOff {
+            vm: vm(),
+            id: promotion_id(),
+            order: at(9),
+            point: point_name(),
+            wish: HandOffWish::Decline,
+        },
+        ControlRequest::Runs(vm()),
+        ControlRequest::Run(vm()),
     ];
     check_all("control_request", &requests);
     let answers = [
@@ -392,6 +474,14 @@ fn control_messages() {
         ControlAnswer::Confirmed { term, position: at(9) },
         ControlAnswer::Exported { node: node("r1"), point: 3, files: vec![("vda".into(), 1 << 30)] },
         ControlAnswer::Refused(refusal()),
+        ControlAnswer::HandOff(HandOff::Open),
+        ControlAnswer::Runs(Some(true)),
+        ControlAnswer::Run(Some(Box::new(RunFigures {
+            step: "running".to_owned(),
+            run_vm: Some(vm()),
+            prepared_bytes: 1 << 20,
+            fault: Some(refusal()),
+        }))),
     ];
     check_all("control_answer", &answers);
 }

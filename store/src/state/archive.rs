@@ -1,8 +1,10 @@
 //! The state as bytes: what a snapshot is. One row a table row, so that no row outgrows the codec however large the
 //! state is, and equal states give equal bytes.
 
-use landfall_proto::id::{Position, Revision};
-use landfall_proto::model::{Answer, AuthorizationEntry, Found, Member, Peer, Primary, Replica, Ticket};
+use landfall_proto::id::{Fqdn, Position, Revision, VmId};
+use landfall_proto::model::{
+    Answer, AuthorizationEntry, Departure, Found, Member, Peer, Primary, Promotion, Replica, TestRun, Ticket,
+};
 use serde::{Deserialize, Serialize};
 
 use super::{Claim, SettingsChange, State};
@@ -53,6 +55,10 @@ enum Row {
     Primary(Box<Primary>),
     Session { id: u128, forgotten: u64, used: Position },
     Answer { session: u128, sequence: u64, answer: Box<Answer> },
+    Promotion(VmId, Box<Promotion>),
+    Test(VmId, Box<TestRun>),
+    Departure(VmId, Box<Departure>),
+    Floor(VmId, Fqdn, Position),
 }
 
 impl State {
@@ -94,7 +100,12 @@ impl State {
             std::iter::once(head).chain(answers)
         });
         let cluster = members.chain(tickets).chain(values).chain(changes).chain(entries).chain(peers);
-        cluster.chain(replicas).chain(primaries).chain(sessions)
+        let promotions = self.promotions.iter().map(|(vm, row)| Row::Promotion(*vm, Box::new(row.clone())));
+        let tests = self.tests.iter().map(|(vm, row)| Row::Test(*vm, Box::new(row.clone())));
+        let departures = self.departures.iter().map(|(vm, row)| Row::Departure(*vm, Box::new(row.clone())));
+        let floors = self.hand_off_floors.iter().map(|((vm, from), at)| Row::Floor(*vm, from.clone(), *at));
+        let failovers = promotions.chain(tests).chain(departures).chain(floors);
+        cluster.chain(replicas).chain(primaries).chain(sessions).chain(failovers)
     }
 
     /// The state that `bytes` are of.
@@ -131,6 +142,10 @@ impl State {
             Row::Peer(row) => self.peers.put(row.list.cap.clone(), *row),
             Row::Replica(row) => self.replicas.put(row.vm.id, *row),
             Row::Primary(row) => self.primaries.put(row.vm.id, *row),
+            Row::Promotion(vm, row) => self.promotions.put(vm, *row),
+            Row::Test(vm, row) => self.tests.put(vm, *row),
+            Row::Departure(vm, row) => self.departures.put(vm, *row),
+            Row::Floor(vm, from, at) => self.hand_off_floors.put((vm, from), at),
             Row::Session { id, forgotten, used } => {
                 self.sessions.put(id, super::Session { forgotten, used, ..Default::default() });
             }

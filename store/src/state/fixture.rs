@@ -30,6 +30,7 @@ pub(super) fn vm(number: u128) -> VmSpec {
         name: name(&format!("VM {number}")),
         disks: vec![DiskSpec { target: name("vda"), bytes: 1 << 30 }],
         adapters: Vec::new(),
+        launch: Default::default(),
     }
 }
 

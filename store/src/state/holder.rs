@@ -73,6 +73,13 @@ impl State {
             None => None,
             Some(to) => {
                 self.require_host(to)?;
+                self.refuse_promoted(vm)?;
+                if self.tests.contains(&vm) {
+                    let message = format!("a test failover of {} runs", replica.vm.name);
+                    return Err(Refusal::new(Class::Refused, "test_running", message)
+                        .field("vm")
+                        .remedy("end it first: `landfall failover test VM --stop`"));
+                }
                 Self::refuse_seeding(replica)?;
                 if to == replica.holder {
                     let message = format!("member {to} holds the replica of {} already", replica.vm.name);
@@ -100,6 +107,7 @@ impl State {
     pub(super) fn assign(&mut self, entry: Entry, vm: VmId, epoch: Epoch, to: MemberId) -> Answer {
         let replica = self.replica_at(vm, epoch)?;
         self.require_host(to)?;
+        self.refuse_promoted(vm)?;
         if to == replica.holder && replica.seeding.is_none() {
             return Ok(Outcome::Epoch(epoch));
         }
@@ -120,6 +128,7 @@ impl State {
     pub(super) fn seed(&mut self, entry: Entry, vm: VmId, epoch: Epoch, to: MemberId) -> Answer {
         let replica = self.replica_at(vm, epoch)?;
         self.require_host(to)?;
+        self.refuse_promoted(vm)?;
         if replica.in_sync.contains(&to) || replica.holder == to {
             let message = format!("member {to} has the replica of {}: assign it", replica.vm.name);
             return Err(Refusal::new(Class::Refused, "in_sync", message).field("to"));

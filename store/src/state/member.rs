@@ -157,6 +157,12 @@ impl State {
                 replica.vm.name
             )));
         }
+        if let Some(vm) = self.runs_promotion(id) {
+            let message = format!("VM {vm} is failed over to it");
+            return Err(Refusal::new(Class::Refused, "failed_over", message)
+                .field("node")
+                .remedy("cancel the failover first, or reverse the replication: `landfall failover status`"));
+        }
         Ok(())
     }
 

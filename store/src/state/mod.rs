@@ -11,6 +11,7 @@ mod holder;
 mod member;
 mod peer;
 mod primary;
+mod promotion;
 mod replica;
 mod session;
 mod setting;
@@ -20,8 +21,8 @@ mod vm;
 
 use landfall_proto::id::{Fqdn, MemberId, NodeName, Position, PrimaryPattern, Revision, Term, UnixMillis, VmId};
 use landfall_proto::model::{
-    Answer, AuthorizationEntry, Command, Found, Member, MemberList, Outcome, Peer, Primary, Proposal, Replica, Ticket,
-    Timing,
+    Answer, AuthorizationEntry, Command, Departure, Found, Member, MemberList, Outcome, Peer, Primary, Promotion,
+    Proposal, Replica, TestRun, Ticket, Timing,
 };
 use landfall_proto::{Class, Refusal};
 
@@ -72,6 +73,14 @@ pub struct State {
     pub primaries: Table<VmId, Primary>,
     /// Client sessions, by their random id.
     pub sessions: Table<u128, Session>,
+    /// Replicas that are failed over.
+    pub promotions: Table<VmId, Promotion>,
+    /// Test failovers.
+    pub tests: Table<VmId, TestRun>,
+    /// VMs of this cluster that are failed over as planned.
+    pub departures: Table<VmId, Departure>,
+    /// Of each VM and its primary's cluster the last hand-over that this cluster took or declined.
+    pub hand_off_floors: Table<(VmId, Fqdn), Position>,
 }
 
 /// Where and when a command is applied.
@@ -164,6 +173,7 @@ impl State {
             Command::Reshape(vm) => self.reshape(vm),
             Command::ClaimSender { vm, member, epoch, down } => self.claim_sender(entry, *vm, *member, *epoch, *down),
             Command::ReleaseSender { vm, member } => self.release_sender(*vm, *member),
+            Command::Failover { vm, step } => self.failover(entry, *vm, step),
         }
     }
 
@@ -220,6 +230,8 @@ impl State {
 
 #[cfg(test)]
 pub(crate) mod fixture;
+#[cfg(test)]
+mod promotion_tests;
 #[cfg(test)]
 mod property_tests;
 #[cfg(test)]

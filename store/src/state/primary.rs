@@ -74,6 +74,7 @@ impl State {
 
     pub(super) fn disable(&mut self, vm: VmId) -> Answer {
         self.require_primary(vm)?;
+        self.refuse_departing(vm)?;
         self.primaries.take(&vm);
         Ok(Outcome::Done)
     }

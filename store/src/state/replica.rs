@@ -58,6 +58,7 @@ impl State {
                 .field("vm")
                 .remedy("run `landfall vm disable` here first"));
         }
+        self.refuse_promoted(id)?;
         if let Some(replica) = self.replicas.get(&id) {
             Self::check_trust(replica, wish.primary, &permit)?;
             let again = instead_of == Some(replica.epoch) && !replica.acknowledged && replica.receiver() != holder;
@@ -110,6 +111,7 @@ impl State {
 
     pub(super) fn respecify(&mut self, vm: &VmSpec, primary: &Fqdn) -> Answer {
         let replica = self.require_replica(vm.id)?;
+        self.refuse_promoted(vm.id)?;
         Self::check_trust(replica, primary, &self.permit(primary)?)?;
         check_vm(vm)?;
         if let Some(replica) = self.replicas.edit(&vm.id) {
@@ -126,6 +128,8 @@ impl State {
         {
             Self::check_trust(replica, primary, &self.permit(primary)?)?;
         }
+        self.refuse_promoted(vm)?;
+        self.tests.take(&vm);
         self.replicas.take(&vm);
         Ok(Outcome::Done)
     }

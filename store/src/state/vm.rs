@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use landfall_proto::Refusal;
-use landfall_proto::model::VmSpec;
+use landfall_proto::model::{Launch, VmSpec};
 
 use crate::limits;
 
@@ -39,6 +39,11 @@ pub(super) fn check_vm(vm: &VmSpec) -> Result<(), Refusal> {
         if !is_mac(&adapter.mac) {
             return Err(Refusal::invalid("adapter.mac", &adapter.mac, "write it as 52:54:00:aa:bb:01"));
         }
+    }
+    if !vm.launch.fits() {
+        let value = format!("{} parts", vm.launch.command.len());
+        let remedy = format!("a command of at most {} parts and {} bytes", Launch::PARTS_MAX, Launch::BYTES_MAX);
+        return Err(Refusal::invalid("command", &value, &remedy));
     }
     Ok(())
 }

@@ -71,6 +71,11 @@ impl VmService for Remote {
         self.socket.call(Method::POST, &vm_route(wire::STOP, vm), NOTHING, RUN_WAIT).await
     }
 
+    async fn lock(&self, vm: VmId, locked: bool) -> Result<(), Refusal> {
+        let method = if locked { Method::PUT } else { Method::DELETE };
+        self.socket.call(method, &vm_route(wire::LOCK, vm), NOTHING, WRITE_WAIT).await
+    }
+
     async fn freeze(&self, vm: VmId, hold: Duration) -> Result<Frozen, Refusal> {
         let body = wire::FreezeBody { hold_ms: u64::try_from(hold.as_millis()).unwrap_or(u64::MAX) };
         self.socket.call(Method::POST, &vm_route(wire::FREEZE, vm), Some(&body), FREEZE_WAIT).await

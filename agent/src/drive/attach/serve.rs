@@ -66,6 +66,7 @@ fn router(service: Arc<dyn VmService>) -> Router {
         .route(wire::VM, delete(unregister))
         .route(wire::START, post(start))
         .route(wire::STOP, post(stop))
+        .route(wire::LOCK, put(lock).delete(unlock))
         .route(wire::FREEZE, post(freeze))
         .route(wire::THAW, post(thaw))
         .route(wire::SETTINGS, put(apply_settings))
@@ -134,6 +135,20 @@ async fn start(State(service): Service, Segment(vm): Segment<String>) -> Answer<
 async fn stop(State(service): Service, Segment(vm): Segment<String>) -> Answer<()> {
     match vm.parse() {
         Ok(vm) => Answer(service.stop(vm).await),
+        Err(refusal) => Answer(Err(refusal)),
+    }
+}
+
+async fn lock(State(service): Service, Segment(vm): Segment<String>) -> Answer<()> {
+    match vm.parse() {
+        Ok(vm) => Answer(service.lock(vm, true).await),
+        Err(refusal) => Answer(Err(refusal)),
+    }
+}
+
+async fn unlock(State(service): Service, Segment(vm): Segment<String>) -> Answer<()> {
+    match vm.parse() {
+        Ok(vm) => Answer(service.lock(vm, false).await),
         Err(refusal) => Answer(Err(refusal)),
     }
 }

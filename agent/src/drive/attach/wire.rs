@@ -29,6 +29,8 @@ pub const VM: &str = "/v1/vms/{vm}";
 pub const START: &str = "/v1/vms/{vm}/start";
 /// The VM service: POST.
 pub const STOP: &str = "/v1/vms/{vm}/stop";
+/// The VM service: PUT keeps the VM from being started, DELETE gives it free.
+pub const LOCK: &str = "/v1/vms/{vm}/lock";
 /// The VM service: POST of [`FreezeBody`] gives [`Frozen`](crate::vm_service::Frozen).
 pub const FREEZE: &str = "/v1/vms/{vm}/freeze";
 /// The VM service: POST gives [`Thawed`](crate::vm_service::Thawed).

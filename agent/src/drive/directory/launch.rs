@@ -59,6 +59,8 @@ pub(super) struct Job {
     pub command: Vec<String>,
     /// The images to lock.
     pub images: Vec<PathBuf>,
+    /// What the command is told beside its arguments.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Launcher {
@@ -160,6 +162,7 @@ fn become_command(job: &Job) -> Refusal {
     let program = if program.contains('/') { job.folder.join(program) } else { PathBuf::from(program) };
     let mut command = Command::new(&program);
     command.args(arguments).current_dir(&job.folder).env_remove(JOB_VARIABLE).stdin(Stdio::null());
+    command.envs(job.environment.iter().map(|(name, value)| (name, value)));
     if let (Some(stderr), Some(stdout)) = (logs.pop(), logs.pop()) {
         command.stdout(stdout).stderr(stderr);
     }
@@ -210,8 +213,12 @@ pub(super) mod tests {
     #[test]
     fn a_command_that_cannot_run_is_told_with_its_remedy() {
         let folder = tempfile::tempdir().unwrap();
-        let job =
-            |command: &str| Job { folder: folder.path().into(), command: vec![command.to_owned()], images: Vec::new() };
+        let job = |command: &str| Job {
+            folder: folder.path().into(),
+            command: vec![command.to_owned()],
+            images: Vec::new(),
+            environment: Vec::new(),
+        };
         let refusal = launcher().start(&job("./missing"), "t").unwrap_err();
         assert_eq!(refusal.code, "start_failed");
         assert!(refusal.message.contains("missing") && refusal.remedy.is_some(), "{refusal}");
@@ -225,7 +232,12 @@ pub(super) mod tests {
         let image = folder.path().join("disk.raw");
         std::fs::write(&image, [0; 512]).unwrap();
         let _held = lock(&image, false).unwrap();
-        let job = Job { folder: folder.path().into(), command: vec!["true".to_owned()], images: vec![image.clone()] };
+        let job = Job {
+            folder: folder.path().into(),
+            command: vec!["true".to_owned()],
+            images: vec![image.clone()],
+            environment: Vec::new(),
+        };
         let refusal = launcher().start(&job, "t").unwrap_err();
         assert_eq!(refusal.code, "image_locked");
         assert!(refusal.message.contains("disk.raw"), "{refusal}");

@@ -1,7 +1,7 @@
 //! What the service must remember over its own death: which VMs run as which processes, which were stopped on purpose,
 //! and numbers that are never given twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
@@ -15,6 +15,8 @@ use super::{durable, locked};
 
 /// The largest ledger that is read: 4,096 VMs of a few hundred bytes, with room.
 const LEDGER_MAX: u64 = 8 << 20;
+/// VMs that are locked at one time: as many as a cluster replicates.
+const LOCKED_MAX: usize = 8192;
 /// Numbers that are reserved by one write of the ledger.
 const RESERVE: u64 = 1 << 16;
 
@@ -51,6 +53,9 @@ struct Content {
     boot: String,
     next: u64,
     vms: BTreeMap<VmId, Entry>,
+    /// VMs that may not be started, here or not.
+    #[serde(default)]
+    locked: BTreeSet<VmId>,
 }
 
 const VERSION: u32 = 1;
@@ -140,6 +145,32 @@ impl Ledger {
         saved
     }
 
+    /// Whether `vm` may not be started.
+    pub(super) fn is_locked(&self, vm: VmId) -> bool {
+        locked(&self.content).0.locked.contains(&vm)
+    }
+
+    /// Keeps `vm` from being started, or gives it free.
+    pub(super) fn lock(&self, vm: VmId, lock: bool) -> Result<(), Refusal> {
+        let (content, _) = &mut *locked(&self.content);
+        if content.locked.contains(&vm) == lock {
+            return Ok(());
+        }
+        if lock && content.locked.len() >= LOCKED_MAX {
+            return Err(Refusal::new(Class::Failed, "too_many", format!("{LOCKED_MAX} VMs are locked, the most")));
+        }
+        let change = |content: &mut Content, lock: bool| match lock {
+            true => content.locked.insert(vm),
+            false => content.locked.remove(&vm),
+        };
+        change(content, lock);
+        let saved = self.save(content);
+        if saved.is_err() {
+            change(content, !lock);
+        }
+        saved
+    }
+
     fn save(&self, content: &Content) -> Result<(), Refusal> {
         let bytes = serde_json::to_vec_pretty(content).map_err(|error| unusable(&self.file, &error))?;
         durable::replace(&self.file, &bytes).map_err(|error| unusable(&self.file, &error))
@@ -149,7 +180,13 @@ impl Ledger {
 impl Content {
     /// Numbers begin at the wall clock, so that a lost ledger does not give those of the lost one again.
     fn fresh(boot: &str, wall: UnixMillis) -> Self {
-        Self { version: VERSION, boot: boot.to_owned(), next: wall.0.max(1), vms: BTreeMap::new() }
+        Self {
+            version: VERSION,
+            boot: boot.to_owned(),
+            next: wall.0.max(1),
+            vms: BTreeMap::new(),
+            locked: BTreeSet::new(),
+        }
     }
 }
 

@@ -200,7 +200,7 @@ impl Inner {
         let replicas = self.vms();
         let replicas = replicas.iter().filter(|found| {
             let shown = found.shown();
-            shown.vm.id == vm && shown.role == VmRole::Replica
+            shown.vm.id == vm && shown.role != VmRole::Primary
         });
         for replica in replicas {
             let folder = locked(&replica.core).folder.clone();
@@ -208,6 +208,12 @@ impl Inner {
             match std::fs::remove_file(folder.join(vm_file::VM_FILE)) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
                 _ => durable::sync_folder(&folder).map_err(failed)?,
+            }
+            if replica.shown().role != VmRole::Replica {
+                for log in launch::LOGS {
+                    _ = std::fs::remove_file(folder.join(log));
+                    _ = std::fs::remove_file(folder.join(log).with_extension("log.1"));
+                }
             }
             // Anything else in the folder is not ours, and keeps it.
             _ = std::fs::remove_dir(&folder);
@@ -284,6 +290,11 @@ impl VmService for Directory {
     async fn stop(&self, vm: VmId) -> Result<(), Refusal> {
         let (inner, vm) = (self.inner.clone(), self.find(vm)?);
         blocking(move || vm.stop(&inner)).await
+    }
+
+    async fn lock(&self, vm: VmId, lock: bool) -> Result<(), Refusal> {
+        let inner = self.inner.clone();
+        blocking(move || inner.ledger.lock(vm, lock)).await
     }
 
     async fn freeze(&self, vm: VmId, hold: Duration) -> Result<Frozen, Refusal> {

@@ -115,7 +115,7 @@ impl Vm {
         let image_fault = core.look_at_images(inner);
         let own = core.group.as_ref().map(|group| group.session.pid);
         let (mut writer, mut locker) = (None, None);
-        if core.file.role == VmRole::Primary {
+        if core.file.role != VmRole::Replica {
             for (disk, print) in core.file.disks.iter().zip(&core.prints) {
                 let Some(file) = print.map(|print| print.file) else { continue };
                 let stranger = |holders| foreign::stranger(holders, file, own);
@@ -129,7 +129,13 @@ impl Vm {
             core.renumber(inner);
         }
         let mut fault = core.fault().or(image_fault).or(locker);
-        if core.wish == Wish::Start && core.may_run() && core.steady && fault.is_none() && writer.is_none() {
+        if core.wish == Wish::Start
+            && core.may_run()
+            && !inner.ledger.is_locked(core.id)
+            && core.steady
+            && fault.is_none()
+            && writer.is_none()
+        {
             fault = self.start_found(inner, &mut core);
         }
         core.bound_logs();
@@ -173,6 +179,10 @@ impl Vm {
         if core.group.is_some() {
             return Ok(());
         }
+        if inner.ledger.is_locked(core.id) {
+            let remedy = "its right to run is given to another cluster: see `landfall failover status`";
+            return Err(refused("vm_locked", "is locked here", remedy));
+        }
         if let Some(fault) = core.fault() {
             return Err(fault);
         }
@@ -200,9 +210,15 @@ impl Vm {
     /// Stops the VM for good: it is not started again because it is found.
     pub(super) fn stop(&self, inner: &Inner) -> Result<(), Refusal> {
         let mut core = locked(&self.core);
+        let ran = core.group.is_some();
         self.end_processes(inner, &mut core)?;
-        if core.file.role == VmRole::Primary {
-            core.wish = Wish::Stopped;
+        if core.file.role != VmRole::Replica {
+            core.wish = match (inner.ledger.is_locked(core.id), ran, core.wish) {
+                (false, ..) => Wish::Stopped,
+                // Stopped only because it is locked: it goes on once it is given free.
+                (true, true, _) => Wish::Start,
+                (true, false, wish) => wish,
+            };
             core.remember(inner, None)?;
         }
         self.show(core.report(self.shown().fault, false));
@@ -244,6 +260,7 @@ impl Vm {
             folder: core.folder.clone(),
             command: core.file.command.clone(),
             images: core.file.disks.iter().map(|disk| disk.path.clone()).collect(),
+            environment: environment(core.file.role),
         };
         match inner.options.launcher.start(&job, &token) {
             Ok(group) => {
@@ -278,4 +295,16 @@ impl Vm {
             shown.fault.get_or_insert(fault);
         }
     }
+}
+
+/// Tells a command that it runs for a failover, so that it connects no adapter in a test.
+const RUN_KIND: &str = "LANDFALL_FAILOVER";
+
+fn environment(role: VmRole) -> Vec<(String, String)> {
+    let kind = match role {
+        VmRole::Test => "test",
+        VmRole::FailedOver => "real",
+        VmRole::Primary | VmRole::Replica => return Vec::new(),
+    };
+    vec![(RUN_KIND.to_owned(), kind.to_owned())]
 }

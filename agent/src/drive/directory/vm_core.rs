@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::PathBuf;
 
 use landfall_proto::id::{DiskTarget, VmId, VmName};
-use landfall_proto::model::{DiskSpec, VmSpec};
+use landfall_proto::model::{DiskSpec, Launch, LaunchImage, VmSpec};
 use landfall_proto::{Class, Refusal};
 
 use super::Inner;
@@ -13,8 +13,8 @@ use super::group::{END_GRACE, Group};
 use super::launch::LOGS;
 use super::ledger::{Entry, Wish};
 use super::process::Processes;
-use super::vm_file::VmFile;
-use crate::vm_service::{Image, VmReport, VmRole, VmState};
+use super::vm_file::{DiskFile, VmFile};
+use crate::vm_service::{Image, ImageFormat, VmReport, VmRole, VmState};
 
 /// The longest a VM's standard output or error may grow; then it is set aside once and begins again.
 const LOG_MAX: u64 = 4 << 20;
@@ -161,8 +161,13 @@ impl Core {
             target: disk.target.clone(),
             bytes: disk.bytes.unwrap_or_else(|| size(&disk.target)),
         });
-        let vm =
-            VmSpec { id: self.id, name: self.name(), disks: disks.collect(), adapters: self.file.adapters.clone() };
+        let vm = VmSpec {
+            id: self.id,
+            name: self.name(),
+            disks: disks.collect(),
+            adapters: self.file.adapters.clone(),
+            launch: self.launch(),
+        };
         let runs = self.group.is_some() || self.wish == Wish::Running || written;
         let primary = self.file.role == VmRole::Primary;
         VmReport {
@@ -174,6 +179,23 @@ impl Core {
             images: self.images.clone(),
             fault: fault.or_else(|| self.fault()).or_else(|| self.unmeasured()),
         }
+    }
+
+    /// What a failover of it would start elsewhere; nothing where it is too large to travel, or an image is not known.
+    fn launch(&self) -> Launch {
+        if self.file.role != VmRole::Primary || self.file.command.is_empty() {
+            return Launch::default();
+        }
+        let image = |disk: &DiskFile| {
+            let found = self.images.iter().find(|image| image.target == disk.target)?;
+            let raw = found.format == ImageFormat::Raw;
+            Some(LaunchImage { target: disk.target.clone(), path: disk.written.clone(), raw })
+        };
+        let Some(images) = self.file.disks.iter().map(image).collect::<Option<Vec<_>>>() else {
+            return Launch::default();
+        };
+        let launch = Launch { command: self.file.command.clone(), images };
+        if launch.fits() { launch } else { Launch::default() }
     }
 
     /// A disk whose image has not been looked at yet has no size, and cannot be replicated until it has.

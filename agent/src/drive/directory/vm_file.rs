@@ -9,7 +9,7 @@ use landfall_proto::{Class, Refusal};
 
 use crate::config::document::{Reader, Section};
 use crate::config::{Fault, Faults};
-use crate::vm_service::{Registration, VmRole};
+use crate::vm_service::{Registration, Run, RunImage, VmRole};
 
 /// The file's name within a VM's folder.
 pub(super) const VM_FILE: &str = "vm.toml";
@@ -32,6 +32,8 @@ pub(super) struct DiskFile {
     pub target: DiskTarget,
     /// The image, absolute; of a replica the folder that holds it.
     pub path: PathBuf,
+    /// The image as the file names it.
+    pub written: String,
     /// Of a replica: the size that its primary gave.
     pub bytes: Option<u64>,
 }
@@ -92,6 +94,8 @@ fn read(folder: &Path, top: &Section<'_, '_>) -> VmFile {
     let role = match top.text("role").as_deref() {
         None | Some("primary") => VmRole::Primary,
         Some("replica") => VmRole::Replica,
+        Some("test") => VmRole::Test,
+        Some("failed_over") => VmRole::FailedOver,
         Some(other) => {
             top.fault("role", &format!("{} is not allowed", quoted(other)), "use primary or replica");
             // Until that is clear it must not be started.
@@ -106,7 +110,7 @@ fn read(folder: &Path, top: &Section<'_, '_>) -> VmFile {
             VmRole::Primary if given => {
                 top.fault(key, "only a replica has this", "remove it, or set role = \"replica\"")
             }
-            VmRole::Replica if !top.has(key) => {
+            VmRole::Replica | VmRole::Test | VmRole::FailedOver if !top.has(key) => {
                 top.missing(key, "a replica is registered by the agent: remove its folder")
             }
             _ => {}
@@ -157,13 +161,15 @@ fn disks(folder: &Path, top: &Section<'_, '_>, role: VmRole) -> Vec<DiskFile> {
         });
         let bytes = section.integer("bytes", 1..=DISK_MAX);
         match role {
-            VmRole::Primary if section.has("bytes") => section.fault("bytes", "only a replica has this", "remove it"),
+            VmRole::Primary | VmRole::Test | VmRole::FailedOver if section.has("bytes") => {
+                section.fault("bytes", "only a replica has this", "remove it")
+            }
             VmRole::Replica if !section.has("bytes") => section.missing("bytes", "give the disk's size"),
             _ => {}
         }
         section.finish();
         let (Some(target), Some(path)) = (target, path) else { continue };
-        let disk = DiskFile { target, path: folder.join(path), bytes };
+        let disk = DiskFile { target, path: folder.join(&path), written: path, bytes };
         if let Some((_, line)) = found.iter().find(|(other, _)| other.target == disk.target) {
             section.fault(
                 "target",
@@ -171,7 +177,7 @@ fn disks(folder: &Path, top: &Section<'_, '_>, role: VmRole) -> Vec<DiskFile> {
                 "name each disk once",
             );
         } else if let Some((other, line)) = found.iter().find(|(other, _)| other.path == disk.path)
-            && role == VmRole::Primary
+            && role != VmRole::Replica
         {
             let problem = format!("{} is also disk '{}' on line {line}", disk.path.display(), other.target);
             section.fault("path", &problem, "give each disk an image of its own");
@@ -228,6 +234,8 @@ fn adapters(top: &Section<'_, '_>) -> Vec<Adapter> {
             }
             good
         });
+        // What it is for is said to the command, which is what connects anything.
+        section.boolean("connected");
         section.finish();
         if let (Some(name), Some(kind), Some(mac)) = (name, kind, mac) {
             adapters.push(Adapter { name, kind, mac });
@@ -243,24 +251,52 @@ fn is_mac(text: &str) -> bool {
 
 /// The file of a replica that the agent registers.
 pub(super) fn replica(registration: &Registration) -> Result<String, Refusal> {
-    let Registration { vm, primary, epoch, folder } = registration;
-    let VmSpec { id, name, disks, adapters } = vm;
+    let Registration { vm, primary, epoch, folder, run } = registration;
+    let VmSpec { id, name, disks, adapters, launch: _ } = vm;
     let folder = folder
         .to_str()
         .ok_or_else(|| Refusal::invalid("folder", &folder.to_string_lossy(), "use a storage path of valid UTF-8"))?;
-    let mut text = String::from("# Written by Landfall: a replica. It is started by a failover, never by hand.\n");
+    let (what, role) = match run {
+        None => ("a replica. It is started by a failover, never by hand.", "replica"),
+        Some(run) if run.test => ("a test failover. It is removed when the test ends.", "test"),
+        Some(_) => ("a replica that is failed over.", "failed_over"),
+    };
+    let mut text = format!("# Written by Landfall: {what}\n");
     text += &format!("uuid = {}\nname = {}\n", literal(&id.to_string()), literal(name.as_str()));
-    text += &format!("role = \"replica\"\nprimary = {}\nepoch = {}\n", literal(primary.as_str()), epoch.number());
-    for DiskSpec { target, bytes } in disks {
-        let (target, path) = (literal(target.as_str()), literal(folder));
-        text += &format!("[[disk]]\ntarget = {target}\npath = {path}\nbytes = {bytes}\n");
+    text += &format!("role = \"{role}\"\nprimary = {}\nepoch = {}\n", literal(primary.as_str()), epoch.number());
+    match run {
+        None => {
+            for DiskSpec { target, bytes } in disks {
+                let (target, path) = (literal(target.as_str()), literal(folder));
+                text += &format!("[[disk]]\ntarget = {target}\npath = {path}\nbytes = {bytes}\n");
+            }
+        }
+        Some(run) => text = runnable(run, text)?,
     }
+    let connected = if run.as_ref().is_some_and(|run| run.test) { "connected = false\n" } else { "" };
     for Adapter { name, kind, mac } in adapters {
         let kind = match kind {
             AdapterKind::Synthetic => "synthetic",
             AdapterKind::Legacy => "legacy",
         };
-        text += &format!("[[adapter]]\nname = {}\nkind = \"{kind}\"\nmac = {}\n", literal(name), literal(mac));
+        text +=
+            &format!("[[adapter]]\nname = {}\nkind = \"{kind}\"\nmac = {}\n{connected}", literal(name), literal(mac));
+    }
+    Ok(text)
+}
+
+/// The command and the disks of what a failover starts, after `head`.
+fn runnable(run: &Run, head: String) -> Result<String, Refusal> {
+    let mut text = head;
+    if !run.command.is_empty() {
+        let parts: Vec<String> = run.command.iter().map(|part| literal(part)).collect();
+        text += &format!("command = [{}]\n", parts.join(", "));
+    }
+    for RunImage { target, path } in &run.images {
+        let path = path
+            .to_str()
+            .ok_or_else(|| Refusal::invalid("path", &path.to_string_lossy(), "use a storage path of valid UTF-8"))?;
+        text += &format!("[[disk]]\ntarget = {}\npath = {}\n", literal(target.as_str()), literal(path));
     }
     Ok(text)
 }
@@ -342,13 +378,16 @@ mac = "52:54:00:aa:bb:01"
             name: "quote\"d ünï".parse().unwrap(),
             disks: vec![DiskSpec { target: "vda".parse().unwrap(), bytes: 4096 }],
             adapters: file.adapters.clone(),
+            launch: Default::default(),
         };
         let (primary, epoch) = ("p-cap.contoso.com".parse().unwrap(), Epoch::from_number(1 << 50));
-        let text = replica(&Registration { vm: vm.clone(), primary, epoch, folder: "/srv/r".into() }).unwrap();
+        let text =
+            replica(&Registration { vm: vm.clone(), primary, epoch, folder: "/srv/r".into(), run: None }).unwrap();
         let (read, fault) = parse(&text);
         assert_eq!(fault, None, "{text}");
         assert_eq!((read.role, read.name.clone().unwrap(), &read.adapters), (VmRole::Replica, vm.name, &vm.adapters));
-        assert_eq!(read.disks, [DiskFile { target: "vda".parse().unwrap(), path: "/srv/r".into(), bytes: Some(4096) }]);
+        let (target, written) = ("vda".parse().unwrap(), "/srv/r".to_owned());
+        assert_eq!(read.disks, [DiskFile { target, path: "/srv/r".into(), written, bytes: Some(4096) }]);
         let (doubtful, fault) = parse(&format!("role = \"replcia\"\n{EXAMPLE}"));
         assert!(doubtful.role == VmRole::Replica && doubtful.command.is_empty() && fault.is_some());
         assert!(parse(&format!("epoch = 3\n{EXAMPLE}")).1.is_some());

@@ -69,6 +69,18 @@ pub fn create_base(path: &Path, bytes: u64) -> Result<(), Refusal> {
     durable::sync_folder(durable::folder_of(path))
 }
 
+/// Creates an empty overlay at `path` over the file `backing` of a replica, for somebody else to write; `up` leads from
+/// its folder to the replica's. Synced; the folder is for the caller to sync.
+pub fn create_writable(layout: &Layout, backing: &str, up: &str, path: &Path, bytes: u64) -> Result<(), Refusal> {
+    chain(layout, backing)?;
+    let file = create_file(path)?;
+    let builder = Qcow2::<Imago>::create_builder(file)
+        .size(image_bytes(bytes))
+        .backing(format!("{up}{backing}"), "qcow2".to_owned());
+    wait(Box::pin(builder.create())).map_err(|error| fault("create", path, &error))?;
+    sync_path(path)
+}
+
 /// A base, open for reading or changing its data clusters.
 #[derive(Debug)]
 pub struct Base {

@@ -125,21 +125,32 @@ impl PinnedPoint {
     fn write_all(&self, files: &[PathBuf], progress: Progress<'_>) -> Result<ExportReport, Refusal> {
         let mut report = ExportReport { files: files.to_vec(), bytes: 0, data_bytes: 0 };
         for (entry, file) in self.entry.disks.iter().zip(files) {
-            let path = durable::temporary(file);
-            let image = durable::create(&path)?;
-            image.set_len(entry.bytes).map_err(|error| fault("write", &path, &error))?;
-            let (mut written, before) = (0, report.bytes);
-            self.read_disk(entry, &mut |offset, data| {
-                if let Some(data) = data {
-                    written += write_sparse(&image, offset, data).map_err(|error| fault("write", &path, &error))?;
-                }
-                progress(before + offset)
-            })?;
-            durable::sync(&image, &path)?;
+            let before = report.bytes;
+            report.data_bytes += self.write_disk(entry, &durable::temporary(file), &mut |at| progress(before + at))?;
             report.bytes += entry.bytes;
-            report.data_bytes += written;
         }
         Ok(report)
+    }
+
+    /// Writes one disk, checked, to `path`, synced; returns the bytes that were not zero.
+    fn write_disk(&self, entry: &DiskEntry, path: &Path, progress: Progress<'_>) -> Result<u64, Refusal> {
+        let image = durable::create(path)?;
+        image.set_len(entry.bytes).map_err(|error| fault("write", path, &error))?;
+        let mut written = 0;
+        self.read_disk(entry, &mut |offset, data| {
+            if let Some(data) = data {
+                written += write_sparse(&image, offset, data).map_err(|error| fault("write", path, &error))?;
+            }
+            progress(offset)
+        })?;
+        durable::sync(&image, path)?;
+        Ok(written)
+    }
+
+    /// Writes one disk as a raw image to `path`, checked while it is read, and synced. Blocks for as long as that takes.
+    pub fn write_raw(&self, target: &DiskTarget, path: &Path, progress: Progress<'_>) -> Result<(), Refusal> {
+        let entry = self.entry.disk(target).ok_or_else(|| Refusal::not_found("disk", target.as_str()))?;
+        self.write_disk(entry, path, progress).map(drop)
     }
 
     fn read_disk(&self, entry: &DiskEntry, each: Each<'_>) -> Result<(), Refusal> {

@@ -10,6 +10,7 @@
 //!   vda-00000000000000000007.leaves its 64 KiB leaf hashes
 //!   vda.index                       the block hashes of the newest content
 //!   vda.filling.qcow2               first content under construction: no point yet
+//!   run-<id>/                       what a failed-over or tested VM writes (`run`)
 //!   staged.log, applying.log        a change set that is being staged or is staged; one that is being applied
 //! ```
 //!
@@ -33,6 +34,7 @@ pub mod manifest;
 pub mod pins;
 mod rehash;
 pub mod retention;
+pub mod run;
 pub mod stage;
 pub mod store;
 
@@ -45,6 +47,8 @@ mod figures_test;
 #[cfg(test)]
 mod kill_test;
 #[cfg(test)]
+mod run_test;
+#[cfg(test)]
 mod session_test;
 #[cfg(test)]
 mod test_primary;
@@ -53,5 +57,6 @@ pub use copy::CopySource;
 pub use export::{ExportReport, PinnedPoint};
 pub use import::{CopyStep, Import};
 pub use manifest::{DiskEntry, Manifest, PointEntry};
+pub use run::RunFolder;
 pub use stage::Begun;
 pub use store::{Epochs, ReplicaStore, Standing};

@@ -18,6 +18,7 @@ use super::export::PinnedPoint;
 use super::layout::{APPLYING, FILES_MAX, Layout, MANIFEST, is_point_name};
 use super::manifest::{self, Manifest, POINTS_MAX, PointEntry, RECOVERY_POINTS_MAX};
 use super::pins::{FolderLock, Pin, Shared};
+use super::run::{self, Runs};
 use super::stage::Staging;
 use crate::drive::image::change_set::ChangeSetReader;
 use crate::drive::image::durable::{self, fault};
@@ -64,6 +65,8 @@ pub struct ReplicaStore {
     pub(super) filling: BTreeMap<DiskTarget, Filling>,
     /// Disks whose index was checked against their content, or kept with it, since this store was opened.
     pub(super) trusted: BTreeSet<DiskTarget>,
+    /// Failovers and tests that have images here.
+    pub(super) runs: Runs,
     fault: Option<Refusal>,
     _lock: FolderLock,
 }
@@ -89,6 +92,7 @@ impl ReplicaStore {
             applying: None,
             filling: BTreeMap::new(),
             trusted: BTreeSet::new(),
+            runs: Runs::new(),
             fault: None,
             _lock: lock,
         };
@@ -103,6 +107,8 @@ impl ReplicaStore {
                 durable::remove(&layout.path(&name))?;
             }
         }
+        // Before anything is de-listed: a run may need what is too old for everything else.
+        self.runs = run::find(&self.shared)?;
         let applying = layout.path(APPLYING);
         if applying.exists() {
             // It was complete and synced before it got this name: what cannot be read now is damage, not a crash.

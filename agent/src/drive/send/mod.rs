@@ -8,6 +8,7 @@ mod prepare;
 pub mod record;
 pub mod session;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_proto::client::{BrokerClient, Wish};
@@ -17,7 +18,7 @@ use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::{Point, PointState, SenderFigures};
 use landfall_proto::message::data::{ChangeSet, Hello, Tip};
 use landfall_proto::model::Primary;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use crate::decide::cycle::{self, Cycle, Failure};
@@ -50,6 +51,8 @@ pub struct Sender {
     pub figures: watch::Sender<SenderFigures>,
     /// Where the replica was last heard to be.
     pub heard: watch::Receiver<Option<Location>>,
+    /// Told when the next change set is wanted at once.
+    pub hurry: Arc<Notify>,
     /// How many senders of this node may transfer at once.
     pub transfers: Transfers,
 }
@@ -86,7 +89,10 @@ impl Sender {
         let mut pace = Cycle::starting(self.node.outside.clock.now(), interval);
         loop {
             let now = self.node.outside.clock.now();
-            sleep(pace.due().since(now)).await;
+            tokio::select! {
+                () = sleep(pace.due().since(now)) => {}
+                () = self.hurry.notified() => {}
+            }
             self.one_cycle(&mut line).await;
             pace.ended(self.node.outside.clock.now());
             self.figures.send_modify(|figures| {

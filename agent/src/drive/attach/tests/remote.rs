@@ -25,7 +25,13 @@ fn served(service: Arc<Scripted>, folder: &Path) -> Remote {
 
 fn spec() -> VmSpec {
     let disks = vec![DiskSpec { target: "vda".parse().unwrap(), bytes: 1 << 40 }];
-    VmSpec { id: vm_id(7), name: "Ünï \"code\"".parse().unwrap(), disks, adapters: Vec::new() }
+    VmSpec {
+        id: vm_id(7),
+        name: "Ünï \"code\"".parse().unwrap(),
+        disks,
+        adapters: Vec::new(),
+        launch: Default::default(),
+    }
 }
 
 fn scripted() -> Scripted {
@@ -70,6 +76,7 @@ async fn every_call_and_every_answer_survives_the_socket() {
         primary: "p-cap.contoso.com".parse().unwrap(),
         epoch: Epoch::from_number(1 << 50),
         folder: "/srv/x".into(),
+        run: None,
     };
     remote.probe().await.unwrap();
     assert_eq!(remote.list().await.unwrap(), service.vms);

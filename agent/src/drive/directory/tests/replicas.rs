@@ -17,9 +17,10 @@ fn registration(number: u128, epoch: u64) -> Registration {
             kind: AdapterKind::Legacy,
             mac: "52:54:00:00:00:01".to_owned(),
         }],
+        launch: Default::default(),
     };
     let primary = "p-broker-cap.contoso.com".parse().unwrap();
-    Registration { vm, primary, epoch: Epoch::from_number(epoch), folder: "/srv/replicas/x".into() }
+    Registration { vm, primary, epoch: Epoch::from_number(epoch), folder: "/srv/replicas/x".into(), run: None }
 }
 
 #[tokio::test(flavor = "multi_thread")]
