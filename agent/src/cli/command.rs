@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use landfall_proto::{Class, Refusal};
 
 use super::Demo;
-use super::later::{FailoverVerb, Later, NetworkVerb};
+use super::later::{Later, NetworkVerb};
 use super::noun;
 
 /// Landfall: a replica broker for virtual machines.
@@ -114,10 +114,10 @@ pub(super) enum Command {
         #[command(subcommand)]
         verb: noun::point::Verb,
     },
-    /// Failover (comes later).
+    /// Failover: running a replica.
     Failover {
         #[command(subcommand)]
-        verb: FailoverVerb,
+        verb: noun::failover::Verb,
     },
     /// Failover addresses of a VM's adapters (comes later).
     Network {

@@ -19,43 +19,6 @@ pub(super) fn comes_later(command: &str) -> Refusal {
     Refusal::new(Class::Usage, "comes_later", message).remedy("`landfall --help` shows what this version has")
 }
 
-/// Failover: nothing of it is in this version.
-#[derive(Debug, Subcommand)]
-pub(super) enum FailoverVerb {
-    /// Runs a copy of the replica while replication goes on (comes later).
-    Test(Later),
-    /// Hands a stopped VM over without loss (comes later).
-    Planned(Later),
-    /// Runs the replica from a point, when the primary is gone (comes later).
-    Unplanned(Later),
-    /// Makes a failover final (comes later).
-    Complete(Later),
-    /// Takes a failover back (comes later).
-    Cancel(Later),
-    /// Replicates the other way (comes later).
-    Reverse(Later),
-    /// Chooses between two branches of a VM (comes later).
-    Resolve(Later),
-    /// How far a failover is (comes later).
-    Status(Later),
-}
-
-impl FailoverVerb {
-    /// Why not.
-    pub(super) fn refuse(&self) -> Refusal {
-        comes_later(match self {
-            Self::Test(_) => "failover test",
-            Self::Planned(_) => "failover planned",
-            Self::Unplanned(_) => "failover unplanned",
-            Self::Complete(_) => "failover complete",
-            Self::Cancel(_) => "failover cancel",
-            Self::Reverse(_) => "failover reverse",
-            Self::Resolve(_) => "failover resolve",
-            Self::Status(_) => "failover status",
-        })
-    }
-}
-
 /// Failover addresses: nothing of them is in this version.
 #[derive(Debug, Subcommand)]
 pub(super) enum NetworkVerb {

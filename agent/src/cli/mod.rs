@@ -138,7 +138,7 @@ async fn ask(command: Command, mut session: Session<'_>) -> Result<(), Ended> {
         Command::Vm { verb } => noun::vm::run(verb, session).await,
         Command::Point { verb } => noun::point::run(verb, session).await,
         Command::Event { verb } => noun::event::run(verb, session).await,
-        Command::Failover { verb } => Err(verb.refuse().into()),
+        Command::Failover { verb } => noun::failover::run(verb, session).await,
         Command::Network { verb } => Err(verb.refuse().into()),
         Command::Agent(_)
         | Command::VmService(_)

@@ -5,7 +5,12 @@ use std::path::PathBuf;
 
 use landfall_proto::id::DiskTarget;
 use landfall_proto::message::control::{Consistency, HandOffWish, Point, PointState};
-use landfall_proto::model::{DepartureState, FailoverStep, HandOff, Launch, Loss, PointName, PromotionId};
+use landfall_proto::model::{
+    Departure, DepartureState, FailoverStep, HandOff, Launch, Loss, PointName, Promotion, PromotionId, PromotionState,
+};
+
+use crate::decide::health::Verdict;
+use crate::surface::vm::{Health, ReplicationState};
 
 /// What the primary's cluster asks the replica's, by what it has committed.
 pub fn wish(state: DepartureState) -> Option<HandOffWish> {
@@ -43,6 +48,30 @@ pub fn loss(points: &[Point], chosen: &Point, now: u64) -> Loss {
         millis: now.saturating_sub(chosen.taken_at.0),
         bytes: newer.fold(0, |sum, point| sum.saturating_add(point.bytes)),
     }
+}
+
+/// The verdict over a primary, where a planned failover stands.
+pub fn at_primary(departure: Option<&Departure>, verdict: Verdict) -> Verdict {
+    let Some(departure) = departure else { return verdict };
+    let reason = match departure.state {
+        DepartureState::Preparing => "it is failed over as planned: its last changes are being sent",
+        DepartureState::Released(_) | DepartureState::Recalling(_) => {
+            "its right to run is released to the other cluster"
+        }
+        DepartureState::Departed(_) => "it is failed over to the other cluster, and not replicated back yet",
+    };
+    Verdict { state: ReplicationState::PreparedForFailover, health: Health::Warning, reasons: vec![reason.to_owned()] }
+}
+
+/// The verdict over a replica, where it is failed over (Hyper-V: a Warning until replication is reversed).
+pub fn at_replica(promotion: Option<&Promotion>, verdict: Verdict) -> Verdict {
+    let Some(promotion) = promotion else { return verdict };
+    let state = match promotion.state {
+        PromotionState::Completed => ReplicationState::FailedOver,
+        PromotionState::Running | PromotionState::Withdrawing => ReplicationState::FailedOverWaitingCompletion,
+    };
+    let reason = "it is failed over to this cluster, and not replicated back yet".to_owned();
+    Verdict { state, health: Health::Warning, reasons: vec![reason] }
 }
 
 /// The command of a launch over other images: wherever it names one of the primary's, the failover's stands instead.

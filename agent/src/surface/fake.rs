@@ -15,6 +15,7 @@ use super::authorization::*;
 use super::broker::*;
 use super::cluster::*;
 use super::event::*;
+use super::failover::*;
 use super::node::*;
 use super::peer::*;
 use super::point::*;
@@ -159,6 +160,16 @@ impl Operations for Fake {
     }
     async fn point_export(&self, vm: VmSelector, request: PointExport) -> Result<PointExported, Refusal> {
         self.called("point_export", (vm.to_string(), request), samples::exported())
+    }
+    async fn failover(&self, vm: VmSelector, request: FailoverRequest) -> Result<FailoverAnswer, Refusal> {
+        let answer = match request.dry_run {
+            true => FailoverAnswer::Plan(Box::new(samples::failover_plan())),
+            false => FailoverAnswer::Status(Box::new(samples::failover_status())),
+        };
+        self.called("failover", (vm.to_string(), request), answer)
+    }
+    async fn failover_status(&self, vm: VmSelector) -> Result<FailoverStatus, Refusal> {
+        self.called("failover_status", vm.to_string(), samples::failover_status())
     }
     async fn event_tail(&self, query: EventQuery) -> Result<Stream<Event>, Refusal> {
         self.called("event_tail", (query.recent, query.follow), ())?;

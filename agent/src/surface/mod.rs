@@ -10,6 +10,7 @@ pub mod authorization;
 pub mod broker;
 pub mod cluster;
 pub mod event;
+pub mod failover;
 pub mod failure;
 pub mod hex;
 pub mod node;

@@ -9,6 +9,7 @@ use super::authorization::{Authorization, AuthorizationRemoved};
 use super::broker::BrokerStatus;
 use super::cluster::{ClusterInit, ClusterJoin, ClusterStatus};
 use super::event::{Event, EventQuery};
+use super::failover::{FailoverAnswer, FailoverRequest, FailoverStatus};
 use super::node::{NodeDetail, NodeRemoved, NodeStatus};
 use super::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
 use super::point::{PointExport, PointExported, PointStatus};
@@ -112,6 +113,11 @@ pub trait Operations: Send + Sync + 'static {
     async fn point_list(&self, vm: VmSelector) -> Result<Vec<PointStatus>, Refusal>;
     /// Writes the disks of a point as raw images.
     async fn point_export(&self, vm: VmSelector, request: PointExport) -> Result<PointExported, Refusal>;
+
+    /// A verb of failover: test, planned, unplanned, complete, cancel.
+    async fn failover(&self, vm: VmSelector, request: FailoverRequest) -> Result<FailoverAnswer, Refusal>;
+    /// How far the failover of a VM is.
+    async fn failover_status(&self, vm: VmSelector) -> Result<FailoverStatus, Refusal>;
 
     /// Past events, oldest first, then new ones. A slow reader misses events, and sees it by their ids.
     async fn event_tail(&self, query: EventQuery) -> Result<Stream<Event>, Refusal>;

@@ -11,6 +11,7 @@ use super::authorization::*;
 use super::broker::*;
 use super::cluster::*;
 use super::event::*;
+use super::failover::*;
 use super::node::*;
 use super::peer::*;
 use super::point::*;
@@ -302,5 +303,41 @@ pub fn vm_service_status() -> VmServiceStatus {
             fault: None,
         }],
         pid: 4242,
+    }
+}
+
+pub fn failover_status() -> FailoverStatus {
+    FailoverStatus {
+        uuid: vm(),
+        name: "VirtualMachine_Workload".to_owned(),
+        kind: Some(FailoverWord::Unplanned),
+        step: "running".to_owned(),
+        right_to_run: false,
+        promotion: Some("0f".repeat(16)),
+        point: Some(41),
+        started_at: Some(at()),
+        loss_seconds: Some(12),
+        loss_bytes: Some(4096),
+        node: Some(name("r1")),
+        run_vm: Some(vm()),
+        test: false,
+        fault: None,
+    }
+}
+
+pub fn failover_plan() -> FailoverPlan {
+    FailoverPlan {
+        uuid: vm(),
+        name: "VirtualMachine_Workload".to_owned(),
+        action: FailoverAction::Unplanned,
+        point: Some(41),
+        taken_at: Some(at()),
+        node: Some(name("r1")),
+        loss_seconds: Some(12),
+        loss_bytes: Some(4096),
+        command: vec!["./guest".to_owned(), "disk.raw".to_owned()],
+        steps: vec!["start the VM".to_owned()],
+        warnings: vec!["p-broker-cap.contoso.com does not answer".to_owned()],
+        blockers: vec![Refusal::new(Class::Refused, "primary_runs", "it runs").into()],
     }
 }

@@ -219,7 +219,7 @@ fn events_and_what_a_vm_service_tells() {
             "vms": [{
                 "vm": {
                     "id": samples::VM, "name": "VirtualMachine_Workload", "disks": [{"target": "vda", "bytes": 4096}],
-                    "adapters": [],
+                    "adapters": [], "launch": {"command": [], "images": []},
                 },
                 "role": "primary", "state": "running", "run": 9, "stopped_only": false,
                 "images": [{"target": "vda", "path": "/vms/a/disk.raw", "format": "raw", "bytes": 4096}],
@@ -290,4 +290,26 @@ fn a_time_reads_back_and_one_that_is_none_is_refused() {
     for bad in ["yesterday", "1960-01-01T00:00:00Z", ""] {
         assert!(bad.parse::<Utc>().is_err(), "{bad}");
     }
+}
+
+#[test]
+fn failovers() {
+    golden(
+        &samples::failover_status(),
+        &json!({
+            "uuid": samples::VM, "name": "VirtualMachine_Workload", "kind": "unplanned", "step": "running",
+            "right_to_run": false, "promotion": "0f".repeat(16), "point": 41, "started_at": "2025-11-22T18:42:41.250Z",
+            "loss_seconds": 12, "loss_bytes": 4096, "node": "r1", "run_vm": samples::VM, "test": false, "fault": null,
+        }),
+    );
+    golden(
+        &samples::failover_plan(),
+        &json!({
+            "uuid": samples::VM, "name": "VirtualMachine_Workload", "action": "unplanned", "point": 41,
+            "taken_at": "2025-11-22T18:42:41.250Z", "node": "r1", "loss_seconds": 12, "loss_bytes": 4096,
+            "command": ["./guest", "disk.raw"], "steps": ["start the VM"],
+            "warnings": ["p-broker-cap.contoso.com does not answer"],
+            "blockers": [{"class": "refused", "code": "primary_runs", "message": "it runs", "field": null, "remedy": null}],
+        }),
+    );
 }

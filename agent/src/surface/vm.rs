@@ -88,7 +88,7 @@ pub struct NamedVm {
     pub name: String,
 }
 
-/// How a VM's replication stands (Hyper-V's ReplicationState; the failover states come with failover).
+/// How a VM's replication stands (Hyper-V's ReplicationState).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplicationState {
@@ -112,6 +112,12 @@ pub enum ReplicationState {
     Stopped,
     /// It fails and is retried; the reasons say why.
     Error,
+    /// At the primary: a planned failover has begun, and the VM is kept from being started.
+    PreparedForFailover,
+    /// At the replica: it runs here, and can still be taken back.
+    FailedOverWaitingCompletion,
+    /// At the replica: it runs here for good.
+    FailedOver,
 }
 
 /// How well a VM or a peer is (Hyper-V's ReplicationHealth).

@@ -16,6 +16,7 @@ use super::{Entry, State};
 use crate::limits;
 
 /// What a promotion is made of.
+#[derive(Clone, Copy)]
 struct Rise {
     id: PromotionId,
     kind: FailoverKind,

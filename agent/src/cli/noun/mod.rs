@@ -5,6 +5,7 @@ pub(super) mod broker;
 pub(super) mod cluster;
 pub(super) mod config;
 pub(super) mod event;
+pub(super) mod failover;
 pub(super) mod node;
 pub(super) mod peer;
 pub(super) mod point;

@@ -28,6 +28,7 @@ fn reads() -> Vec<Ask> {
         ("vm list", "vm_list", none(), json!([shape(samples::vm_status())])),
         ("vm show web", "vm_show", json!("web"), shape(samples::vm_detail())),
         ("vm locate web", "vm_locate", json!("web"), shape(samples::location())),
+        ("failover status web", "failover_status", json!("web"), shape(samples::failover_status())),
         ("point list web", "point_list", json!("web"), json!([shape(samples::point())])),
     ]
 }
@@ -85,10 +86,42 @@ fn vm_changes() -> Vec<Ask> {
     ]
 }
 
+fn failovers() -> Vec<Ask> {
+    let asked = |action: &str, more: Value| {
+        let mut request = json!({
+            "action": action, "point": null, "name": null, "yes": false, "force": false, "dry_run": false,
+            "wait_seconds": null,
+        });
+        request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!(["web", request])
+    };
+    let (status, plan) = (shape(samples::failover_status()), shape(samples::failover_plan()));
+    let ask = |line, request, printed: &Value| (line, "failover", request, printed.clone());
+    vec![
+        ask("failover test web --point 3", asked("test", json!({"point": 3})), &status),
+        ask("failover test web --wait", asked("test", json!({"wait_seconds": 900})), &status),
+        ask("failover test web --stop --timeout 5s", asked("stop_test", json!({"wait_seconds": 5})), &status),
+        ask("failover planned web --yes", asked("planned", json!({"yes": true})), &status),
+        ask("failover planned web --dry-run", asked("planned", json!({"dry_run": true})), &plan),
+        ask(
+            "failover unplanned web --name web --force",
+            asked("unplanned", json!({"name": "web", "force": true})),
+            &status,
+        ),
+        ask(
+            "failover unplanned web --point 3 --dry-run",
+            asked("unplanned", json!({"point": 3, "dry_run": true})),
+            &plan,
+        ),
+        ask("failover complete web", asked("complete", json!({})), &status),
+        ask("failover cancel web --wait", asked("cancel", json!({"wait_seconds": 60})), &status),
+    ]
+}
+
 #[test]
 fn every_command_asks_its_operation_and_prints_its_shape() {
     let agent = Agent::start();
-    for (line, operation, arguments, printed) in [reads(), cluster_changes(), vm_changes()].concat() {
+    for (line, operation, arguments, printed) in [reads(), cluster_changes(), vm_changes(), failovers()].concat() {
         let done = agent.ask(&[&line.split(' ').collect::<Vec<_>>()[..], &["-o", "json"]].concat());
         assert_eq!((done.code, done.err.as_str()), (0, ""), "{line}");
         assert_eq!(agent.fake.take(), [(operation, arguments)], "{line}");

@@ -21,6 +21,7 @@ use super::limits::{FEEDS_MAX, REQUESTS_MAX};
 use crate::surface::authorization::Authorization;
 use crate::surface::cluster::{ClusterInit, ClusterJoin};
 use crate::surface::event::EventQuery;
+use crate::surface::failover::FailoverRequest;
 use crate::surface::peer::{PeerAccept, PeerInvite};
 use crate::surface::point::PointExport;
 use crate::surface::settings::SettingsSet;
@@ -105,6 +106,7 @@ pub(super) fn router(operations: Arc<dyn Operations>, ending: watch::Receiver<bo
         .route("/v1/vms/{vm}/move", post(vm_move))
         .route("/v1/vms/{vm}/points", get(point_list))
         .route("/v1/vms/{vm}/points/export", post(point_export))
+        .route("/v1/vms/{vm}/failover", get(failover_status).post(failover))
         .route("/v1/events", get(event_tail))
         .route("/v1/vm-service/applied", put(vm_service_applied))
         .route("/v1/vm-service/status", put(vm_service_status))
@@ -197,9 +199,9 @@ asked! {
     vm_service_status(Report<VmServiceStatus>);
 }
 
-named! { token_revoke; node_show; authorization_remove; peer_remove; vm_show; vm_locate; point_list; }
+named! { token_revoke; node_show; authorization_remove; peer_remove; vm_show; vm_locate; point_list; failover_status; }
 
-named_and_asked! { vm_enable(VmEnable); vm_move(VmMove); point_export(PointExport); }
+named_and_asked! { vm_enable(VmEnable); vm_move(VmMove); point_export(PointExport); failover(FailoverRequest); }
 
 named_and_awaited! { node_remove; vm_disable; }
 

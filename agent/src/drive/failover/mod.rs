@@ -18,6 +18,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub use runs::test_vm;
+
 use landfall_proto::Refusal;
 use landfall_proto::id::VmId;
 use landfall_proto::message::control::RunFigures;
@@ -45,8 +47,8 @@ pub struct Failover {
     senders: Senders,
     figures: Arc<Mutex<BTreeMap<VmId, RunFigures>>>,
     busy: Arc<Mutex<BTreeSet<VmId>>>,
-    /// Runs that stand as they should.
-    settled: Arc<Mutex<BTreeSet<PromotionId>>>,
+    /// Runs that stand as they should, and whether they are final.
+    settled: Arc<Mutex<BTreeSet<(PromotionId, bool)>>>,
     locks: locks::Locks,
 }
 

@@ -84,10 +84,10 @@ impl Failover {
                 wanted.push(run);
             }
         }
-        lock(&self.settled).retain(|id| wanted.iter().any(|run| run.id == *id));
+        lock(&self.settled).retain(|(id, _)| wanted.iter().any(|run| run.id == *id));
         for run in wanted {
             let vm = run.replica.vm.id;
-            let settled = lock(&self.settled).contains(&run.id);
+            let settled = lock(&self.settled).contains(&(run.id, run.completed));
             if settled {
                 self.show(&run);
             } else {
@@ -137,7 +137,7 @@ impl Failover {
         }
         self.step(vm, "starting", Some(run.vm()));
         self.start(&run, &folder).await?;
-        lock(&self.settled).insert(id);
+        lock(&self.settled).insert((id, run.completed));
         Ok(())
     }
 

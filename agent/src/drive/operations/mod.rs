@@ -2,6 +2,8 @@
 
 mod census;
 mod clusters;
+mod failover;
+mod failover_status;
 mod points;
 mod policy;
 mod relationships;
@@ -24,6 +26,7 @@ use crate::surface::authorization::{Authorization, AuthorizationRemoved};
 use crate::surface::broker::BrokerStatus;
 use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterStatus};
 use crate::surface::event::{Event, EventQuery};
+use crate::surface::failover::{FailoverAnswer, FailoverRequest, FailoverStatus};
 use crate::surface::node::{NodeDetail, NodeRemoved, NodeStatus};
 use crate::surface::operations::{Caller, Operations, Stream};
 use crate::surface::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
@@ -175,6 +178,14 @@ impl Operations for Agent {
 
     async fn point_export(&self, vm: VmSelector, request: PointExport) -> Result<PointExported, Refusal> {
         points::export(&self.control()?, &vm, request).await
+    }
+
+    async fn failover(&self, vm: VmSelector, request: FailoverRequest) -> Result<FailoverAnswer, Refusal> {
+        failover::verb(&self.control()?, &vm, request).await
+    }
+
+    async fn failover_status(&self, vm: VmSelector) -> Result<FailoverStatus, Refusal> {
+        failover_status::status(&self.control()?, &vm).await
     }
 
     async fn event_tail(&self, query: EventQuery) -> Result<Stream<Event>, Refusal> {

@@ -8,6 +8,7 @@ use landfall_proto::model::{Primary, Replica, VmSpec};
 use landfall_store::State;
 
 use super::census::{census, figures, name, newest, resolve};
+use crate::decide::failover;
 use crate::decide::health::{self, Verdict};
 use crate::drive::control::Control;
 use crate::surface::vm::{DiskStatus, Health, ReplicationState, VmDetail, VmRole, VmSelector, VmState, VmStatus};
@@ -84,6 +85,7 @@ pub(super) async fn primary_status(
     };
     let now = control.node.outside.clock.wall();
     let verdict = health::of_primary(primary, sender.as_ref(), now);
+    let verdict = failover::at_primary(state.departures.get(&primary.vm.id), verdict);
     let newest = sender.as_ref().and_then(|sender| sender.acknowledged.clone());
     let age = newest.as_ref().map(|point| now.0.saturating_sub(point.taken_at.0) / 1000);
     let status = VmStatus {
@@ -107,6 +109,7 @@ async fn replica_status(control: &Control, state: &State, replica: &Replica) -> 
     let holder = figures(control, state, replica.receiver(), replica.vm.id).await.and_then(|figures| figures.holder);
     let now = control.node.outside.clock.wall();
     let verdict = health::of_replica(replica, holder.as_ref(), now);
+    let verdict = failover::at_replica(state.promotions.get(&replica.vm.id), verdict);
     let newest = holder.as_ref().and_then(|holder| newest(&holder.points)).cloned();
     let age = newest.as_ref().map(|point| now.0.saturating_sub(point.taken_at.0) / 1000);
     let status = VmStatus {
@@ -153,8 +156,10 @@ pub async fn show(control: &Control, vm: &VmSelector) -> Result<VmDetail, Refusa
     }
     if let Some(replica) = state.replicas.get(&id) {
         let (status, _) = replica_status(control, &state, replica).await;
+        let promoted = state.promotions.contains(&id);
+        let running = promoted && census(node).await.local.get(&id).is_some_and(|(_, vm)| vm.running);
         return Ok(VmDetail {
-            vm_state: Some(VmState::Stopped),
+            vm_state: Some(if running { VmState::Running } else { VmState::Stopped }),
             frequency_seconds: Some(replica.frequency),
             recovery_points: Some(replica.recovery_points),
             storage: Some(replica.storage.clone()),

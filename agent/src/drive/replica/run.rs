@@ -105,7 +105,8 @@ impl ReplicaStore {
         }
         let (layout, shared) = (self.layout().clone(), std::sync::Arc::clone(&self.shared));
         let folder = layout.path(&run_name(id, test));
-        if !self.runs.contains_key(&id) {
+        let known = self.runs.contains_key(&id);
+        if !known {
             let begun = layout.path(&format!("{}{BEGUN}", run_name(id, test)));
             remove_folder(&begun)?;
             fs::create_dir(&begun).map_err(|error| fault("create", &begun, &error))?;

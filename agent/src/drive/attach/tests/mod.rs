@@ -59,6 +59,9 @@ impl VmService for Scripted {
     async fn stop(&self, vm: VmId) -> Result<(), Refusal> {
         self.note(format!("stop {vm}"))
     }
+    async fn lock(&self, vm: VmId, locked: bool) -> Result<(), Refusal> {
+        self.note(format!("lock {vm} {locked}"))
+    }
     async fn freeze(&self, vm: VmId, hold: std::time::Duration) -> Result<Frozen, Refusal> {
         self.note(format!("freeze {vm} {}", hold.as_millis()))?;
         Ok(self.frozen.clone().unwrap())

@@ -86,6 +86,8 @@ async fn every_call_and_every_answer_survives_the_socket() {
     remote.unregister(vm_id(7)).await.unwrap();
     remote.start(vm_id(7)).await.unwrap();
     remote.stop(vm_id(7)).await.unwrap();
+    remote.lock(vm_id(7), true).await.unwrap();
+    remote.lock(vm_id(7), false).await.unwrap();
     assert_eq!(remote.freeze(vm_id(7), Duration::from_millis(1500)).await.unwrap(), service.frozen.clone().unwrap());
     assert!(remote.thaw(FreezeId(9)).await.unwrap().held);
     let id = vm_id(7);
@@ -98,6 +100,8 @@ async fn every_call_and_every_answer_survives_the_socket() {
         format!("unregister {id}"),
         format!("start {id}"),
         format!("stop {id}"),
+        format!("lock {id} true"),
+        format!("lock {id} false"),
         format!("freeze {id} 1500"),
         "thaw 9".to_owned(),
     ];

@@ -6,6 +6,7 @@ use landfall_proto::id::{Epoch, Revision};
 use landfall_proto::model::{Adapter, AdapterKind, DiskSpec, VmSpec};
 
 use super::*;
+use crate::vm_service::{Run, RunImage};
 
 fn registration(number: u128, epoch: u64) -> Registration {
     let vm = VmSpec {
@@ -109,4 +110,95 @@ async fn storage_tells_its_room_or_why_nothing_can_be_stored() {
     until("the location is usable", async || service.storage().await.unwrap()[1].fault.is_none().then_some(())).await;
     fs::remove_dir_all(&place).unwrap();
     until("the loss is told", async || service.storage().await.unwrap()[0].fault.is_some().then_some(())).await;
+}
+
+fn run_over(folder: &Path, test: bool) -> Option<Run> {
+    let image = folder.join("vda.raw");
+    File::create(&image).unwrap().set_len(DISK).unwrap();
+    let command = vec!["sh".to_owned(), "-c".to_owned(), "echo $LANDFALL_FAILOVER > kind; exec sleep 600".to_owned()];
+    Some(Run { test, command, images: vec![RunImage { target: "vda".parse().unwrap(), path: image }] })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_failover_makes_a_replica_startable_and_it_becomes_one_again() {
+    let (path, storage) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = Directory::open(options("r1", path.path())).await.unwrap();
+    let folder = path.path().join(vm_id(7).to_string());
+    service.register(&registration(7, 5)).await.unwrap();
+    let failed_over = Registration { run: run_over(storage.path(), false), ..registration(7, 5) };
+    service.register(&failed_over).await.unwrap();
+    report(&service, 7, "it is failed over", |report| report.role == VmRole::FailedOver && report.fault.is_none())
+        .await;
+    // Being found starts nothing of a failover.
+    for _ in 0..3 {
+        service.inner.scan().await.unwrap();
+    }
+    assert_eq!(service.list().await.unwrap()[0].state, VmState::Stopped);
+    service.start(vm_id(7)).await.unwrap();
+    running(&service, 7).await;
+    until("the command knows what it is for", async || fs::read_to_string(folder.join("kind")).ok()).await;
+    assert_eq!(fs::read_to_string(folder.join("kind")).unwrap().trim(), "real");
+    drop(service);
+    let service = until("the path is free", async || Directory::open(options("r1", path.path())).await.ok()).await;
+    running(&service, 7).await;
+    service.stop(vm_id(7)).await.unwrap();
+    service.register(&registration(7, 5)).await.unwrap();
+    report(&service, 7, "it is a replica", |report| report.role == VmRole::Replica).await;
+    assert_eq!(service.start(vm_id(7)).await.unwrap_err().code, "vm_is_replica");
+    assert!(alive_in(&folder).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_test_is_a_vm_of_its_own_and_leaves_nothing() {
+    let (path, storage) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = Directory::open(options("r1", path.path())).await.unwrap();
+    service.register(&registration(7, 5)).await.unwrap();
+    service.register(&Registration { run: run_over(storage.path(), true), ..registration(8, 5) }).await.unwrap();
+    service.start(vm_id(8)).await.unwrap();
+    running(&service, 8).await;
+    let folder = path.path().join(vm_id(8).to_string());
+    assert!(fs::read_to_string(folder.join("vm.toml")).unwrap().contains("connected = false"));
+    until("the command knows what it is for", async || fs::read_to_string(folder.join("kind")).ok()).await;
+    fs::remove_file(folder.join("kind")).unwrap();
+    service.stop(vm_id(8)).await.unwrap();
+    service.unregister(vm_id(8)).await.unwrap();
+    until("the test is gone", async || (service.list().await.unwrap().len() == 1).then_some(())).await;
+    assert!(!folder.exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_locked_vm_is_started_by_nobody_until_it_is_given_free() {
+    let path = tempfile::tempdir().unwrap();
+    let folder = path.path().join("one");
+    let service = Directory::open(options("p1", path.path())).await.unwrap();
+    // Before it is here at all.
+    service.lock(vm_id(1), true).await.unwrap();
+    write_vm(&folder, 1, &guest_command());
+    report(&service, 1, "it is found", |report| report.fault.is_none() && report.images.len() == 2).await;
+    for _ in 0..3 {
+        service.inner.scan().await.unwrap();
+    }
+    assert_eq!(service.start(vm_id(1)).await.unwrap_err().code, "vm_locked");
+    assert!(alive_in(&folder).is_empty());
+    service.lock(vm_id(1), false).await.unwrap();
+    running(&service, 1).await;
+    // One that ran goes on when it is given free, over a restart of the service, too.
+    service.lock(vm_id(1), true).await.unwrap();
+    service.stop(vm_id(1)).await.unwrap();
+    service.stop(vm_id(1)).await.unwrap();
+    drop(service);
+    let service = until("the path is free", async || Directory::open(options("p1", path.path())).await.ok()).await;
+    report(&service, 1, "it is found", |report| report.fault.is_none() && report.images.len() == 2).await;
+    assert_eq!(service.start(vm_id(1)).await.unwrap_err().code, "vm_locked");
+    service.lock(vm_id(1), false).await.unwrap();
+    running(&service, 1).await;
+    service.stop(vm_id(1)).await.unwrap();
+    // One that was stopped on purpose stays so.
+    service.lock(vm_id(1), true).await.unwrap();
+    service.stop(vm_id(1)).await.unwrap();
+    service.lock(vm_id(1), false).await.unwrap();
+    for _ in 0..3 {
+        service.inner.scan().await.unwrap();
+    }
+    assert!(alive_in(&folder).is_empty());
 }

@@ -1,0 +1,397 @@
+//! The verbs of failover: what stands in the way, what would be done, and the commit that begins it.
+//!
+//! Whatever follows is done by `drive::failover` at the node whose part it is; a verb at most waits for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall_proto::alpn::Alpn;
+use landfall_proto::id::VmId;
+use landfall_proto::message::control::{ControlAnswer, ControlRequest, Point, PointState};
+use landfall_proto::model::{Command, FailoverStep, Loss, PointName, PromotionId, Replica};
+use landfall_proto::refusal::quoted;
+use landfall_proto::{Class, Refusal};
+use landfall_store::State;
+use tokio::time::{Instant, sleep};
+
+use super::census::{committed_names, name, newest, resolve};
+use super::failover_status::status_of;
+use crate::decide::failover::loss;
+use crate::drive::control::{Control, local_vms};
+use crate::drive::events::Happening;
+use crate::drive::failover::{hand_off, test_vm};
+use crate::drive::members::control_target;
+use crate::drive::peers;
+use crate::surface::failover::{FailoverAction, FailoverAnswer, FailoverPlan, FailoverRequest};
+use crate::surface::vm::VmSelector;
+use crate::surface::wait::{WaitSeconds, timed_out};
+
+/// How often a wait looks again.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long a node may take to say what it does.
+const FIGURES_DEADLINE: Duration = Duration::from_millis(1_500);
+
+/// What a verb would do, and what it needs to do it.
+struct Prepared {
+    plan: FailoverPlan,
+    blockers: Vec<Refusal>,
+    chosen: Option<Point>,
+    loss: Loss,
+}
+
+/// One verb.
+pub async fn verb(control: &Control, vm: &VmSelector, request: FailoverRequest) -> Result<FailoverAnswer, Refusal> {
+    let id = resolve(&control.node, vm).await?;
+    let prepared = prepare(control, id, &request).await;
+    if request.dry_run {
+        let Prepared { mut plan, blockers, .. } = prepared;
+        plan.blockers = blockers.into_iter().map(Into::into).collect();
+        return Ok(FailoverAnswer::Plan(Box::new(plan)));
+    }
+    if let Some(blocker) = prepared.blockers.first() {
+        return Err(blocker.clone());
+    }
+    confirm(&request, &prepared.plan.name)?;
+    let state = control.node.state();
+    let step = step_of(control, &state, id, request.action, &prepared)?;
+    let command = Command::Failover { vm: id, step: Box::new(step.clone()) };
+    control.node.proposer.commit(command).await?;
+    let told = format!("{}: {}", prepared.plan.name, said(request.action));
+    control.node.events.record(Happening::info("failover", told).vm(id).node(&control.node.name));
+    if let Some(wait) = request.wait_seconds {
+        settled(control, id, &step, wait).await?;
+    }
+    Ok(FailoverAnswer::Status(Box::new(status_of(control, id).await)))
+}
+
+fn said(action: FailoverAction) -> &'static str {
+    match action {
+        FailoverAction::Test => "a test failover begins",
+        FailoverAction::StopTest => "the test failover is ended",
+        FailoverAction::Planned => "a planned failover begins",
+        FailoverAction::Unplanned => "an unplanned failover begins",
+        FailoverAction::Complete => "the failover is final",
+        FailoverAction::Cancel => "the failover is to be taken back",
+    }
+}
+
+/// Planned and unplanned failovers stop something, or run it twice: nobody does that by a slip of the hand.
+fn confirm(request: &FailoverRequest, vm: &str) -> Result<(), Refusal> {
+    let asked = matches!(request.action, FailoverAction::Planned | FailoverAction::Unplanned);
+    match &request.name {
+        Some(typed) if typed != vm => {
+            let message = format!("the VM is called {}, not {}", quoted(vm), quoted(typed));
+            Err(Refusal::new(Class::Refused, "other_name", message).field("name").remedy("look which VM is meant"))
+        }
+        None if asked && !request.yes => {
+            let message = format!("nobody has said that {} is meant", quoted(vm));
+            let remedy = format!("give --name {} or --yes; --dry-run shows what would be done", quoted(vm));
+            Err(Refusal::new(Class::Refused, "not_confirmed", message).field("name").remedy(remedy))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn fresh_id(control: &Control) -> PromotionId {
+    let mut bytes = [0; 16];
+    control.node.outside.random.fill(&mut bytes);
+    PromotionId(u128::from_le_bytes(bytes))
+}
+
+fn nothing(vm: VmId) -> Refusal {
+    Refusal::new(Class::NotFound, "no_failover", format!("there is no failover of VM {vm}"))
+        .field("vm")
+        .remedy("`landfall failover status` shows what there is; give the command at the cluster that began it")
+}
+
+/// The command that a verb commits.
+fn step_of(
+    control: &Control,
+    state: &State,
+    vm: VmId,
+    action: FailoverAction,
+    prepared: &Prepared,
+) -> Result<FailoverStep, Refusal> {
+    let promotion = || state.promotions.get(&vm).map(|promotion| promotion.id).ok_or_else(|| nothing(vm));
+    let chosen = || {
+        let point = prepared.chosen.as_ref().ok_or_else(|| Refusal::not_found("point", "newest"))?;
+        Ok::<_, Refusal>(PointName { sequence: point.sequence, root: point.root })
+    };
+    let epoch = || state.replicas.get(&vm).map(|replica| replica.epoch).ok_or_else(|| no_replica(vm));
+    Ok(match action {
+        FailoverAction::Test => FailoverStep::Test { epoch: epoch()?, id: fresh_id(control), point: chosen()? },
+        FailoverAction::StopTest => {
+            FailoverStep::EndTest { id: state.tests.get(&vm).map(|test| test.id).ok_or_else(|| nothing(vm))? }
+        }
+        FailoverAction::Planned => FailoverStep::Depart { id: fresh_id(control) },
+        FailoverAction::Unplanned => {
+            let (epoch, id, point) = (epoch()?, fresh_id(control), chosen()?);
+            FailoverStep::Promote { epoch, id, point, loss: prepared.loss }
+        }
+        FailoverAction::Complete => FailoverStep::Complete { id: promotion()? },
+        FailoverAction::Cancel => match state.departures.get(&vm) {
+            Some(departure) => FailoverStep::Recall { id: departure.id },
+            None => FailoverStep::Withdraw { id: promotion()? },
+        },
+    })
+}
+
+fn no_replica(vm: VmId) -> Refusal {
+    Refusal::new(Class::NotFound, "no_replica", format!("this cluster keeps no replica of VM {vm}"))
+        .field("vm")
+        .remedy("give the command at the cluster that keeps the replica")
+}
+
+/// Looks at everything that a verb depends on.
+async fn prepare(control: &Control, vm: VmId, request: &FailoverRequest) -> Prepared {
+    let state = control.node.state();
+    let plan = FailoverPlan {
+        uuid: vm,
+        name: committed_names(&state).get(&vm).cloned().unwrap_or_default(),
+        action: request.action,
+        point: None,
+        taken_at: None,
+        node: None,
+        loss_seconds: None,
+        loss_bytes: None,
+        command: Vec::new(),
+        steps: Vec::new(),
+        warnings: Vec::new(),
+        blockers: Vec::new(),
+    };
+    let mut prepared = Prepared { plan, blockers: Vec::new(), chosen: None, loss: Loss::default() };
+    let choosing = matches!(request.action, FailoverAction::Test | FailoverAction::Unplanned);
+    if request.point.is_some() && !choosing {
+        let remedy = "choose a point for test and unplanned only";
+        prepared.blockers.push(Refusal::invalid("point", &request.point.unwrap_or_default().to_string(), remedy));
+    }
+    match request.action {
+        FailoverAction::Test | FailoverAction::Unplanned => {
+            prepare_replica(control, &state, vm, request, &mut prepared).await;
+        }
+        FailoverAction::Planned => prepare_planned(&state, vm, &mut prepared),
+        FailoverAction::StopTest => {
+            prepared.plan.steps.push("stop the test's VM, remove it and its images".to_owned());
+            if !state.tests.contains(&vm) {
+                prepared.blockers.push(nothing(vm));
+            }
+        }
+        FailoverAction::Complete => {
+            prepared.plan.steps.push("de-list every other point of the replica".to_owned());
+            if !state.promotions.contains(&vm) {
+                prepared.blockers.push(nothing(vm));
+            }
+        }
+        FailoverAction::Cancel => {
+            prepared.plan.steps.push("stop the VM, discard what it wrote, go on replicating".to_owned());
+            if !state.promotions.contains(&vm) && !state.departures.contains(&vm) {
+                prepared.blockers.push(nothing(vm));
+            }
+        }
+    }
+    prepared
+}
+
+fn prepare_planned(state: &State, vm: VmId, prepared: &mut Prepared) {
+    let Some(primary) = state.primaries.get(&vm) else {
+        let refusal = Refusal::new(Class::NotFound, "no_primary", format!("VM {vm} is no primary of this cluster"));
+        let remedy = "give the command at the primary's cluster; without it, fail over unplanned at the replica's";
+        return prepared.blockers.push(refusal.field("vm").remedy(remedy));
+    };
+    prepared.plan.node = primary.sender.map(|member| name(state, member));
+    (prepared.plan.loss_seconds, prepared.plan.loss_bytes) = (Some(0), Some(0));
+    prepared.plan.command.clone_from(&primary.vm.launch.command);
+    prepared.plan.steps = vec![
+        "stop the VM and keep it from being started".to_owned(),
+        "send its last changes and wait until they are acknowledged".to_owned(),
+        "give up the right to run it, by commit here".to_owned(),
+        format!("{} takes the right, by commit there, and starts it", primary.to),
+    ];
+    if state.departures.contains(&vm) {
+        let message = format!("{} is failed over already", primary.vm.name);
+        let refusal = Refusal::new(Class::Refused, "failing_over", message).field("vm");
+        prepared.blockers.push(refusal.remedy("see `landfall failover status`"));
+    }
+    if primary.stopped.is_some() || primary.sender.is_none() || !primary.rivals.is_empty() {
+        let message = format!("{} is not replicated at this moment", primary.vm.name);
+        let refusal = Refusal::new(Class::Refused, "not_replicating", message).field("vm");
+        prepared.blockers.push(refusal.remedy("see the reasons in `landfall vm show`"));
+    }
+}
+
+async fn prepare_replica(
+    control: &Control,
+    state: &State,
+    vm: VmId,
+    request: &FailoverRequest,
+    prepared: &mut Prepared,
+) {
+    let Some(replica) = state.replicas.get(&vm) else { return prepared.blockers.push(no_replica(vm)) };
+    prepared.plan.node = Some(name(state, replica.holder));
+    prepared.plan.command.clone_from(&replica.vm.launch.command);
+    describe(replica, request.action, &mut prepared.plan);
+    if let Some(refusal) = at_rest(state, replica, request.action) {
+        prepared.blockers.push(refusal);
+    }
+    match hand_off::holder_of(control, state, replica).await {
+        Ok(holder) => {
+            let chosen = match request.point {
+                Some(sequence) => holder.points.iter().find(|point| point.sequence == sequence),
+                None => newest(&holder.points),
+            };
+            match chosen.filter(|point| point.state != PointState::Unreachable) {
+                Some(point) => choose(control, &holder.points, point, prepared),
+                None => prepared.blockers.push(no_point(&holder.points, request.point)),
+            }
+        }
+        Err(refusal) => prepared.blockers.push(refusal),
+    }
+    if request.action == FailoverAction::Unplanned {
+        ask_primary(control, state, replica, request.force, prepared).await;
+    }
+}
+
+fn choose(control: &Control, points: &[Point], point: &Point, prepared: &mut Prepared) {
+    prepared.loss = loss(points, point, control.node.outside.clock.wall().0);
+    prepared.plan.point = Some(point.sequence);
+    prepared.plan.taken_at = Some(point.taken_at.into());
+    prepared.plan.loss_seconds = Some(prepared.loss.millis / 1000);
+    prepared.plan.loss_bytes = Some(prepared.loss.bytes);
+    prepared.chosen = Some(point.clone());
+}
+
+fn no_point(points: &[Point], asked: Option<u64>) -> Refusal {
+    let listed = points.iter().filter(|point| point.state != PointState::Unreachable);
+    let listed: Vec<String> = listed.map(|point| point.sequence.to_string()).collect();
+    let asked = asked.map_or_else(|| "newest".to_owned(), |point| point.to_string());
+    Refusal::not_found("point", &asked).remedy(match listed.is_empty() {
+        true => "wait for the initial copy: there is no complete point yet".to_owned(),
+        false => format!("the points are: {}", listed.join(", ")),
+    })
+}
+
+fn describe(replica: &Replica, action: FailoverAction, plan: &mut FailoverPlan) {
+    let raw = replica.vm.launch.images.iter().any(|image| image.raw);
+    plan.steps.push(match raw {
+        true => "copy the point's disks into raw images, checked against their hashes".to_owned(),
+        false => "make an overlay over each of the point's disks".to_owned(),
+    });
+    if action == FailoverAction::Test {
+        plan.steps.push(format!("start it as '{} - Test', adapters not connected", replica.vm.name));
+        plan.warnings.push("replication goes on meanwhile".to_owned());
+    } else {
+        plan.steps.push(format!("replication from {} is refused from then on", replica.primary));
+        plan.steps.push("start the VM; the replica stays at its node".to_owned());
+    }
+    if replica.vm.launch.command.is_empty() {
+        let told = "no command has come with the VM: its images are made, and starting it is left to you";
+        plan.warnings.push(told.to_owned());
+    }
+}
+
+/// Why a replica cannot be failed over, as far as the committed state tells; commits check it again.
+fn at_rest(state: &State, replica: &Replica, action: FailoverAction) -> Option<Refusal> {
+    let (vm, name) = (replica.vm.id, &replica.vm.name);
+    let refuse =
+        |code, why: String, remedy: &str| Some(Refusal::new(Class::Refused, code, why).field("vm").remedy(remedy));
+    if state.promotions.contains(&vm) {
+        return refuse("failed_over", format!("{name} is failed over already"), "see `landfall failover status`");
+    }
+    if action == FailoverAction::Test && state.tests.contains(&vm) {
+        let remedy = "end it first: `landfall failover test VM --stop`";
+        return refuse("test_running", format!("a test failover of {name} runs already"), remedy);
+    }
+    if !replica.acknowledged {
+        let why = format!("the replica of {name} has no complete point yet");
+        return refuse("no_point", why, "wait for the initial copy: `landfall vm show`");
+    }
+    if replica.seeding.is_some() || replica.handover.is_some() {
+        let why = format!("the replica of {name} is being moved or filled anew");
+        return refuse("moving", why, "wait until it is complete");
+    }
+    None
+}
+
+/// Whether the primary answers, and runs: then an unplanned failover would make it run twice.
+async fn ask_primary(control: &Control, state: &State, replica: &Replica, force: bool, prepared: &mut Prepared) {
+    let Some(peer) = state.peers.get(&replica.primary) else { return };
+    let answer = peers::first_answer(&control.node, peer, &ControlRequest::Runs(replica.vm.id)).await;
+    let runs = match answer {
+        Ok(ControlAnswer::Runs(Some(runs))) => runs,
+        Ok(_) => {
+            let told = format!("{} answers, but cannot say whether the VM runs", replica.primary);
+            return prepared.plan.warnings.push(told);
+        }
+        Err(_) => {
+            let told = format!("{} does not answer: nobody can say that the VM is off there", replica.primary);
+            return prepared.plan.warnings.push(told);
+        }
+    };
+    if !runs {
+        let told =
+            format!("{} answers, and the VM is off there: a planned failover would lose nothing", replica.primary);
+        prepared.plan.warnings.push(told);
+    } else if force {
+        prepared.plan.warnings.push(format!("the VM runs at {}: it will run twice", replica.primary));
+    } else {
+        let message = format!("{} runs at {}, which answers", replica.vm.name, replica.primary);
+        let remedy = "fail over as planned, at the primary's cluster; --force runs it twice all the same";
+        prepared.blockers.push(Refusal::new(Class::Refused, "primary_runs", message).field("vm").remedy(remedy));
+    }
+}
+
+/// Waits until a step has had its effect.
+async fn settled(control: &Control, vm: VmId, step: &FailoverStep, wait: WaitSeconds) -> Result<(), Refusal> {
+    let deadline = Instant::now() + wait.duration();
+    loop {
+        let state = control.node.state();
+        let status = status_of(control, vm).await;
+        let runnable = state.replicas.get(&vm).is_some_and(|replica| !replica.vm.launch.command.is_empty());
+        let done = match step {
+            FailoverStep::Test { .. } | FailoverStep::Promote { .. } => {
+                status.step == if runnable { "running" } else { "stopped" }
+            }
+            FailoverStep::EndTest { id } => !lists(control, &state, test_vm(*id)).await,
+            FailoverStep::Depart { .. } => status.step == "departed",
+            FailoverStep::Recall { .. } => !state.departures.contains(&vm),
+            FailoverStep::Withdraw { .. } => !state.promotions.contains(&vm),
+            _ => true,
+        };
+        if done {
+            return Ok(());
+        }
+        let recalled = matches!(step, FailoverStep::Recall { .. }) && status.step == "departed";
+        if recalled {
+            let message = "the other cluster had taken the right to run it already";
+            return Err(Refusal::new(Class::Refused, "departed", message)
+                .field("vm")
+                .remedy("cancel the failover there: `landfall failover cancel`"));
+        }
+        if Instant::now() >= deadline {
+            let why = status.fault.map_or_else(|| format!("it is {}", status.step), |fault| fault.message);
+            return Err(timed_out("it is committed", &why, wait));
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// Whether any node that answers still has the VM of a test.
+async fn lists(control: &Control, state: &Arc<State>, vm: VmId) -> bool {
+    for member in state.members.values().filter(|member| !member.witness) {
+        let listed = if member.id == control.node.me {
+            local_vms(&control.node)
+        } else {
+            let Some(target) = control_target(state, member.id) else { continue };
+            let asked = control.node.calls.call(&target, Alpn::Control, &ControlRequest::Vms, FIGURES_DEADLINE);
+            match asked.await {
+                Ok(ControlAnswer::Vms(listed)) => listed,
+                _ => continue,
+            }
+        };
+        if listed.iter().any(|local| local.vm.id == vm) {
+            return true;
+        }
+    }
+    false
+}

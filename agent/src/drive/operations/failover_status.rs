@@ -1,0 +1,118 @@
+//! `failover status`: how far a failover is, as this cluster knows it.
+
+use std::time::Duration;
+
+use landfall_proto::Refusal;
+use landfall_proto::alpn::Alpn;
+use landfall_proto::id::{MemberId, VmId};
+use landfall_proto::message::control::{ControlAnswer, ControlRequest, RunFigures};
+use landfall_proto::model::{DepartureState, FailoverKind, PromotionState};
+use landfall_store::State;
+
+use super::census::{committed_names, name, resolve};
+use crate::drive::control::Control;
+use crate::drive::failover::test_vm;
+use crate::drive::members::control_target;
+use crate::surface::failover::{FailoverStatus, FailoverWord};
+use crate::surface::vm::VmSelector;
+
+/// How long a node may take to say what it does.
+const FIGURES_DEADLINE: Duration = Duration::from_millis(1_500);
+
+/// How far the failover of a VM is.
+pub async fn status(control: &Control, vm: &VmSelector) -> Result<FailoverStatus, Refusal> {
+    let id = resolve(&control.node, vm).await?;
+    Ok(status_of(control, id).await)
+}
+
+pub(super) async fn status_of(control: &Control, vm: VmId) -> FailoverStatus {
+    let state = control.node.state();
+    let mut status = FailoverStatus {
+        uuid: vm,
+        name: committed_names(&state).get(&vm).cloned().unwrap_or_default(),
+        kind: None,
+        step: "none".to_owned(),
+        right_to_run: state.may_run(vm),
+        promotion: None,
+        point: None,
+        started_at: None,
+        loss_seconds: None,
+        loss_bytes: None,
+        node: None,
+        run_vm: None,
+        test: state.tests.contains(&vm),
+        fault: None,
+    };
+    let at = describe(&state, &mut status);
+    let Some(member) = at else { return status };
+    status.node = Some(name(&state, member));
+    if let Some(figures) = figures(control, &state, member, vm).await {
+        let final_word = ["completed", "departed", "recalling", "released"].contains(&status.step.as_str());
+        if !final_word && !figures.step.is_empty() {
+            status.step = figures.step;
+        }
+        status.fault = figures.fault.map(Into::into);
+    }
+    status
+}
+
+/// Says what is committed of a failover, and returns the node whose part it is.
+fn describe(state: &State, status: &mut FailoverStatus) -> Option<MemberId> {
+    let vm = status.uuid;
+    let mut at = None;
+    if let Some(promotion) = state.promotions.get(&vm) {
+        status.kind = Some(match promotion.kind {
+            FailoverKind::Planned => FailoverWord::Planned,
+            FailoverKind::Unplanned => FailoverWord::Unplanned,
+        });
+        status.promotion = Some(promotion.id.to_string());
+        status.point = Some(promotion.point.sequence);
+        status.started_at = Some(promotion.started_at.into());
+        status.loss_seconds = Some(promotion.loss.millis / 1000);
+        status.loss_bytes = Some(promotion.loss.bytes);
+        status.run_vm = Some(vm);
+        status.step = match promotion.state {
+            PromotionState::Running => "preparing",
+            PromotionState::Withdrawing => "stopping",
+            PromotionState::Completed => "completed",
+        }
+        .to_owned();
+        at = Some(promotion.holder);
+    } else if let Some(departure) = state.departures.get(&vm) {
+        status.kind = Some(FailoverWord::Planned);
+        status.promotion = Some(departure.id.to_string());
+        status.point = departure.state.released().map(|point| point.sequence);
+        status.started_at = Some(departure.started_at.into());
+        (status.loss_seconds, status.loss_bytes) = (Some(0), Some(0));
+        status.step = match departure.state {
+            DepartureState::Preparing => "stopping",
+            DepartureState::Released(_) => "released",
+            DepartureState::Recalling(_) => "recalling",
+            DepartureState::Departed(_) => "departed",
+        }
+        .to_owned();
+        at = state.primaries.get(&vm).and_then(|primary| primary.sender);
+    } else if let Some(test) = state.tests.get(&vm) {
+        status.kind = Some(FailoverWord::Test);
+        status.promotion = Some(test.id.to_string());
+        status.point = Some(test.point.sequence);
+        status.started_at = Some(test.started_at.into());
+        (status.loss_seconds, status.loss_bytes) = (Some(0), Some(0));
+        "preparing".clone_into(&mut status.step);
+        status.run_vm = Some(test_vm(test.id));
+        at = Some(test.node);
+    }
+    at
+}
+
+/// What `member` does for the failover of `vm`.
+async fn figures(control: &Control, state: &State, member: MemberId, vm: VmId) -> Option<RunFigures> {
+    if member == control.node.me {
+        return control.failover.figures(vm);
+    }
+    let target = control_target(state, member)?;
+    match control.node.calls.call(&target, Alpn::Control, &ControlRequest::Run(vm), FIGURES_DEADLINE).await {
+        Ok(ControlAnswer::Run(figures)) => figures.map(|figures| *figures),
+        _ => None,
+    }
+}
