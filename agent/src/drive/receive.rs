@@ -283,7 +283,7 @@ impl Receiver {
                 let point = store.commit()?;
                 drop(place);
                 self.replicas.note(*vm, epochs.assignment, &store);
-                let confirmed = self.confirmed.is_fresh();
+                let confirmed = handle.block_on(self.confirmed.ensure(&self.node));
                 let point = Point { copies: vec![self.node.name.clone()], ..point };
                 Ok(Some(DataAnswer::Acknowledged { point, confirmed }))
             }

@@ -176,6 +176,8 @@ pub struct SenderFigures {
     pub fault: Option<Refusal>,
     /// The change set interval really used, where the node's file shortens it for a test.
     pub testing_interval_ms: Option<u64>,
+    /// The assignment under which it is received there.
+    pub assignment: Option<Epoch>,
 }
 
 /// A recovery point as it is listed.

@@ -421,6 +421,7 @@ fn figures() -> Figures {
         source: Some("index".into()),
         fault: Some(refusal()),
         testing_interval_ms: Some(200),
+        assignment: Some(epoch(4)),
     };
     Figures { holder: Some(holder), sender: Some(sender) }
 }

@@ -114,8 +114,11 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
         Verb::Move { vm, to, waiting } => {
             let wait = waiting.or(MOVE_WAIT_SECONDS);
             let doing = format!("waiting for {to} to hold the replica");
-            let request = VmMove { to, wait_seconds: wait };
+            let request = VmMove { to: to.clone(), wait_seconds: wait };
             let answer = session.ask(Method::POST, &at(vm, &["move"]), Some(&request), wait, &doing).await?;
+            if answer.shape::<VmLocation>()?.node != to {
+                session.console().note(&format!("the hand-over to {to} has begun; --wait waits for its end"));
+            }
             session.print::<VmLocation>(&answer)
         }
         Verb::Pause(_) => Err(comes_later("vm pause").into()),

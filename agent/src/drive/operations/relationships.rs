@@ -17,7 +17,7 @@ use crate::drive::node::Node;
 use crate::surface::vm::{NamedVm, VmDetail, VmEnable, VmLocation, VmMove, VmSelector};
 use crate::surface::wait::{WaitSeconds, timed_out};
 
-/// How long `vm enable` waits for a node to claim the VM before it answers all the same.
+/// How long `vm enable` waits for a node to claim the VM, and to begin, before it answers all the same.
 const CLAIM_WAIT: Duration = Duration::from_secs(3);
 
 /// How often a wait looks again.
@@ -86,9 +86,7 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
     let told = format!("{} replicates to {}, received by {}", local.vm.name, request.to, placed.node);
     node.events.record(Happening::info("replication_enabled", told).vm(id).node(&placed.node));
     // The node that has the VM claims it within a moment; waiting for that makes the answer say where it is sent from.
-    let mut states = node.consensus.watch_state();
-    let claimed = states.wait_for(|state| state.primaries.get(&id).is_none_or(|primary| primary.sender.is_some()));
-    drop(timeout(CLAIM_WAIT, claimed).await);
+    drop(timeout(CLAIM_WAIT, begun(control, id)).await);
     if let Some(wait) = request.wait_seconds {
         first_point(control, id, wait).await?;
     }
@@ -96,6 +94,18 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
     detail.status.replica_host.get_or_insert_with(|| placed.node.to_string());
     detail.status.epoch.get_or_insert(placed.epoch);
     Ok(detail)
+}
+
+/// Waits until a node sends the VM and says so, or it is not replicated any more.
+async fn begun(control: &Control, vm: VmId) {
+    loop {
+        let state = control.node.state();
+        let Some(primary) = state.primaries.get(&vm) else { return };
+        if primary_status(control, &state, primary).await.1.is_some() {
+            return;
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
 }
 
 async fn first_point(control: &Control, vm: VmId, wait: WaitSeconds) -> Result<(), Refusal> {

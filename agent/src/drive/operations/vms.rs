@@ -92,6 +92,7 @@ pub(super) async fn primary_status(
         replica_cluster: Some(primary.to.clone()),
         replica_host: sender.as_ref().and_then(|sender| sender.receiver.as_ref()).map(ToString::to_string),
         in_sync: newest.as_ref().map(|point| point.copies.clone()).unwrap_or_default(),
+        epoch: sender.as_ref().and_then(|sender| sender.assignment),
         consistency: newest.as_ref().map(|point| point.consistency),
         last_point_at: newest.as_ref().map(|point| point.taken_at.into()),
         lag_seconds: age,

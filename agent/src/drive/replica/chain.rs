@@ -154,9 +154,38 @@ impl Base {
         }
     }
 
+    /// Bytes of the disk that the file system keeps for it: what was never written, or zeroed, takes no room.
+    pub fn stored_bytes(&self) -> Result<u64, Refusal> {
+        let mut stored = 0;
+        for (_, host, length) in &self.runs {
+            let (mut at, end) = (*host, host + length);
+            while let Some((from, until)) =
+                next_data(&self.file, at).map_err(|error| fault("read", &self.path, &error))?
+            {
+                stored += until.min(end).saturating_sub(from.min(end));
+                at = until;
+                if at >= end {
+                    break;
+                }
+            }
+        }
+        Ok(stored)
+    }
+
     /// Syncs what was written.
     pub fn sync(&self) -> Result<(), Refusal> {
         durable::sync(&self.file, &self.path)
+    }
+}
+
+/// The next run of the file from `at` that is no hole: where it starts and ends.
+fn next_data(file: &File, at: u64) -> io::Result<Option<(u64, u64)>> {
+    use rustix::fs::{SeekFrom, seek};
+    match seek(file, SeekFrom::Data(at)) {
+        Ok(from) => Ok(Some((from, seek(file, SeekFrom::Hole(from))?))),
+        // None from here on.
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -12,7 +12,7 @@ use landfall_proto::message::data::{ChangeSet, Extent};
 use landfall_proto::model::DiskSpec;
 use landfall_proto::refusal::Class;
 
-use super::chain::Overlay;
+use super::chain::{Base, Overlay};
 use super::fill::{Present, patch};
 use super::layout::{APPLYING, STAGED, leaves_name, point_name};
 use super::manifest::{DiskEntry, PointEntry};
@@ -76,13 +76,17 @@ impl ReplicaStore {
             disks.push(self.land_disk(set, disk)?);
         }
         durable::sync_folder(self.layout().folder())?;
-        let counts = change_set::counts(&self.layout().path(APPLYING))?;
+        let changed = match self.manifest.points.is_empty() {
+            // The first content came before its change set, which may be empty.
+            true => self.base_bytes(&disks)?,
+            false => change_set::counts(&self.layout().path(APPLYING))?.bytes,
+        };
         let entry = PointEntry {
             sequence: set.tip.sequence,
             root: set.tip.root,
             taken_at: set.taken_at,
             consistency: set.consistency,
-            bytes: counts.bytes,
+            bytes: changed,
             disks,
         };
         let before = self.manifest.clone();
@@ -92,6 +96,11 @@ impl ReplicaStore {
         self.manifest.elsewhere.retain(|point| point.sequence != set.tip.sequence);
         self.trim_elsewhere();
         self.save().inspect_err(|_| self.manifest = before)
+    }
+
+    fn base_bytes(&self, disks: &[DiskEntry]) -> Result<u64, Refusal> {
+        let base = |disk: &DiskEntry| Base::open(&self.layout().path(&disk.file), disk.bytes)?.stored_bytes();
+        disks.iter().map(base).sum()
     }
 
     /// Gives a disk the file that shows it at the new point.

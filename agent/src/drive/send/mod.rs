@@ -228,8 +228,7 @@ impl Sender {
         let told = format!("{} was asked: {} receives {}", self.primary.to, at.node, self.primary.vm.name);
         let event = Happening::info("replica_located", told).vm(self.primary.vm.id).node(&self.node.name);
         self.node.events.record(event.with("epoch", &at.epoch));
-        let receiver: NodeName = at.node.clone();
-        self.figures.send_modify(|figures| figures.receiver = Some(receiver));
+        self.received_at(&at);
         Ok(at)
     }
 
@@ -252,9 +251,16 @@ impl Sender {
         };
         let target = self.data_target(at);
         let opened = Session::open(&self.node.calls, &target, &hello).await?;
-        let receiver = at.node.clone();
-        self.figures.send_modify(|figures| figures.receiver = Some(receiver));
+        self.received_at(at);
         Ok(opened)
+    }
+
+    fn received_at(&self, at: &Location) {
+        let receiver: NodeName = at.node.clone();
+        self.figures.send_modify(|figures| {
+            figures.receiver = Some(receiver);
+            figures.assignment = Some(at.epoch);
+        });
     }
 
     fn data_target(&self, at: &Location) -> Target {
