@@ -14,7 +14,7 @@ use landfall_proto::id::{Epoch, Fqdn, MemberId, SenderEpoch, VmId};
 use landfall_proto::limits::DATA_STREAMS;
 use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::Point;
-use landfall_proto::message::data::{DataAnswer, DataRequest, Hello, Welcome};
+use landfall_proto::message::data::{DataAnswer, DataRequest, Hello, POINTS_TOLD, Welcome};
 use landfall_proto::model::{Command, DiskSpec, Replica};
 use landfall_proto::trust::Caller;
 use landfall_proto::{Class, Refusal};
@@ -28,7 +28,7 @@ use crate::drive::applying::Applying;
 use crate::drive::handover;
 use crate::drive::image::extent;
 use crate::drive::node::Node;
-use crate::drive::replica::{Begun, Epochs};
+use crate::drive::replica::{Begun, Epochs, Standing};
 use crate::drive::replicas::{Replicas, SharedStore};
 use crate::drive::send::capture::blocking;
 use crate::drive::{broker, confirm};
@@ -158,9 +158,11 @@ impl Receiver {
         .await;
         let (guard, standing) = standing.map_err(Welcome::Refused)?;
         self.replicas.note(vm, epoch, &guard);
+        let mut points = self.replicas.points(&guard);
         drop(guard);
-        let welcome =
-            Welcome::Ready { newest: standing.newest, staged: standing.staged, comparable: standing.comparable };
+        points.drain(..points.len().saturating_sub(POINTS_TOLD));
+        let Standing { newest, staged, comparable, .. } = standing;
+        let welcome = Welcome::Ready { newest, staged, comparable, points };
         Ok((Admitted { vm, primary: primary.clone(), epochs, store }, welcome))
     }
 

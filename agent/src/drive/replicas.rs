@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use landfall_proto::id::{Epoch, StorageName, VmId};
-use landfall_proto::message::control::{HolderFigures, PointState};
+use landfall_proto::message::control::{HolderFigures, Point, PointState};
 use landfall_proto::model::Replica;
 use landfall_proto::{Class, Refusal};
 use landfall_store::State;
@@ -85,14 +85,20 @@ impl Replicas {
         lock(&self.figures).remove(&vm);
     }
 
-    /// Takes in how a store stands, for [`Replicas::figures`]: asking never waits for work on the disk.
-    pub fn note(&self, vm: VmId, epoch: Epoch, store: &ReplicaStore) {
+    /// The points of a store with the nodes that have them, oldest first.
+    pub fn points(&self, store: &ReplicaStore) -> Vec<Point> {
         let mut points = store.points();
         for point in &mut points {
             if point.state != PointState::Unreachable && point.copies.is_empty() {
                 point.copies.push(self.node.name.clone());
             }
         }
+        points
+    }
+
+    /// Takes in how a store stands, for [`Replicas::figures`]: asking never waits for work on the disk.
+    pub fn note(&self, vm: VmId, epoch: Epoch, store: &ReplicaStore) {
+        let points = self.points(store);
         let fault = store.fault().map(ToString::to_string);
         let mut figures = lock(&self.figures);
         let received_bytes = figures.get(&vm).map_or(0, |figures| figures.received_bytes);

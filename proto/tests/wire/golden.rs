@@ -438,7 +438,7 @@ fn data_messages() {
     check_all("data_hello", &[sending, Hello::Copy { vm: vm(), epoch: epoch(4) }]);
     let staged = Some(Staged { tip: tip(), extents: 77 });
     let welcomes = [
-        Welcome::Ready { newest: Some(tip()), staged, comparable: true },
+        Welcome::Ready { newest: Some(tip()), staged, comparable: true, points: vec![point()] },
         Welcome::Moved(location()),
         Welcome::NotHere,
         Welcome::Refused(refusal()),

@@ -316,6 +316,42 @@ impl Readable for PointDisk {
     }
 }
 
+/// Which parts of a disk an overlay has itself, asked for in order.
+pub struct OwnClusters {
+    image: FormatAccess<Imago>,
+    path: PathBuf,
+    /// Up to where the overlay was looked at, and whether the run that ends there is its own.
+    seen: (u64, bool),
+}
+
+impl OwnClusters {
+    /// Looks at the overlay at `path`, without what it is based on.
+    pub fn open(path: &Path) -> Result<Self, Refusal> {
+        let builder = Qcow2::<Imago>::builder_path(path).backing(None);
+        let opened = wait(Box::pin(builder.open(PermissiveImplicitOpenGate::default())));
+        let image = FormatAccess::new(opened.map_err(|error| fault("open", path, &error))?);
+        Ok(Self { image, path: path.to_owned(), seen: (0, false) })
+    }
+
+    /// Whether any of `range` is in the overlay itself. Each range begins where the one before ended.
+    pub fn touch(&mut self, range: &std::ops::Range<u64>) -> Result<bool, Refusal> {
+        let (mut until, mut own) = self.seen;
+        let mut found = own && until > range.start;
+        while until < range.end {
+            let mapped = wait(Box::pin(self.image.get_mapping(until, self.image.size().saturating_sub(until))));
+            let (mapping, length) = mapped.map_err(|error| fault("read the tables of", &self.path, &error))?;
+            if length == 0 || matches!(mapping, Mapping::Eof { .. }) {
+                return Err(damaged(&self.path, "ends before its disk does"));
+            }
+            own = !matches!(mapping, Mapping::Zero { explicit: false, .. });
+            until += length;
+            found |= own;
+        }
+        self.seen = (until, own);
+        Ok(found)
+    }
+}
+
 /// Brings the clusters of the overlay `overlay` into its base `base`, synced, so that the base shows what the overlay
 /// does. Returns the file that is to take the overlay's name. Repeating it after a crash gives the same.
 pub fn merge(layout: &Layout, base: &str, overlay: &str) -> Result<PathBuf, Refusal> {

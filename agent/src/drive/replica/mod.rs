@@ -23,6 +23,7 @@
 //! [`PinnedPoint`] and [`CopySource`] read beside it, from any thread.
 
 pub mod chain;
+mod check;
 pub mod copy;
 pub mod export;
 pub mod fill;
@@ -42,6 +43,8 @@ mod chain_test;
 mod fault_test;
 #[cfg(test)]
 mod figures_test;
+#[cfg(test)]
+mod import_test;
 #[cfg(test)]
 mod kill_test;
 #[cfg(test)]

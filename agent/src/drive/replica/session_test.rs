@@ -7,6 +7,7 @@ use landfall_proto::message::data::{Content, Extent, Tip};
 use super::test_primary::{Primary, VM, check_points, epochs, exported, listed, stage};
 use super::*;
 use crate::drive::image::extent;
+use crate::drive::send::record::{Known, Record};
 
 fn setup(sizes: &[usize], points: u64) -> (tempfile::TempDir, Primary, ReplicaStore) {
     let folder = tempfile::tempdir().unwrap();
@@ -231,6 +232,26 @@ fn points_known_elsewhere_are_listed_as_unreachable_until_newer_ones_take_their_
     store.admit(&epochs(), &primary.specs(), &known).unwrap();
     assert!(store.points().iter().all(|point| point.state == PointState::Listed));
     assert!(exported(&store, 3).unwrap()[0] == primary.history[&3][0].1);
+}
+
+#[test]
+fn points_of_an_earlier_sender_are_unreachable_when_their_holder_dies_under_the_next_one() {
+    let (_folder, mut primary, mut store) = setup(&[200_000], 3);
+    // The VM migrates: its new node knows what the holder's welcome tells, and makes one point.
+    let mut record = Record::default();
+    assert!(record.learn(&store.points()));
+    primary.write();
+    let point = primary.replicate(&mut store).unwrap();
+    let tip = Tip { sequence: point.sequence, root: point.root };
+    record.acknowledge(point, Known { tip, disks: Vec::new() });
+    // The holder dies, and another node is filled.
+    let other = tempfile::tempdir().unwrap();
+    let mut seeding = ReplicaStore::open(&other.path().join("r"), VM).unwrap();
+    seeding.set_recovery_points(3).unwrap();
+    seeding.admit(&epochs(), &primary.specs(), &record.known()).unwrap();
+    let states: Vec<_> = seeding.points().iter().map(|point| (point.sequence, point.state)).collect();
+    assert_eq!(states, [1, 2, 3, 4].map(|sequence| (sequence, PointState::Unreachable)));
+    assert_eq!(record.last(), 4, "the next point gets a number of its own");
 }
 
 #[test]

@@ -297,6 +297,15 @@ impl ReplicaStore {
         durable::sync_folder(durable::folder_of(&folder))
     }
 
+    /// Refuses what a reader that froze the replica would not have, a change set that began before it as well.
+    pub(super) fn check_frozen(&self) -> Result<(), Refusal> {
+        if self.shared.is_frozen() {
+            return Err(Refusal::new(Class::Unreachable, "frozen", "the replica is being handed over to another node")
+                .remedy("ask again where it is received"));
+        }
+        Ok(())
+    }
+
     /// Refuses to take anything new: where a reader froze the replica, or it cannot hold another point.
     pub(super) fn check_open(&self) -> Result<(), Refusal> {
         let applying = self.layout().path(APPLYING);
@@ -304,10 +313,7 @@ impl ReplicaStore {
             // It may have been acknowledged: nothing may take its place.
             return Err(self.fault.clone().unwrap_or_else(|| manifest::bad(&applying, "is in the way")));
         }
-        if self.shared.is_frozen() {
-            return Err(Refusal::new(Class::Unreachable, "frozen", "the replica is being handed over to another node")
-                .remedy("ask again where it is received"));
-        }
+        self.check_frozen()?;
         if self.manifest.points.len() >= POINTS_MAX {
             return Err(Refusal::new(Class::Failed, "too_many_points", format!("{POINTS_MAX} points are pinned"))
                 .remedy("end the exports, copies and tests that read old points"));

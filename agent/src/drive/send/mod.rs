@@ -177,7 +177,11 @@ impl Sender {
         let at = self.locate(line).await?;
         let mut session = match line.session.take() {
             Some(session) => session,
-            None => unless_moved(self.heard.clone(), &at, self.open(line, &at)).await?,
+            None => {
+                let session = unless_moved(self.heard.clone(), &at, self.open(line, &at)).await?;
+                self.learn(line, &session).await?;
+                session
+            }
         };
         self.settle_flight(line, &session).await?;
         if line.flight.is_none() {
@@ -247,7 +251,7 @@ impl Sender {
             epoch: at.epoch,
             sender_epoch: self.primary.sender_epoch,
             disks: self.primary.vm.disks.clone(),
-            known: line.record.points.clone(),
+            known: line.record.known(),
         };
         let target = self.data_target(at);
         let opened = Session::open(&self.node.calls, &target, &hello).await?;
@@ -261,6 +265,15 @@ impl Sender {
             figures.receiver = Some(receiver);
             figures.assignment = Some(at.epoch);
         });
+    }
+
+    /// Takes in the points that the holder lists, durably: where it dies it is the sender who knows of them.
+    async fn learn(&self, line: &mut Line, session: &Session) -> Result<(), Trouble> {
+        if !line.record.learn(&session.points) {
+            return Ok(());
+        }
+        let (folder, record) = (self.workshop.folder.clone(), line.record.clone());
+        Ok(blocking(move || record.save(&folder)).await?)
     }
 
     fn data_target(&self, at: &Location) -> Target {
@@ -294,9 +307,8 @@ impl Sender {
     }
 
     async fn take_instant(&self, line: &mut Line, base: Base, session: &Session) -> Result<(), Trouble> {
-        let known = line.record.points.last().map_or(0, |point| point.sequence);
         let there = session.newest.map_or(0, |tip| tip.sequence);
-        let sequence = known.max(there) + 1;
+        let sequence = line.record.last().max(there).saturating_add(1);
         let service = self.node.vms.service()?;
         let clock = &self.node.outside.clock;
         let (vm, disks) = (self.primary.vm.id, &self.primary.vm.disks);

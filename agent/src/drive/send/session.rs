@@ -8,7 +8,9 @@ use landfall_proto::endpoint::{Link, Target};
 use landfall_proto::id::DiskTarget;
 use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::Point;
-use landfall_proto::message::data::{ChangeSet, Content, DataAnswer, DataRequest, Extent, Hello, Staged, Tip, Welcome};
+use landfall_proto::message::data::{
+    ChangeSet, Content, DataAnswer, DataRequest, Extent, Hello, POINTS_TOLD, Staged, Tip, Welcome,
+};
 use landfall_proto::{Class, Refusal, frame};
 use quinn::SendStream;
 use tokio::io::AsyncWriteExt;
@@ -78,6 +80,8 @@ pub struct Session {
     pub staged: Option<Staged>,
     /// Whether there is content to compare with.
     pub comparable: bool,
+    /// The points that the holder lists.
+    pub points: Vec<Point>,
     /// Bytes of disk content sent.
     pub sent_bytes: u64,
     /// Bytes of frames sent.
@@ -98,12 +102,13 @@ impl Session {
             Ok(Err(error)) => return Err(Trouble::Lost(error.to_string())),
             Err(_) => return Err(Trouble::NoNode(format!("{} does not answer", target.address))),
         };
-        let (newest, staged, comparable) = match welcome {
-            Welcome::Ready { newest, staged, comparable } => (newest, staged, comparable),
+        let (newest, staged, comparable, mut points) = match welcome {
+            Welcome::Ready { newest, staged, comparable, points } => (newest, staged, comparable, points),
             Welcome::Moved(to) => return Err(Trouble::Moved(Box::new(to))),
             Welcome::NotHere => return Err(Trouble::NotHere),
             Welcome::Refused(refusal) => return Err(Trouble::Refused(refusal)),
         };
+        points.truncate(POINTS_TOLD);
         let (heard, answers) = mpsc::channel(ANSWERS);
         tokio::spawn(async move {
             loop {
@@ -115,7 +120,7 @@ impl Session {
             }
         });
         let wire_bytes = hello.len() as u64;
-        Ok(Self { stream, _link: link, answers, newest, staged, comparable, sent_bytes: 0, wire_bytes })
+        Ok(Self { stream, _link: link, answers, newest, staged, comparable, points, sent_bytes: 0, wire_bytes })
     }
 
     /// Asks for the hashes of a run of nodes.
