@@ -181,6 +181,29 @@ impl BrokerClient {
         .await
     }
 
+    /// Where is this VM's replica, by the newest of the answers of all agents at once: for whoever has reason to think
+    /// that the agent asked first is cut off from the others. Nobody waits for anything there.
+    pub async fn locate_newest(&self, vm: VmId, deadline: Duration) -> Result<Location, Refusal> {
+        let request = BrokerRequest::Locate { vm, at_least: Position::default() };
+        let take = |answer| match answer {
+            BrokerAnswer::Located(at) => Ok(at),
+            other => Err(Box::new(other)),
+        };
+        let agents = self.agents();
+        let asked = agents.iter().map(|agent| self.attempt(*agent, &request, deadline.min(ATTEMPT_TIME), &take));
+        let (mut newest, mut last) = (None::<Location>, None);
+        for answer in futures_util::future::join_all(asked).await {
+            match answer {
+                Ok(Step::Done(at)) if newest.as_ref().is_none_or(|newest| newest.epoch < at.epoch) => newest = Some(at),
+                Ok(Step::Done(_) | Step::Refer(_)) => {}
+                Ok(Step::Failed(refusal)) | Err(refusal) => last = Some(refusal),
+            }
+        }
+        let newest = newest.ok_or_else(|| last.unwrap_or_else(|| self.unreachable(None, deadline)))?;
+        lock(&self.known).saw(vm, &newest);
+        Ok(newest)
+    }
+
     /// Gives the relationship up. The answer is where that was committed.
     pub async fn remove(&self, vm: VmId, deadline: Duration) -> Result<Position, Refusal> {
         self.change(|request| BrokerRequest::Remove { request, vm }, deadline, |answer| self.committed(answer)).await

@@ -51,14 +51,15 @@ impl Reasons {
         });
     }
 
+    fn unconfirmed(&mut self) {
+        self.warning.push("the newest point is not confirmed: its node cannot ask its quorum".to_owned());
+    }
+
     fn newest(&mut self, newest: Option<&Point>, interval: Duration, now: UnixMillis) {
         let Some(point) = newest else {
             self.warning.push("the initial copy is not complete".to_owned());
             return;
         };
-        if point.state == PointState::Unconfirmed {
-            self.warning.push("the newest point is not confirmed: its node cannot ask its quorum".to_owned());
-        }
         let age = Duration::from_millis(now.0.saturating_sub(point.taken_at.0));
         if age > LATE_AT_MOST.min(interval.saturating_mul(LATE_INTERVALS)) {
             self.warning.push(format!("the newest point is {} s old", age.as_secs()));
@@ -91,6 +92,9 @@ pub fn of_primary(primary: &Primary, sender: Option<&SenderFigures>, now: UnixMi
         .testing_interval_ms
         .map_or_else(|| Duration::from_secs(u32::from(primary.frequency).into()), Duration::from_millis);
     reasons.newest(sender.acknowledged.as_ref(), interval, now);
+    if sender.unconfirmed.is_some() {
+        reasons.unconfirmed();
+    }
     if let Some(fault) = &sender.fault {
         reasons.critical.push(fault.message.clone());
         return reasons.verdict(ReplicationState::Error);

@@ -6,6 +6,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod cycle;
+pub mod flight;
 pub mod health;
 pub mod lease;
 pub mod node_loss;

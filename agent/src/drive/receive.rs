@@ -162,7 +162,8 @@ impl Receiver {
         drop(guard);
         points.drain(..points.len().saturating_sub(POINTS_TOLD));
         let Standing { newest, staged, comparable, .. } = standing;
-        let welcome = Welcome::Ready { newest, staged, comparable, points };
+        let confirmed = self.confirmed.ensure(&self.node).await;
+        let welcome = Welcome::Ready { newest, staged, comparable, points, confirmed };
         Ok((Admitted { vm, primary: primary.clone(), epochs, store }, welcome))
     }
 

@@ -37,6 +37,8 @@ pub struct Senders {
     claiming: Arc<Mutex<BTreeSet<VmId>>>,
     passed_over: Arc<Mutex<BTreeMap<VmId, Vec<PassedOver>>>>,
     transfers: Transfers,
+    /// Of each VM that was sent from here: a sender that follows another must take turns with what that left running.
+    workshops: Arc<Mutex<BTreeMap<VmId, Workshop>>>,
 }
 
 struct Running {
@@ -56,7 +58,14 @@ impl Senders {
     /// No sender yet; [`Senders::run`] starts them.
     pub fn new(node: Node) -> Self {
         let transfers = Transfers::new(node.state().resolved_settings().maximum_active_transfers);
-        Self { node, running: Arc::default(), claiming: Arc::default(), passed_over: Arc::default(), transfers }
+        Self {
+            node,
+            running: Arc::default(),
+            claiming: Arc::default(),
+            passed_over: Arc::default(),
+            transfers,
+            workshops: Arc::default(),
+        }
     }
 
     /// Keeps roles and senders in step with the committed state and with what the VM service lists.
@@ -151,7 +160,7 @@ impl Senders {
             node: self.node.clone(),
             primary: primary.clone(),
             broker,
-            workshop: Workshop { folder: self.node.config.data_dir.join("senders").join(primary.vm.id.to_string()) },
+            workshop: self.workshop(primary.vm.id),
             figures,
             heard: hearing,
             transfers: self.transfers.clone(),
@@ -159,6 +168,11 @@ impl Senders {
         tracing::info!(vm = %primary.vm.name, to = %primary.to, epoch = %primary.sender_epoch, "sending");
         let task = tokio::spawn(sender.run()).abort_handle();
         Ok(Running { primary: primary.clone(), task, figures: shown, heard })
+    }
+
+    fn workshop(&self, vm: VmId) -> Workshop {
+        let folder = || self.node.config.data_dir.join("senders").join(vm.to_string());
+        lock(&self.workshops).entry(vm).or_insert_with(|| Workshop::new(folder())).clone()
     }
 
     /// A client of the broker at `to`, which must be a peer.

@@ -178,6 +178,8 @@ pub struct SenderFigures {
     pub testing_interval_ms: Option<u64>,
     /// The assignment under which it is received there.
     pub assignment: Option<Epoch>,
+    /// A newer point than the acknowledged one that does not count yet: its holder could not ask its quorum.
+    pub unconfirmed: Option<Point>,
 }
 
 /// A recovery point as it is listed.

@@ -51,6 +51,8 @@ pub enum Welcome {
         /// The points that are listed here, oldest first, at most [`POINTS_TOLD`]: a sender that has just taken over
         /// knows none of those that were made before it.
         points: Vec<Point>,
+        /// Whether this node is sure, of late, that it still is the one to receive the replica.
+        confirmed: bool,
     },
     /// The replica is received elsewhere.
     Moved(Location),

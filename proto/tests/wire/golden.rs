@@ -422,6 +422,7 @@ fn figures() -> Figures {
         fault: Some(refusal()),
         testing_interval_ms: Some(200),
         assignment: Some(epoch(4)),
+        unconfirmed: Some(point()),
     };
     Figures { holder: Some(holder), sender: Some(sender) }
 }
@@ -438,7 +439,7 @@ fn data_messages() {
     check_all("data_hello", &[sending, Hello::Copy { vm: vm(), epoch: epoch(4) }]);
     let staged = Some(Staged { tip: tip(), extents: 77 });
     let welcomes = [
-        Welcome::Ready { newest: Some(tip()), staged, comparable: true, points: vec![point()] },
+        Welcome::Ready { newest: Some(tip()), staged, comparable: true, points: vec![point()], confirmed: true },
         Welcome::Moved(location()),
         Welcome::NotHere,
         Welcome::Refused(refusal()),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use landfall_proto::id::{MemberId, VmId};
-use landfall_proto::model::Command;
+use landfall_proto::model::{Command, Replica};
 use landfall_proto::{Class, Refusal};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -163,6 +163,7 @@ pub async fn hand_over(control: &Control, vm: &VmSelector, request: VmMove) -> R
             .remedy(format!("the members are {}", known.into_iter().collect::<Vec<_>>().join(", ")))
     })?;
     if replica.receiver() != target.id {
+        copied_once(node, replica, request.wait_seconds).await?;
         let command = Command::Handover { vm: id, epoch: replica.epoch, to: Some(target.id) };
         node.proposer.commit(command).await?;
         if let Some(wait) = request.wait_seconds {
@@ -173,6 +174,26 @@ pub async fn hand_over(control: &Control, vm: &VmSelector, request: VmMove) -> R
     let replica = state.replicas.get(&id).ok_or_else(|| Refusal::not_found("vm", &id.to_string()))?;
     let at = broker::location(&state, replica)?;
     Ok(VmLocation { uuid: id, node: at.node, address: at.data, epoch: at.epoch })
+}
+
+/// Waits, where the caller waits at all, until the replica has a point: before that there is nothing to hand over.
+async fn copied_once(node: &Node, replica: &Replica, wait: Option<WaitSeconds>) -> Result<(), Refusal> {
+    if replica.acknowledged {
+        return Ok(());
+    }
+    let Some(wait) = wait else {
+        let message = format!("{} has no recovery point yet: its initial copy runs", replica.vm.name);
+        return Err(Refusal::new(Class::Refused, "no_point_yet", message)
+            .field("vm")
+            .remedy("give --wait, and it is moved once the first point is complete"));
+    };
+    let vm = replica.vm.id;
+    let mut state = node.consensus.watch_state();
+    let copied = state.wait_for(|state| state.replicas.get(&vm).is_none_or(|replica| replica.acknowledged));
+    match timeout(wait.duration(), copied).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(timed_out("nothing was moved", "the initial copy is not complete", wait)),
+    }
 }
 
 async fn handed_over(node: &Node, vm: VmId, to: MemberId, wait: WaitSeconds) -> Result<(), Refusal> {

@@ -243,7 +243,7 @@ fn points_of_an_earlier_sender_are_unreachable_when_their_holder_dies_under_the_
     primary.write();
     let point = primary.replicate(&mut store).unwrap();
     let tip = Tip { sequence: point.sequence, root: point.root };
-    record.acknowledge(point, Known { tip, disks: Vec::new() });
+    record.acknowledge(point, None, Known { tip, disks: Vec::new() });
     // The holder dies, and another node is filled.
     let other = tempfile::tempdir().unwrap();
     let mut seeding = ReplicaStore::open(&other.path().join("r"), VM).unwrap();

@@ -4,17 +4,19 @@
 //! got to. Only when the holder's newest content is of another line does the sender look at its disks again.
 
 pub mod capture;
+mod flight;
 mod prepare;
 pub mod record;
 pub mod session;
 
 use std::time::Duration;
 
+use landfall_proto::Refusal;
 use landfall_proto::client::{BrokerClient, Wish};
 use landfall_proto::endpoint::Target;
-use landfall_proto::id::{Epoch, NodeName};
+use landfall_proto::id::{Epoch, NodeName, UnixMillis};
 use landfall_proto::message::broker::Location;
-use landfall_proto::message::control::{Point, PointState, SenderFigures};
+use landfall_proto::message::control::SenderFigures;
 use landfall_proto::message::data::{ChangeSet, Hello, Tip};
 use landfall_proto::model::Primary;
 use tokio::sync::watch;
@@ -22,7 +24,7 @@ use tokio::time::sleep;
 
 use crate::decide::cycle::{self, Cycle, Failure};
 use crate::drive::events::Happening;
-use crate::drive::image::{ChangeSetReader, inspect};
+use crate::drive::image::inspect;
 use crate::drive::node::Node;
 use crate::drive::send::capture::{Base, Subject, Workshop, blocking, capture, discard};
 use crate::drive::send::record::{Known, Record};
@@ -61,27 +63,42 @@ struct Line {
     record: Record,
     flight: Option<ChangeSet>,
     session: Option<Session>,
+    /// Whether the holder could not say, when it took the last change set, that it still is the holder.
+    doubt: bool,
+}
+
+/// What the workshop has of the relationship that began at `relationship`: the record, and a change set that was sealed.
+/// A torn one describes no instant, and one of an earlier relationship nothing that is at the other side now. Blocks.
+fn load(workshop: &Workshop, relationship: UnixMillis) -> Result<(Record, Option<ChangeSet>), Refusal> {
+    let (folder, spool) = (&workshop.folder, workshop.spool());
+    let _turn = workshop.enter();
+    std::fs::create_dir_all(folder).map_err(|error| crate::drive::image::durable::fault("create", folder, &error))?;
+    let (record, is_new) = Record::load(folder, relationship);
+    if is_new {
+        discard(&spool)?;
+        record.save(folder)?;
+        return Ok((record, None));
+    }
+    let sealed = spool.exists().then(|| inspect(&spool)).transpose();
+    let sealed = sealed.unwrap_or_else(|refusal| {
+        tracing::warn!(%refusal, "a change set that was to be sent cannot be read: another one is taken");
+        None
+    });
+    Ok((record, sealed.filter(|found| found.complete).and_then(|found| found.change_set)))
 }
 
 impl Sender {
     /// Sends until the task is dropped.
     pub async fn run(mut self) {
-        let folder = self.workshop.folder.clone();
-        let spool = self.workshop.spool();
         let relationship = self.primary.created_at;
-        let loaded = blocking(move || {
-            std::fs::create_dir_all(&folder)
-                .map_err(|error| crate::drive::image::durable::fault("create", &folder, &error))?;
-            // A spool that was sealed is sent as it is; a torn one describes no instant.
-            let sealed = spool.exists().then(|| inspect(&spool)).transpose()?.filter(|found| found.complete);
-            Ok((Record::load(&folder, relationship), sealed.and_then(|found| found.change_set)))
-        })
-        .await;
-        let unknown = Record { relationship, ..Record::default() };
-        let (record, flight) = loaded.unwrap_or((unknown, None));
-        let newest = record.points.last().cloned();
-        self.figures.send_modify(|figures| figures.acknowledged = newest);
-        let mut line = Line { at: None, heard: None, record, flight, session: None };
+        let workshop = self.workshop.clone();
+        let loaded = blocking(move || load(&workshop, relationship)).await;
+        let (record, flight) = loaded.unwrap_or_else(|refusal| {
+            tracing::warn!(vm = %self.primary.vm.name, %refusal, "what the sender remembered cannot be read");
+            (Record { relationship, ..Record::default() }, None)
+        });
+        let mut line = Line { at: None, heard: None, record, flight, session: None, doubt: false };
+        self.show_points(&line);
         let interval = self.interval();
         let mut pace = Cycle::starting(self.node.outside.clock.now(), interval);
         loop {
@@ -201,10 +218,17 @@ impl Sender {
             figures.sent_bytes += sent_bytes;
             figures.wire_bytes += wire_bytes;
         });
+        if let Err(trouble) = &sent {
+            self.fall_back(line, trouble).await?;
+        }
         let (point, confirmed) = sent?;
         session.newest = Some(Tip { sequence: point.sequence, root: point.root });
         self.acknowledged(line, point, confirmed).await?;
-        line.session = Some(session);
+        if line.doubt {
+            line.at = None;
+        } else {
+            line.session = Some(session);
+        }
         Ok(())
     }
 
@@ -222,7 +246,11 @@ impl Sender {
             let agents: Vec<_> = peer.list.members.iter().map(|member| member.control).collect();
             self.broker.set_agents(&agents);
         }
-        let located = self.broker.locate(self.primary.vm.id, self.broker.position(), BROKER_DEADLINE).await;
+        let vm = self.primary.vm.id;
+        let located = match line.doubt {
+            true => self.broker.locate_newest(vm, BROKER_DEADLINE).await,
+            false => self.broker.locate(vm, self.broker.position(), BROKER_DEADLINE).await,
+        };
         let at = match located {
             Ok(at) => at,
             Err(refusal) if refusal.code == "no_replica" => self.place_again().await?,
@@ -272,38 +300,20 @@ impl Sender {
         if !line.record.learn(&session.points) {
             return Ok(());
         }
-        let (folder, record) = (self.workshop.folder.clone(), line.record.clone());
-        Ok(blocking(move || record.save(&folder)).await?)
+        let (workshop, record) = (self.workshop.clone(), line.record.clone());
+        blocking(move || {
+            let _turn = workshop.enter();
+            record.save(&workshop.folder)
+        })
+        .await?;
+        self.show_points(line);
+        Ok(())
     }
 
     fn data_target(&self, at: &Location) -> Target {
         let state = self.node.state();
         let member = state.peers.get(&self.primary.to).and_then(|peer| peer.list.by_id(at.member).cloned());
         Target { cap: self.primary.to.clone(), address: at.data, key: member.map(|member| member.key) }
-    }
-
-    /// Decides what becomes of the change set in flight, by what the holder has.
-    async fn settle_flight(&self, line: &mut Line, session: &Session) -> Result<(), Trouble> {
-        let Some(flight) = &line.flight else { return Ok(()) };
-        if session.newest == Some(flight.tip) {
-            // It was acknowledged, and only the answer was lost.
-            let point = Point {
-                sequence: flight.tip.sequence,
-                taken_at: flight.taken_at,
-                consistency: flight.consistency,
-                bytes: 0,
-                root: flight.tip.root,
-                copies: line.at.iter().map(|at| at.node.clone()).collect(),
-                state: PointState::Listed,
-            };
-            return self.acknowledged(line, point, true).await;
-        }
-        if session.newest != flight.base || self.primary.vm.disks.iter().ne(flight.disks.iter().map(|(disk, _)| disk)) {
-            line.flight = None;
-            let spool = self.workshop.spool();
-            blocking(move || discard(&spool)).await?;
-        }
-        Ok(())
     }
 
     async fn take_instant(&self, line: &mut Line, base: Base, session: &Session) -> Result<(), Trouble> {
@@ -324,60 +334,6 @@ impl Sender {
         });
         line.record.scans = captured.scans;
         line.flight = Some(captured.change_set);
-        Ok(())
-    }
-
-    /// Sends the change set in flight, from where the holder already has it.
-    async fn send_flight(&self, line: &Line, session: &mut Session) -> Result<(Point, bool), Trouble> {
-        let Some(mut change_set) = line.flight.clone() else {
-            return Err(Trouble::Lost("there is nothing to send".to_owned()));
-        };
-        let staged = session.staged.filter(|staged| staged.tip == change_set.tip);
-        change_set.resume_at = staged.map_or(0, |staged| staged.extents);
-        let first = change_set.resume_at;
-        let spool = self.workshop.spool();
-        let mut reader = blocking(move || {
-            let mut reader = ChangeSetReader::open(&spool)?;
-            reader.skip_to(first)?;
-            Ok(reader)
-        })
-        .await?;
-        session.begin(change_set).await?;
-        let mut extents = first;
-        loop {
-            let (back, extent) = blocking(move || {
-                let extent = reader.next_extent()?;
-                Ok((reader, extent))
-            })
-            .await?;
-            reader = back;
-            match extent {
-                Some(extent) => session.extent(extent).await?,
-                None => break,
-            }
-            extents += 1;
-        }
-        let acknowledged = session.end(extents).await?;
-        session.staged = None;
-        Ok(acknowledged)
-    }
-
-    /// Takes in that the change set in flight is durable at the other side.
-    async fn acknowledged(&self, line: &mut Line, mut point: Point, confirmed: bool) -> Result<(), Trouble> {
-        let Some(flight) = line.flight.take() else { return Ok(()) };
-        if !confirmed {
-            point.state = PointState::Unconfirmed;
-        }
-        let disks: Vec<_> = flight.disks.iter().map(|(disk, root)| (disk.target.clone(), *root)).collect();
-        line.record.acknowledge(point.clone(), Known { tip: flight.tip, disks: disks.clone() });
-        let (workshop, record) = (self.workshop.clone(), line.record.clone());
-        blocking(move || {
-            record.save(&workshop.folder)?;
-            discard(&workshop.spool())?;
-            workshop.indexes()?.retain(&disks)
-        })
-        .await?;
-        self.figures.send_modify(|figures| figures.acknowledged = Some(point));
         Ok(())
     }
 }

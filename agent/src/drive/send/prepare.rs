@@ -103,8 +103,9 @@ async fn compare(
         comparison.answer(&own, &theirs)?;
     }
     let ranges = comparison.into_ranges();
-    let marked = ranges.clone();
+    let (marked, workshop) = (ranges.clone(), sender.workshop.clone());
     blocking(move || {
+        let _turn = workshop.enter();
         for range in &marked {
             index.forget(range)?;
         }
@@ -136,6 +137,7 @@ async fn hashes_there(
 }
 
 fn hash_disk(workshop: &Workshop, clock: &dyn Clock, disk: &DiskSpec, image: &Image) -> Result<HashIndex, Refusal> {
+    let _turn = workshop.enter();
     let indexes = workshop.indexes()?;
     let source = Source::open(image)?;
     let writer = indexes.begin(&disk.target, disk.bytes)?;
@@ -171,6 +173,7 @@ async fn fill(
                 .blocking_send(extent)
                 .map_err(|_| Refusal::new(Class::Failed, "session_ended", "the session has ended"))
         };
+        let _turn = workshop.enter();
         let source = Source::open(&image)?;
         match pass {
             Pass::Everything => {

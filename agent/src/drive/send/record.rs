@@ -38,17 +38,19 @@ pub struct Known {
 }
 
 impl Record {
-    /// Reads the record in `folder`; an unreadable one counts as none. Of an earlier relationship only what describes the
-    /// disks is kept: its points are not this one's, and nobody may wait for them or ask for them.
-    pub fn load(folder: &Path, relationship: UnixMillis) -> Self {
+    /// Reads the record in `folder`, and says whether it begins anew; an unreadable one counts as none. Of an earlier
+    /// relationship only what describes the disks is kept: its points are not this one's, and nobody may wait for them or
+    /// ask for them.
+    pub fn load(folder: &Path, relationship: UnixMillis) -> (Self, bool) {
         let bytes = std::fs::read(path(folder)).unwrap_or_default();
         let mut record: Self = codec::decode(&bytes).unwrap_or_default();
-        if record.relationship != relationship {
+        let is_new = record.relationship != relationship;
+        if is_new {
             record.points.clear();
             record.told.clear();
             record.relationship = relationship;
         }
-        record
+        (record, is_new)
     }
 
     /// Writes it durably. Blocks.
@@ -59,9 +61,16 @@ impl Record {
         durable::replace(&path(folder), &bytes)
     }
 
-    /// Takes in an acknowledged point.
-    pub fn acknowledge(&mut self, point: Point, known: Known) {
+    /// Takes in an acknowledged point that was made upon `base`. One that the holder is sure of covers those below it that
+    /// it was not sure of.
+    pub fn acknowledge(&mut self, point: Point, base: Option<Tip>, known: Known) {
         self.points.retain(|earlier| earlier.sequence < point.sequence);
+        let below = self.points.last().map(|last| Tip { sequence: last.sequence, root: last.root });
+        if point.state != PointState::Unconfirmed && base.is_some() && base == below {
+            for earlier in self.points.iter_mut().filter(|earlier| earlier.state == PointState::Unconfirmed) {
+                earlier.state = point.state;
+            }
+        }
         self.points.push(point);
         keep_newest(&mut self.points);
         self.acknowledged = Some(known);
@@ -92,6 +101,12 @@ impl Record {
         known.sort_by_key(|point| point.sequence);
         keep_newest(&mut known);
         known
+    }
+
+    /// The newest point that counts, and the newest of those after it that the holder was not sure of.
+    pub fn newest(&self) -> (Option<&Point>, Option<&Point>) {
+        let counts = |point: &&Point| point.state != PointState::Unconfirmed;
+        (self.points.iter().rfind(counts), self.points.last().filter(|point| !counts(point)))
     }
 
     /// The highest number of a point that is known; 0 where none is.
@@ -134,18 +149,44 @@ mod tests {
 
     fn acknowledge(record: &mut Record, point: Point) {
         let tip = Tip { sequence: point.sequence, root: point.root };
-        record.acknowledge(point, Known { tip, disks: vec![("vda".parse().unwrap(), Root([2; 32]))] });
+        record.acknowledge(point, None, Known { tip, disks: vec![("vda".parse().unwrap(), Root([2; 32]))] });
+    }
+
+    #[test]
+    fn a_point_that_the_holder_was_not_sure_of_counts_once_a_sure_one_is_made_upon_it() {
+        let tip = |sequence| Tip { sequence, root: Root([sequence as u8; 32]) };
+        let known = |sequence| Known { tip: tip(sequence), disks: Vec::new() };
+        let unsure = |sequence| Point { state: PointState::Unconfirmed, ..point(sequence, sequence as u8, "r1") };
+        let shown = |record: &Record| {
+            let (newest, unconfirmed) = record.newest();
+            (newest.map(|point| point.sequence), unconfirmed.map(|point| point.sequence))
+        };
+        let mut record = Record::default();
+        record.acknowledge(point(1, 1, "r1"), None, known(1));
+        record.acknowledge(unsure(2), Some(tip(1)), known(2));
+        record.acknowledge(unsure(3), Some(tip(2)), known(3));
+        assert_eq!(shown(&record), (Some(1), Some(3)));
+        let mut covered = record.clone();
+        covered.acknowledge(point(4, 4, "r1"), Some(tip(3)), known(4));
+        assert_eq!(shown(&covered), (Some(4), None));
+        assert!(covered.points.iter().all(|point| point.state == PointState::Listed));
+        // Another node received it meanwhile: what the first one took counts for nothing there.
+        record.acknowledge(point(4, 4, "r2"), Some(tip(1)), known(4));
+        assert_eq!(shown(&record), (Some(4), None));
+        assert_eq!(record.points[1].state, PointState::Unconfirmed);
     }
 
     #[test]
     fn another_relationship_knows_the_disks_but_none_of_the_points() {
         let folder = tempfile::tempdir().unwrap();
-        let mut record = Record::load(folder.path(), UnixMillis(1));
+        let (mut record, is_new) = Record::load(folder.path(), UnixMillis(1));
+        assert!(is_new);
         acknowledge(&mut record, point(7, 1, "r1"));
         assert!(record.learn(&[point(6, 6, "r1")]));
         record.save(folder.path()).unwrap();
-        assert_eq!(Record::load(folder.path(), UnixMillis(1)), record);
-        let other = Record::load(folder.path(), UnixMillis(2));
+        assert_eq!(Record::load(folder.path(), UnixMillis(1)), (record.clone(), false));
+        let (other, is_new) = Record::load(folder.path(), UnixMillis(2));
+        assert!(is_new);
         assert_eq!((other.known(), &other.acknowledged), (Vec::new(), &record.acknowledged));
     }
 
