@@ -35,18 +35,19 @@ pub fn rows(stage: &Stage) -> Vec<Row> {
     assert_eq!(stage.owner().name(), owner, "an idle cluster keeps its owner");
 
     let (of_agents, of_services) = shares.split_at(agents.len());
-    let (owners, followers): (Vec<_>, Vec<_>) =
-        nodes.iter().zip(of_agents.iter().copied()).partition(|(node, _)| node.name() == owner);
-    let of = |some: Vec<(&Node, f64)>| some.into_iter().map(|(_, share)| share);
+    let (mut of_owner, mut of_followers) = (Vec::new(), Vec::new());
+    for (node, share) in nodes.iter().zip(of_agents) {
+        if node.name() == owner { &mut of_owner } else { &mut of_followers }.push(*share);
+    }
     let most = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
     let memory = |ids: &[u32], key: &str| most(&mut ids.iter().map(|id| mib(*id, key)));
     vec![
         Row::figure("idle, 3 nodes: RSS of an agent, the largest", Unit::Mib, memory(&agents, "Rss:"))
             .aim(Aim::Value(AGENT_MIB)),
         Row::figure("idle, 3 nodes: of it private and dirty", Unit::Mib, memory(&agents, "Private_Dirty:")),
-        Row::figure("idle, 3 nodes: CPU of a follower, the larger", Unit::Percent, most(&mut of(followers)))
+        Row::figure("idle, 3 nodes: CPU of a follower, the larger", Unit::Percent, most(&mut of_followers.into_iter()))
             .aim(Aim::Value(FOLLOWER_PERCENT)),
-        Row::figure("idle, 3 nodes: CPU of the owner", Unit::Percent, most(&mut of(owners)))
+        Row::figure("idle, 3 nodes: CPU of the owner", Unit::Percent, most(&mut of_owner.into_iter()))
             .aim(Aim::Value(OWNER_PERCENT)),
         Row::figure("idle, 3 nodes: RSS of a VM service, the largest", Unit::Mib, memory(&services, "Rss:")),
         Row::figure(

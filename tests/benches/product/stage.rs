@@ -98,7 +98,10 @@ impl Stage {
         fs::File::open(&disk).and_then(|file| file.sync_all()).expect("a sync");
         let text =
             format!("uuid = \"{}\"\nname = \"{name}\"\n[[disk]]\ntarget = \"vda\"\npath = \"vda.raw\"\n", vm.uuid());
-        fs::write(folder.join("new"), text).and_then(|()| fs::rename(folder.join("new"), folder.join("vm.toml")));
+        let staged = folder.join("new");
+        fs::write(&staged, text)
+            .and_then(|()| fs::rename(&staged, folder.join("vm.toml")))
+            .expect("a file in the VM's folder");
         found(node, name);
         Placed { name: name.to_owned(), disk }
     }
