@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
 use crate::drive::applying::Applying;
+use crate::drive::events::Happening;
 use crate::drive::handover;
 use crate::drive::image::extent;
 use crate::drive::node::Node;
@@ -233,9 +234,17 @@ impl Receiver {
         mut requests: mpsc::Receiver<DataRequest>,
         answers: &mpsc::Sender<DataAnswer>,
     ) {
+        let mut receiving = false;
         while let Some(request) = requests.blocking_recv() {
+            let content = matches!(request, DataRequest::Fill(_) | DataRequest::Extent(_));
             let answer = match self.land_one(handle, admitted, request) {
-                Ok(answer) => answer,
+                Ok(answer) => {
+                    if content && !receiving {
+                        receiving = true;
+                        self.tell_receiving(admitted);
+                    }
+                    answer
+                }
                 Err(refusal) => {
                     tracing::info!(vm = %admitted.vm, %refusal, "change set refused");
                     Some(self.refusal_of(admitted, refusal))
@@ -248,6 +257,14 @@ impl Receiver {
                 }
             }
         }
+    }
+
+    /// Tells of a session's first content, once a session: from now on the replica comes nearer to its primary again.
+    fn tell_receiving(&self, admitted: &Admitted) {
+        let Admitted { vm, epochs, primary, .. } = admitted;
+        let told = format!("{} receives the replica of {vm} from {primary}", self.node.name);
+        let event = Happening::info("replica_receiving", told).vm(*vm).node(&self.node.name);
+        self.node.events.record(event.with("epoch", &epochs.assignment));
     }
 
     fn land_one(

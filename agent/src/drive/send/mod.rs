@@ -122,10 +122,15 @@ impl Sender {
     async fn one_cycle(&mut self, line: &mut Line) {
         let mut failures = 0;
         let mut redirects = 0;
+        let began = self.node.outside.clock.now();
         loop {
             let trouble = match self.attempt(line).await {
-                Ok(()) => {
+                Ok(sent_bytes) => {
                     self.figures.send_modify(|figures| figures.fault = None);
+                    let took = self.node.outside.clock.now().since(began);
+                    let point = line.record.points.last().map_or(0, |point| point.sequence);
+                    let (vm, took_us) = (&self.primary.vm.name, took.as_micros());
+                    tracing::debug!(%vm, point, sent_bytes, took_us, failures, "point acknowledged");
                     return;
                 }
                 Err(trouble) => trouble,
@@ -188,8 +193,8 @@ impl Sender {
         }
     }
 
-    /// One try: everything that is still missing for the point that is due.
-    async fn attempt(&mut self, line: &mut Line) -> Result<(), Trouble> {
+    /// One try: everything that is still missing for the point that is due. Returns the bytes of content that it sent.
+    async fn attempt(&mut self, line: &mut Line) -> Result<u64, Trouble> {
         self.listen(line);
         let at = self.locate(line).await?;
         let mut session = match line.session.take() {
@@ -229,7 +234,7 @@ impl Sender {
         } else {
             line.session = Some(session);
         }
-        Ok(())
+        Ok(sent_bytes)
     }
 
     fn activity(&self, word: &str) {
