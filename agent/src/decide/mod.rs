@@ -8,6 +8,7 @@
 pub mod cycle;
 pub mod health;
 pub mod lease;
+pub mod leftover;
 pub mod node_loss;
 pub mod placement;
 pub mod sender;
