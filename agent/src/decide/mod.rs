@@ -9,6 +9,7 @@ pub mod cycle;
 pub mod flight;
 pub mod health;
 pub mod lease;
+pub mod leftover;
 pub mod node_loss;
 pub mod placement;
 pub mod sender;

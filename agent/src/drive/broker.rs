@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use landfall_proto::alpn::Alpn;
-use landfall_proto::id::{Fqdn, MemberId, NodeName, Position, VmId};
+use landfall_proto::authority::ca_fingerprint;
+use landfall_proto::id::{Fingerprint, Fqdn, MemberId, NodeName, Position, VmId};
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::model::{Command, Outcome, Replica};
@@ -80,6 +81,26 @@ pub fn replica_of<'a>(state: &'a State, primary: &Fqdn, vm: VmId) -> Result<&'a 
         Ok(entry) if entry.trust_group == replica.trust_group => Ok(replica),
         _ => Err(none()),
     }
+}
+
+/// The replica of `vm`, where `primary` is the one whose data it takes. Others of its trust group may ask where it is, and
+/// become its primary by placing it: from then on the one before is refused.
+pub fn replica_sent_by<'a>(state: &'a State, primary: &Fqdn, vm: VmId) -> Result<&'a Replica, Refusal> {
+    let replica = replica_of(state, primary, vm)?;
+    if replica.primary == *primary {
+        return Ok(replica);
+    }
+    let message = format!("the primary of {} is {} now, not {primary}", replica.vm.name, replica.primary);
+    Err(Refusal::new(Class::Refused, "other_primary", message)
+        .field("primary")
+        .remedy(format!("disable replication at {primary}; or make it the primary again: `landfall vm enable` there")))
+}
+
+/// The identity of the cluster that is paired as `primary`, where a key is one of its members': its CA. Another cluster
+/// of the same name has another one.
+pub fn cluster_of(state: &State, primary: &Fqdn, key: &Fingerprint) -> Option<Fingerprint> {
+    let peer = state.peers.get(primary).filter(|peer| peer.list.by_key(key).is_some())?;
+    Some(ca_fingerprint(&peer.ca))
 }
 
 /// Where `replica` is received, as `state` has it.
@@ -228,3 +249,7 @@ fn with_silent(passed_over: Vec<PassedOver>, silent: &[NodeName]) -> Vec<PassedO
         })
         .collect()
 }
+
+#[cfg(test)]
+#[path = "broker_test.rs"]
+mod tests;

@@ -65,6 +65,11 @@ impl Confirmed {
     }
 }
 
+/// Whether everything that was committed when this was called is applied here now.
+pub async fn is_current(node: &Node) -> bool {
+    ask(node).await.is_some()
+}
+
 /// Asks the owner; the time of asking, once everything committed by then is applied here.
 async fn ask(node: &Node) -> Option<Time> {
     let asked = node.outside.clock.now();

@@ -26,7 +26,7 @@ use crate::drive::events::Happening;
 use crate::drive::members::data_target;
 use crate::drive::node::Node;
 use crate::drive::replica::layout::MANIFEST;
-use crate::drive::replica::{CopySource, Import};
+use crate::drive::replica::{CopySource, Import, leftover};
 use crate::drive::replicas::Replicas;
 use crate::drive::send::capture::blocking;
 use crate::drive::{broker, peers};
@@ -63,6 +63,12 @@ pub async fn run(node: Node, replicas: Replicas) {
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut state = node.consensus.watch_state();
     let mut failures: BTreeMap<(VmId, Epoch), u32> = BTreeMap::new();
+    for location in &node.config.storage {
+        let path = location.path.clone();
+        if let Err(refusal) = blocking(move || leftover::clear(&path, leftover::IMPORT)).await {
+            tracing::warn!(location = %location.name, %refusal, "a copy that broke off is not removed");
+        }
+    }
     loop {
         tokio::select! {
             _ = look.tick() => {}
@@ -77,6 +83,7 @@ pub async fn run(node: Node, replicas: Replicas) {
             continue;
         };
         if let Err(refusal) = take(&node, &replicas, &replica).await {
+            discard(&replicas, &replica).await;
             let count = failures.entry((replica.vm.id, replica.epoch)).or_default();
             *count += 1;
             tracing::warn!(vm = %replica.vm.name, %refusal, tries = *count, "taking a replica over failed");
@@ -85,6 +92,14 @@ pub async fn run(node: Node, replicas: Replicas) {
             }
             sleep(RETRY_PAUSE).await;
         }
+    }
+}
+
+/// Removes what a try has copied: the next one begins again, and there may be none.
+async fn discard(replicas: &Replicas, replica: &Replica) {
+    let (Ok(folder), vm) = (replicas.folder(&replica.storage, replica.vm.id), replica.vm.id) else { return };
+    if let Err(refusal) = blocking(move || Import::discard(&folder, vm)).await {
+        tracing::warn!(%vm, %refusal, "a copy that broke off is not removed");
     }
 }
 

@@ -36,7 +36,7 @@ use crate::drive::replicas::Replicas;
 use crate::drive::senders::Senders;
 use crate::drive::serve::{self, Services};
 use crate::drive::vm_side::VmSide;
-use crate::drive::{group, handover, loss, peers};
+use crate::drive::{group, handover, leftovers, loss, peers};
 
 /// The pause before gossip that ended by itself is begun again.
 const GOSSIP_RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -131,7 +131,8 @@ impl Membership {
         membership.run(confirmed.run(node.clone()));
         membership.run(replicas.clone().run());
         membership.run(senders.run());
-        membership.run(handover::run(node.clone(), replicas));
+        membership.run(handover::run(node.clone(), replicas.clone()));
+        membership.run(leftovers::run(node.clone(), replicas));
         membership.run(serve::accept(node.calls.endpoint(Alpn::Control).clone(), services.clone()));
         membership.run(serve::accept(node.calls.endpoint(Alpn::Data).clone(), services));
         Ok(membership)

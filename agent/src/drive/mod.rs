@@ -14,6 +14,7 @@ pub mod group;
 pub mod handover;
 pub mod image;
 pub mod join;
+pub mod leftovers;
 pub mod loss;
 pub mod members;
 pub mod membership;

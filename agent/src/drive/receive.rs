@@ -10,7 +10,7 @@ use std::time::Duration;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::endpoint::Link;
 use landfall_proto::frame;
-use landfall_proto::id::{Epoch, Fqdn, MemberId, SenderEpoch, VmId};
+use landfall_proto::id::{Epoch, Fingerprint, Fqdn, MemberId, SenderEpoch, VmId};
 use landfall_proto::limits::DATA_STREAMS;
 use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::Point;
@@ -53,10 +53,20 @@ pub struct Receiver {
     applying: Applying,
 }
 
+/// Who asks for a session, and for which.
+struct Asking<'a> {
+    cap: &'a Fqdn,
+    key: Fingerprint,
+    vm: VmId,
+    epoch: Epoch,
+    sender: SenderEpoch,
+}
+
 /// A session that was admitted.
 struct Admitted {
     vm: VmId,
     primary: Fqdn,
+    key: Fingerprint,
     epochs: Epochs,
     store: SharedStore,
 }
@@ -93,8 +103,9 @@ impl Receiver {
         let hello = hello.await.unwrap_or(Err(frame::FrameError::Late(HELLO_DEADLINE)))?;
         let caller = link.caller();
         match (hello, caller.as_ref()) {
-            (Hello::Send { vm, epoch, sender_epoch, disks, known }, Caller::PeerNode { cap, .. }) => {
-                let admitted = self.admit(cap, vm, epoch, sender_epoch, disks, known).await;
+            (Hello::Send { vm, epoch, sender_epoch, disks, known }, Caller::PeerNode { cap, member }) => {
+                let asking = Asking { cap, key: member.key, vm, epoch, sender: sender_epoch };
+                let admitted = self.admit(asking, disks, known).await;
                 let (admitted, welcome) = match admitted {
                     Ok(pair) => pair,
                     Err(welcome) => {
@@ -119,13 +130,11 @@ impl Receiver {
     /// Admits a sender, or says where else to go.
     async fn admit(
         &self,
-        primary: &Fqdn,
-        vm: VmId,
-        epoch: Epoch,
-        sender: SenderEpoch,
+        asking: Asking<'_>,
         disks: Vec<DiskSpec>,
         known: Vec<Point>,
     ) -> Result<(Admitted, Welcome), Welcome> {
+        let Asking { cap: primary, key, vm, epoch, sender } = asking;
         let reached = self.node.proposer.applied(epoch.0, Instant::now() + CATCH_UP).await;
         let state = reached.unwrap_or_else(|_| self.node.state());
         let Ok(replica) = broker::replica_of(&state, primary, vm) else { return Err(Welcome::NotHere) };
@@ -139,11 +148,14 @@ impl Receiver {
         if epoch > replica.epoch {
             return Err(Welcome::NotHere);
         }
+        // Known to this node's TLS, and not, or no more, to the state: the sender asks again.
+        let cluster = broker::cluster_of(&state, primary, &key).ok_or(Welcome::NotHere)?;
+        let replica = broker::replica_sent_by(&state, primary, vm).map_err(Welcome::Refused)?;
         if let Some(refusal) = stopped(replica) {
             return Err(Welcome::Refused(refusal));
         }
         let store = self.replicas.store(replica).await.map_err(Welcome::Refused)?;
-        let epochs = Epochs { assignment: epoch, sender };
+        let epochs = Epochs { assignment: epoch, cluster, sender };
         let points = replica.recovery_points;
         let mut guard = Arc::clone(&store).lock_owned().await;
         let standing = blocking(move || {
@@ -165,7 +177,7 @@ impl Receiver {
         let Standing { newest, staged, comparable, .. } = standing;
         let confirmed = self.confirmed.ensure(&self.node).await;
         let welcome = Welcome::Ready { newest, staged, comparable, points, confirmed };
-        Ok((Admitted { vm, primary: primary.clone(), epochs, store }, welcome))
+        Ok((Admitted { vm, primary: primary.clone(), key, epochs, store }, welcome))
     }
 
     /// Takes what an admitted sender sends, until it goes, a newer session comes, or something is wrong.
@@ -314,9 +326,13 @@ impl Receiver {
     /// Whether this node still receives the replica at the session's assignment, and the sender is still allowed.
     fn check(&self, admitted: &Admitted) -> Result<(), Refusal> {
         let state = self.node.state();
-        let replica = broker::replica_of(&state, &admitted.primary, admitted.vm)?;
+        let replica = broker::replica_sent_by(&state, &admitted.primary, admitted.vm)?;
         if let Some(refusal) = stopped(replica) {
             return Err(refusal);
+        }
+        if broker::cluster_of(&state, &admitted.primary, &admitted.key) != Some(admitted.epochs.cluster) {
+            let message = format!("the sender is of no cluster that is paired as {} now", admitted.primary);
+            return Err(Refusal::new(Class::Refused, "other_cluster", message).field("primary"));
         }
         if replica.receiver() != self.node.me || replica.epoch != admitted.epochs.assignment {
             return Err(Refusal::new(

@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::drive::events::Happening;
 use crate::drive::node::Node;
-use crate::drive::replica::ReplicaStore;
+use crate::drive::replica::{Manifest, ReplicaStore, leftover};
 use crate::drive::send::capture::blocking;
 use crate::vm_service::{Registration, VmRole};
 
@@ -35,6 +35,8 @@ pub struct Replicas {
     open: Arc<AsyncMutex<BTreeMap<VmId, SharedStore>>>,
     figures: Arc<Mutex<BTreeMap<VmId, HolderFigures>>>,
     listed: Arc<Mutex<BTreeSet<VmId>>>,
+    /// How many exports of each replica read its files.
+    readers: Arc<Mutex<BTreeMap<VmId, u32>>>,
     /// Unregistered, and in the list as long as that is older.
     let_go: Arc<Mutex<BTreeSet<VmId>>>,
 }
@@ -51,7 +53,14 @@ pub struct Exported {
 impl Replicas {
     /// The replicas of `node`, none of them open yet.
     pub fn new(node: Node) -> Self {
-        Self { node, open: Arc::default(), figures: Arc::default(), listed: Arc::default(), let_go: Arc::default() }
+        Self {
+            node,
+            open: Arc::default(),
+            figures: Arc::default(),
+            listed: Arc::default(),
+            readers: Arc::default(),
+            let_go: Arc::default(),
+        }
     }
 
     /// The folder of a replica at a storage location of this node.
@@ -79,7 +88,7 @@ impl Replicas {
         Ok(store)
     }
 
-    /// Closes a store whose replica is not here any more; its files stay.
+    /// Closes a store whose replica is not here any more; its files stay until `leftovers` removes them.
     pub async fn close(&self, vm: VmId) {
         self.open.lock().await.remove(&vm);
         lock(&self.figures).remove(&vm);
@@ -142,6 +151,7 @@ impl Replicas {
         }
         let state = self.node.state();
         let replica = state.replicas.get(&vm).ok_or_else(|| Refusal::not_found("vm", &vm.to_string()))?;
+        let reading = self.read(vm);
         let store = self.store(replica).await?;
         let pinned = store.lock().await.pin(point)?;
         blocking(move || {
@@ -149,9 +159,38 @@ impl Replicas {
             pinned.export(&folder, &mut |_| Ok(()))?;
             let entry = pinned.entry();
             let files = entry.disks.iter().map(|disk| (disk.target.to_string(), disk.bytes)).collect();
+            drop(reading);
             Ok(Exported { point: entry.sequence, files })
         })
         .await
+    }
+
+    fn read(&self, vm: VmId) -> Reading {
+        *lock(&self.readers).entry(vm).or_default() += 1;
+        Reading { vm, readers: Arc::clone(&self.readers) }
+    }
+
+    /// Whether an export reads the replica's files.
+    pub fn is_read(&self, vm: VmId) -> bool {
+        lock(&self.readers).contains_key(&vm)
+    }
+
+    /// Sets the files of a replica aside that is not received here, provided that they are still those that were
+    /// `judged`. The folder to remove; `None` where somebody uses them. Nothing here opens them meanwhile.
+    pub async fn set_aside(&self, vm: VmId, folder: PathBuf, judged: Manifest) -> Result<Option<PathBuf>, Refusal> {
+        let mut open = self.open.lock().await;
+        if self.is_read(vm) {
+            return Ok(None);
+        }
+        if let Some(store) = open.remove(&vm)
+            && let Err(used) = Arc::try_unwrap(store)
+        {
+            open.insert(vm, used);
+            return Ok(None);
+        }
+        let aside = blocking(move || leftover::set_aside(&folder, vm, &judged)).await;
+        drop(open);
+        aside
     }
 
     /// Keeps the VM service's registrations in step with the committed state.
@@ -233,7 +272,9 @@ impl Replicas {
     async fn unregister(&self, service: &dyn crate::vm_service::VmService, vm: VmId) -> bool {
         match timeout(REGISTER_DEADLINE, service.unregister(vm)).await {
             Ok(Ok(())) => {
-                let told = "a replica that is not this node's any more is unregistered; its files stay".to_owned();
+                let told =
+                    "a replica that is not this node's any more is unregistered; its files stay for a day at least"
+                        .to_owned();
                 self.node.events.record(Happening::info("replica_unregistered", told).vm(vm).node(&self.node.name));
                 return true;
             }
@@ -241,6 +282,24 @@ impl Replicas {
             Err(_) => tracing::warn!(%vm, "the VM service takes long to unregister a replica"),
         }
         false
+    }
+}
+
+/// An export under way.
+struct Reading {
+    vm: VmId,
+    readers: Arc<Mutex<BTreeMap<VmId, u32>>>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let mut readers = lock(&self.readers);
+        if let Some(count) = readers.get_mut(&self.vm) {
+            *count -= 1;
+            if *count == 0 {
+                readers.remove(&self.vm);
+            }
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::check::Checked;
 use super::layout::{FILES_MAX, Layout, MANIFEST, is_plain};
+use super::leftover;
 use super::manifest::{self, Manifest};
 use super::pins::FolderLock;
 use crate::drive::image::durable::{self, fault};
@@ -217,7 +218,7 @@ impl Import {
 
 /// Where a copy is made until it takes its place.
 fn temporary(folder: &Path, vm: VmId) -> PathBuf {
-    durable::folder_of(folder).join(format!(".{vm}.import"))
+    leftover::beside(folder, vm, leftover::IMPORT)
 }
 
 fn check_list(files: &[(String, u64)]) -> Result<(), Refusal> {

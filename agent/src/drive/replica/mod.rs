@@ -30,6 +30,7 @@ pub mod fill;
 pub mod import;
 pub mod landing;
 pub mod layout;
+pub mod leftover;
 pub mod manifest;
 pub mod pins;
 mod rehash;

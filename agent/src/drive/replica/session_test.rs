@@ -1,6 +1,6 @@
 //! What a session may and may not do to a replica, and what survives the session.
 
-use landfall_proto::id::{Epoch, Root, SenderEpoch};
+use landfall_proto::id::{Epoch, Fingerprint, Root, SenderEpoch};
 use landfall_proto::message::control::PointState;
 use landfall_proto::message::data::{Content, Extent, Tip};
 
@@ -25,7 +25,7 @@ fn setup(sizes: &[usize], points: u64) -> (tempfile::TempDir, Primary, ReplicaSt
 fn lower_epochs_are_refused_even_after_a_restart_and_a_newer_session_ends_an_older_one() {
     let (folder, mut primary, mut store) = setup(&[200_000], 1);
     let specs = primary.specs();
-    let newer = Epochs { assignment: Epoch::from_number(8), sender: SenderEpoch::from_number(4) };
+    let newer = Epochs { assignment: Epoch::from_number(8), sender: SenderEpoch::from_number(4), ..epochs() };
     let tip = store.standing().newest;
     let (set, extents) = primary.next_set(tip);
     store.begin(&epochs(), &set).unwrap();
@@ -57,6 +57,43 @@ fn lower_epochs_are_refused_even_after_a_restart_and_a_newer_session_ends_an_old
         "replica_in_use",
         "one process at a time"
     );
+}
+
+#[test]
+fn sender_epochs_of_different_primary_clusters_are_not_compared() {
+    let (folder, mut primary, mut store) = setup(&[200_000], 1);
+    let specs = primary.specs();
+    let of = |cluster: u8, sender| Epochs {
+        cluster: Fingerprint([cluster; 32]),
+        sender: SenderEpoch::from_number(sender),
+        ..epochs()
+    };
+    store.admit(&of(0xa1, 900), &specs, &[]).unwrap();
+    // The primary's cluster is made anew: its log begins again.
+    let anew = of(0xb2, 5);
+    store.admit(&anew, &specs, &[]).unwrap();
+    let (set, extents) = primary.next_set(store.standing().newest);
+    assert_eq!(store.begin(&of(0xa1, 900), &set).unwrap_err().code, "not_admitted", "the session before has ended");
+    store.begin(&anew, &set).unwrap();
+    for extent in &extents {
+        store.append(&anew, extent).unwrap();
+    }
+    store.finish(&anew, extents.len() as u64).unwrap();
+    store.commit().unwrap();
+    check_points(&store, &primary.history);
+    // Within each cluster the higher epoch has been seen, whatever came between, and after a restart.
+    drop(store);
+    let mut store = ReplicaStore::open(&folder.path().join("r"), VM).unwrap();
+    for stale in [of(0xa1, 899), of(0xb2, 4)] {
+        assert_eq!(store.admit(&stale, &specs, &[]).unwrap_err().code, "stale_sender", "{stale:?}");
+    }
+    store.admit(&of(0xa1, 900), &specs, &[]).unwrap();
+    // What is remembered has a bound, and the present cluster stays in it.
+    for cluster in 0..20 {
+        store.admit(&of(cluster, 7), &specs, &[]).unwrap();
+        assert_eq!(store.admit(&of(cluster, 6), &specs, &[]).unwrap_err().code, "stale_sender");
+    }
+    assert_eq!(store.manifest().senders.len(), 8);
 }
 
 #[test]

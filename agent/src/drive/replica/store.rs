@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use landfall_proto::Refusal;
-use landfall_proto::id::{DiskTarget, Epoch, SenderEpoch, VmId};
+use landfall_proto::id::{DiskTarget, Epoch, Fingerprint, SenderEpoch, VmId};
 use landfall_proto::message::control::{Point, PointState};
 use landfall_proto::message::data::{ChangeSet, Staged, Tip};
 use landfall_proto::model::DiskSpec;
@@ -16,7 +16,7 @@ use landfall_proto::refusal::Class;
 use super::chain::{self, Base};
 use super::export::PinnedPoint;
 use super::layout::{APPLYING, FILES_MAX, Layout, MANIFEST, is_point_name};
-use super::manifest::{self, Manifest, POINTS_MAX, PointEntry, RECOVERY_POINTS_MAX};
+use super::manifest::{self, Manifest, POINTS_MAX, PointEntry, RECOVERY_POINTS_MAX, SenderSeen};
 use super::pins::{FolderLock, Pin, Shared};
 use super::stage::Staging;
 use crate::drive::image::change_set::ChangeSetReader;
@@ -24,12 +24,15 @@ use crate::drive::image::durable::{self, fault};
 use crate::drive::image::index::HashIndex;
 use crate::drive::image::tree;
 
-/// Who sends, as the holder believes: data of lower ones is refused (R3).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Who sends, as the holder believes: data of lower ones is refused (R3), senders of one cluster with one another.
+/// Which cluster may send at all is the committed state's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epochs {
     /// The assignment of the holder.
     pub assignment: Epoch,
-    /// The sender's own.
+    /// The primary cluster, by its CA.
+    pub cluster: Fingerprint,
+    /// The sender's own, in that cluster.
     pub sender: SenderEpoch,
 }
 
@@ -189,7 +192,7 @@ impl ReplicaStore {
         self.check_epochs(epochs)?;
         let before = self.manifest.clone();
         self.manifest.epoch = epochs.assignment;
-        self.manifest.sender_epoch = epochs.sender;
+        self.manifest.see(epochs.cluster, epochs.sender);
         let whole = self.applying.is_some() || self.staging.as_ref().is_some_and(Staging::is_whole);
         if self.manifest.points.is_empty() && !whole && self.manifest.filling != disks {
             self.drop_staged()?;
@@ -215,9 +218,9 @@ impl ReplicaStore {
             let (found, seen) = (epochs.assignment.to_string(), self.manifest.epoch.to_string());
             return stale("stale_epoch", "assignment epoch", found, seen);
         }
-        if epochs.sender < self.manifest.sender_epoch {
-            let (found, seen) = (epochs.sender.to_string(), self.manifest.sender_epoch.to_string());
-            return stale("stale_sender", "sender epoch", found, seen);
+        let seen = self.manifest.seen_of(&epochs.cluster);
+        if epochs.sender < seen {
+            return stale("stale_sender", "sender epoch", epochs.sender.to_string(), seen.to_string());
         }
         Ok(())
     }
@@ -225,8 +228,8 @@ impl ReplicaStore {
     /// As [`ReplicaStore::check_epochs`], for a session that was admitted: a newer one ends it.
     pub(super) fn check_session(&self, epochs: &Epochs) -> Result<(), Refusal> {
         self.check_epochs(epochs)?;
-        let seen = Epochs { assignment: self.manifest.epoch, sender: self.manifest.sender_epoch };
-        if *epochs == seen {
+        let sender = SenderSeen { cluster: epochs.cluster, epoch: epochs.sender };
+        if epochs.assignment == self.manifest.epoch && self.manifest.senders.last() == Some(&sender) {
             return Ok(());
         }
         Err(Refusal::new(Class::Refused, "not_admitted", "the session was not admitted with these epochs"))
