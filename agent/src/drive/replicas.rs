@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use landfall_proto::id::{Epoch, StorageName, VmId};
-use landfall_proto::message::control::{HolderFigures, PointState};
+use landfall_proto::message::control::{HolderFigures, PointState, StagingFaults};
 use landfall_proto::model::Replica;
 use landfall_proto::seam::Time;
 use landfall_proto::{Class, Refusal};
@@ -181,10 +181,13 @@ impl Replicas {
         lock(&self.figures).get(&vm).cloned()
     }
 
-    /// Why some replica cannot be staged here just now.
-    pub fn storage_fault(&self) -> Option<String> {
-        let shut = lock(&self.shut).values().next().map(|(_, refusal)| refusal.to_string());
-        shut.or_else(|| lock(&self.figures).values().find_map(|figures| figures.fault.clone()))
+    /// What cannot be staged here just now: storage locations by the VM service's own synced probe, which a hung disk
+    /// does not hold up, and replicas that failed or could not be opened.
+    pub fn faults(&self) -> StagingFaults {
+        let failed = lock(&self.figures).clone().into_iter().filter_map(|(vm, figures)| Some((vm, figures.fault?)));
+        let mut replicas: BTreeMap<VmId, String> = failed.collect();
+        replicas.extend(lock(&self.shut).iter().map(|(vm, (_, refusal))| (*vm, refusal.to_string())));
+        StagingFaults::new(self.node.vms.storage_faults(), replicas)
     }
 
     /// Writes the disks of a point as raw images into `folder`, which is made where it is missing.
