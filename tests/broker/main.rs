@@ -14,4 +14,5 @@ mod placing;
 mod points;
 mod quorum;
 mod rejoining;
+mod returning;
 mod stage;

@@ -68,7 +68,7 @@ impl Control {
                     answer.unwrap_or_else(landfall_proto::message::broker::BrokerAnswer::Refused),
                 ))
             }
-            ControlRequest::Probe => ControlAnswer::Alive { storage_fault: self.replicas.storage_fault() },
+            ControlRequest::Probe => ControlAnswer::Alive { faults: self.replicas.faults() },
             ControlRequest::ProbeFor(member) => ControlAnswer::Reached(probe(node, member).await),
             ControlRequest::AwaitRegistered { term, vm, epoch, position } => {
                 await_registered(node, term, vm, epoch, position).await

@@ -6,14 +6,14 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::id::{MemberId, VmId};
-use landfall_proto::message::control::{ControlAnswer, ControlRequest};
+use landfall_proto::message::control::{ControlAnswer, ControlRequest, StagingFaults};
 use landfall_proto::model::{Command, Replica};
 use landfall_proto::seam::Time;
 use landfall_store::State;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::decide::node_loss::{self, Nodes, Patience, Rehome, Watch};
+use crate::decide::node_loss::{self, Nodes, Patience, Rehome, Unable, Watch};
 use crate::decide::placement::{self, Standing, Wish};
 use crate::drive::events::Happening;
 use crate::drive::members::control_target;
@@ -102,11 +102,11 @@ fn publish(node: &Node, state: &State, watch: &Watch, down: &watch::Sender<DownS
     });
 }
 
-/// Which receivers answer but cannot stage, and since when.
+/// What receivers that answer cannot stage, and since when.
 #[derive(Default)]
 struct Storage {
     asked: Option<Time>,
-    unable: BTreeMap<MemberId, Time>,
+    unable: BTreeMap<MemberId, Unable>,
 }
 
 impl Storage {
@@ -118,30 +118,28 @@ impl Storage {
         self.asked = Some(now);
         let receivers: std::collections::BTreeSet<MemberId> =
             state.replicas.values().map(Replica::receiver).filter(|member| live.get(member) == Some(&true)).collect();
-        let answers = receivers.iter().map(|member| storage_fault(node, state, *member));
-        for (member, fault) in receivers.iter().zip(join_all(answers).await) {
-            match fault {
-                Some(fault) => {
-                    self.unable.entry(*member).or_insert_with(|| {
-                        tracing::warn!(%member, %fault, "a receiver cannot stage");
-                        now
-                    });
-                }
-                None => {
-                    self.unable.remove(member);
-                }
+        let answers = receivers.iter().map(|member| staging_faults(node, state, *member));
+        for (member, faults) in receivers.iter().zip(join_all(answers).await) {
+            let unable = self.unable.entry(*member).or_default();
+            let before = unable.clone();
+            unable.heard(&faults, now);
+            for (storage, why) in faults.storage.iter().filter(|(name, _)| !before.storage.contains_key(name)) {
+                tracing::warn!(%member, %storage, why, "a receiver cannot store anything");
+            }
+            for (vm, why) in faults.replicas.iter().filter(|(vm, _)| !before.replicas.contains_key(vm)) {
+                tracing::warn!(%member, %vm, why, "a receiver cannot stage a replica");
             }
         }
         self.unable.retain(|member, _| receivers.contains(member));
     }
 }
 
-/// Why `member` says that it cannot stage. One that does not answer is gossip's business, not this one's.
-async fn storage_fault(node: &Node, state: &State, member: MemberId) -> Option<String> {
-    let target = control_target(state, member)?;
+/// What `member` says that it cannot stage. One that does not answer is gossip's business, not this one's.
+async fn staging_faults(node: &Node, state: &State, member: MemberId) -> StagingFaults {
+    let Some(target) = control_target(state, member) else { return StagingFaults::default() };
     match node.calls.call(&target, Alpn::Control, &ControlRequest::Probe, PROBE_DEADLINE).await {
-        Ok(ControlAnswer::Alive { storage_fault }) => storage_fault,
-        _ => None,
+        Ok(ControlAnswer::Alive { faults }) => faults,
+        _ => StagingFaults::default(),
     }
 }
 

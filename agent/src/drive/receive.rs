@@ -29,7 +29,7 @@ use crate::drive::events::Happening;
 use crate::drive::handover;
 use crate::drive::image::extent;
 use crate::drive::node::Node;
-use crate::drive::replica::{Begun, Epochs, Standing};
+use crate::drive::replica::{Begun, Epochs, ReplicaStore, Standing};
 use crate::drive::replicas::{Replicas, SharedStore};
 use crate::drive::send::capture::blocking;
 use crate::drive::{broker, confirm};
@@ -158,22 +158,17 @@ impl Receiver {
         let epochs = Epochs { assignment: epoch, cluster, sender };
         let points = replica.recovery_points;
         let mut guard = Arc::clone(&store).lock_owned().await;
-        let standing = blocking(move || {
-            guard.set_recovery_points(points)?;
-            let mut standing = guard.admit(&epochs, &disks, &known)?;
-            if standing.staged_whole {
-                // It may have been acknowledged by the node that staged it, so it is completed, never dropped.
-                guard.commit()?;
-                standing = guard.standing();
-            }
+        let stood = blocking(move || {
+            let standing = stand(&mut guard, points, &epochs, &disks, &known);
             Ok((guard, standing))
         })
         .await;
-        let (guard, standing) = standing.map_err(Welcome::Refused)?;
+        let (guard, standing) = stood.map_err(Welcome::Refused)?;
         self.replicas.note(vm, epoch, &guard);
         let mut points = self.replicas.points(&guard);
         drop(guard);
         points.drain(..points.len().saturating_sub(POINTS_TOLD));
+        let standing = standing.map_err(Welcome::Refused)?;
         let Standing { newest, staged, comparable, .. } = standing;
         let confirmed = self.confirmed.ensure(&self.node).await;
         let welcome = Welcome::Ready { newest, staged, comparable, points, confirmed };
@@ -312,9 +307,11 @@ impl Receiver {
                 store.finish(epochs, extents)?;
                 handle.block_on(self.claim_point(admitted))?;
                 let place = self.applying.enter(|| self.node.state().resolved_settings().apply_vm_limit);
-                let point = store.commit()?;
+                let point = store.commit();
                 drop(place);
+                // Also a failure: the owner must hear of it.
                 self.replicas.note(*vm, epochs.assignment, &store);
+                let point = point?;
                 let confirmed = handle.block_on(self.confirmed.ensure(&self.node));
                 let point = Point { copies: vec![self.node.name.clone()], ..point };
                 Ok(Some(DataAnswer::Acknowledged { point, confirmed }))
@@ -386,6 +383,24 @@ impl Receiver {
         let silent = self.node.config.testing.drop_moved_notices && replica.receiver() != self.node.me;
         if silent { None } else { broker::location(state, replica).ok() }
     }
+}
+
+/// Admits a session to a store. Blocks.
+fn stand(
+    store: &mut ReplicaStore,
+    points: u8,
+    epochs: &Epochs,
+    disks: &[DiskSpec],
+    known: &[Point],
+) -> Result<Standing, Refusal> {
+    store.set_recovery_points(points)?;
+    let standing = store.admit(epochs, disks, known)?;
+    if !standing.staged_whole {
+        return Ok(standing);
+    }
+    // It may have been acknowledged by the node that staged it, so it is completed, never dropped.
+    store.commit()?;
+    Ok(store.standing())
 }
 
 fn stopped(replica: &Replica) -> Option<Refusal> {

@@ -14,7 +14,8 @@ use landfall_proto::id::{
 };
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use landfall_proto::message::control::{
-    Consistency, ControlAnswer, ControlRequest, Figures, HolderFigures, LocalVm, Point, PointState, SenderFigures,
+    Consistency, ControlAnswer, ControlRequest, FAULTS_MAX, Figures, HolderFigures, LocalVm, Point, PointState,
+    SenderFigures, StagingFaults,
 };
 use landfall_proto::message::data::{
     ChangeSet, Content, CopyAnswer, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Staged, Tip, Welcome,
@@ -383,7 +384,7 @@ fn control_messages() {
     let answers = [
         ControlAnswer::Applied { answer: Ok(Outcome::Done), position: at(4) },
         ControlAnswer::Broker(Box::new(BrokerAnswer::Located(location()))),
-        ControlAnswer::Alive { storage_fault: Some("read-only file system".into()) },
+        ControlAnswer::Alive { faults: staging_faults() },
         ControlAnswer::Reached(true),
         ControlAnswer::Done,
         ControlAnswer::Members(list()),
@@ -394,6 +395,22 @@ fn control_messages() {
         ControlAnswer::Refused(refusal()),
     ];
     check_all("control_answer", &answers);
+}
+
+fn staging_faults() -> StagingFaults {
+    let storage = [("default".parse().unwrap(), "read-only file system".into())];
+    StagingFaults::new(storage, [(vm(), "the manifest is damaged".into())])
+}
+
+#[test]
+fn an_answer_with_every_fault_that_it_may_hold_fits_its_frame() {
+    let why = "ü".repeat(300);
+    let storage = (0..300).map(|at| (format!("{at:0>63}").parse().unwrap(), why.clone()));
+    let replicas = (0..300).map(|at| (VmId(uuid::Uuid::from_u128(at)), why.clone()));
+    let faults = StagingFaults::new(storage, replicas);
+    assert_eq!((faults.storage.len(), faults.replicas.len()), (FAULTS_MAX, FAULTS_MAX));
+    let bytes = codec::encode(&ControlAnswer::Alive { faults }).unwrap();
+    assert!(bytes.len() <= landfall_proto::alpn::Alpn::Control.frame_max(), "{}", bytes.len());
 }
 
 fn figures() -> Figures {

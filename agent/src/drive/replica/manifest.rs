@@ -233,9 +233,10 @@ impl Manifest {
 /// The refusal for a manifest that cannot be used.
 pub fn bad(path: &Path, why: &str) -> Refusal {
     let shown = quoted(&path.to_string_lossy());
-    Refusal::new(Class::Failed, "bad_manifest", format!("the manifest {shown} {why}"))
-        .field("path")
-        .remedy("restore the replica's folder from another copy, or move it away and let the replica be sent again")
+    Refusal::new(Class::Failed, "bad_manifest", format!("the manifest {shown} {why}")).field("path").remedy(
+        "restore the replica's folder from another copy, or move it away and replicate the VM anew (`landfall vm \
+             disable`, then `enable`, at the primary)",
+    )
 }
 
 mod hex {

@@ -58,4 +58,4 @@ pub use export::{ExportReport, PinnedPoint};
 pub use import::{CopyStep, Import};
 pub use manifest::{DiskEntry, Manifest, PointEntry};
 pub use stage::Begun;
-pub use store::{Epochs, ReplicaStore, Standing};
+pub use store::{Epochs, ReplicaStore, Standing, check_acknowledged, make_folder};

@@ -360,3 +360,45 @@ fn stores_readers_and_writers_can_be_moved_to_another_thread() {
     movable::<crate::drive::image::ChangeSetWriter>();
     movable::<crate::drive::image::ChangeSetReader>();
 }
+
+#[test]
+fn a_replica_that_was_acknowledged_is_never_begun_anew_where_its_storage_is_not_mounted() {
+    let (folder, primary, store) = setup(&[200_000], 2);
+    drop(store);
+    let (location, mounted) = (folder.path().join("location"), folder.path().join("mounted"));
+    let replica = location.join("r");
+    std::fs::create_dir(&mounted).unwrap();
+    std::fs::rename(folder.path().join("r"), mounted.join("r")).unwrap();
+    let refused = |what: &str| {
+        let refusal = ReplicaStore::open_acknowledged(&replica, VM).unwrap_err();
+        assert_eq!(refusal.code, "replica_missing", "{what}");
+        assert!(refusal.message.contains(&*replica.to_string_lossy()), "{refusal}");
+    };
+    refused("without the location");
+    assert!(!location.exists());
+    std::fs::create_dir(&location).unwrap();
+    refused("at an empty mount point");
+    assert_eq!(std::fs::read_dir(&location).unwrap().count(), 0, "nothing was made there");
+    // What a placement left there before anything was acknowledged is no replica either.
+    let mut left = ReplicaStore::open(&replica, VM).unwrap();
+    left.admit(&epochs(), &primary.specs(), &[]).unwrap();
+    drop(left);
+    refused("over what was left");
+    std::fs::remove_dir_all(&location).unwrap();
+    assert!(ReplicaStore::open(&replica, VM).is_err(), "a location that is not there is not made");
+    std::fs::rename(&mounted, &location).unwrap();
+    check_points(&ReplicaStore::open_acknowledged(&replica, VM).unwrap(), &primary.history);
+}
+
+#[test]
+fn a_replica_whose_first_point_is_only_staged_is_not_missing() {
+    let (folder, mut primary, mut store) = setup(&[200_000], 0);
+    primary.write();
+    store.admit(&epochs(), &primary.specs(), &[]).unwrap();
+    let extents = primary.compared(&mut store);
+    let set = primary.set_with(None);
+    stage(&mut store, &set, &extents).unwrap();
+    drop(store);
+    let mut store = ReplicaStore::open_acknowledged(&folder.path().join("r"), VM).unwrap();
+    store.commit().unwrap();
+}

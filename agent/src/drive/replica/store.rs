@@ -11,11 +11,11 @@ use landfall_proto::id::{DiskTarget, Epoch, Fingerprint, SenderEpoch, VmId};
 use landfall_proto::message::control::{Point, PointState};
 use landfall_proto::message::data::{ChangeSet, Staged, Tip};
 use landfall_proto::model::DiskSpec;
-use landfall_proto::refusal::Class;
+use landfall_proto::refusal::{Class, quoted};
 
 use super::chain::{self, Base};
 use super::export::PinnedPoint;
-use super::layout::{APPLYING, FILES_MAX, Layout, MANIFEST, is_point_name};
+use super::layout::{APPLYING, FILES_MAX, Layout, MANIFEST, STAGED, is_point_name};
 use super::manifest::{self, Manifest, POINTS_MAX, PointEntry, RECOVERY_POINTS_MAX, SenderSeen};
 use super::pins::{FolderLock, Pin, Shared};
 use super::stage::Staging;
@@ -78,10 +78,7 @@ impl ReplicaStore {
     /// A commit that cannot be completed (a full disk) does not keep the listed points from being read: see
     /// [`ReplicaStore::fault`].
     pub fn open(folder: &Path, vm: VmId) -> Result<Self, Refusal> {
-        if !folder.exists() {
-            fs::create_dir_all(folder).map_err(|error| fault("create", folder, &error))?;
-            durable::sync_folder(durable::folder_of(folder))?;
-        }
+        make_folder(folder)?;
         let layout = Layout::new(folder);
         let lock = FolderLock::take(&layout)?;
         let manifest = load_manifest(&layout, vm)?;
@@ -97,6 +94,13 @@ impl ReplicaStore {
         };
         store.recover()?;
         Ok(store)
+    }
+
+    /// As [`ReplicaStore::open`], for a replica of which this node has acknowledged something: see
+    /// [`check_acknowledged`].
+    pub fn open_acknowledged(folder: &Path, vm: VmId) -> Result<Self, Refusal> {
+        check_acknowledged(folder)?;
+        Self::open(folder, vm)
     }
 
     fn recover(&mut self) -> Result<(), Refusal> {
@@ -332,6 +336,36 @@ impl ReplicaStore {
         }
         Ok(())
     }
+}
+
+/// Makes the folder of a replica, durably, where it is missing. The storage location that it lies in is never made: one
+/// that is missing is not mounted.
+pub fn make_folder(folder: &Path) -> Result<(), Refusal> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(fault("create", folder, &error)),
+        Ok(()) => durable::sync_folder(durable::folder_of(folder)),
+    }
+}
+
+/// Refuses a folder that holds nothing that can have been acknowledged, though something was: its file system is not
+/// mounted, or it was removed, and an empty replica in its place would cost every point. Nothing is created.
+pub fn check_acknowledged(folder: &Path) -> Result<(), Refusal> {
+    let layout = Layout::new(folder);
+    let listed = match Manifest::load(&layout.path(MANIFEST))? {
+        Some(manifest) => !manifest.points.is_empty(),
+        // Files of points without a manifest are another fault, which opening names.
+        None => folder.is_dir() && list(&layout)?.iter().any(|name| is_point_name(name)),
+    };
+    if listed || [APPLYING, STAGED].iter().any(|log| layout.path(log).exists()) {
+        return Ok(());
+    }
+    let message = format!("the replica's folder {} holds no recovery point", quoted(&folder.to_string_lossy()));
+    Err(Refusal::new(Class::Failed, "replica_missing", message).field("storage").remedy(
+        "mount the file system of the storage location; where the files are lost, another node is filled from the \
+         primary after `rehome_without_copy_after`, or replicate the VM anew (`landfall vm disable`, then `enable`, at \
+         the primary)",
+    ))
 }
 
 fn load_manifest(layout: &Layout, vm: VmId) -> Result<Manifest, Refusal> {
