@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use landfall_proto::id::{Epoch, StorageName, VmId};
+use landfall_proto::id::{Epoch, Root, StorageName, VmId};
 use landfall_proto::message::control::{HolderFigures, Point, PointState, StagingFaults};
 use landfall_proto::model::Replica;
 use landfall_proto::seam::Time;
@@ -52,8 +52,8 @@ pub struct Replicas {
 pub struct Exported {
     /// The point.
     pub point: u64,
-    /// Each disk's name and size in bytes.
-    pub files: Vec<(String, u64)>,
+    /// Each disk's name, size in bytes, and root.
+    pub files: Vec<(String, u64, Root)>,
 }
 
 impl Replicas {
@@ -213,7 +213,7 @@ impl Replicas {
             make_folder(&folder)?;
             pinned.export(&folder, &mut |_| Ok(()))?;
             let entry = pinned.entry();
-            let files = entry.disks.iter().map(|disk| (disk.target.to_string(), disk.bytes)).collect();
+            let files = entry.disks.iter().map(|disk| (disk.target.to_string(), disk.bytes, disk.root)).collect();
             drop(reading);
             Ok(Exported { point: entry.sequence, files })
         })

@@ -253,7 +253,12 @@ pub fn exported() -> PointExported {
         uuid: vm(),
         point: 5,
         root: hex::RootHex(Root([0xcd; 32])),
-        files: vec![ExportedFile { target: name("vda"), path: "/tmp/out/vda.raw".into(), bytes: 4 << 30 }],
+        files: vec![ExportedFile {
+            target: name("vda"),
+            path: "/tmp/out/vda.raw".into(),
+            bytes: 4 << 30,
+            root: hex::RootHex(Root([0xab; 32])),
+        }],
     }
 }
 

@@ -109,8 +109,8 @@ pub enum ControlAnswer {
         node: NodeName,
         /// The point.
         point: u64,
-        /// The files and their sizes in bytes.
-        files: Vec<(String, u64)>,
+        /// The disks with their sizes in bytes and their roots: the BLAKE3 hash of the raw image.
+        files: Vec<(String, u64, Root)>,
     },
     /// Refused or failed; nothing was changed.
     Refused(Refusal),

@@ -391,7 +391,7 @@ fn control_messages() {
         ControlAnswer::Figures(Box::new(figures())),
         ControlAnswer::Vms(vec![LocalVm { vm: spec(), replica: true, running: false, fault: Some(refusal()) }]),
         ControlAnswer::Confirmed { term, position: at(9) },
-        ControlAnswer::Exported { node: node("r1"), point: 3, files: vec![("vda".into(), 1 << 30)] },
+        ControlAnswer::Exported { node: node("r1"), point: 3, files: vec![("vda".into(), 1 << 30, Root([9; 32]))] },
         ControlAnswer::Refused(refusal()),
     ];
     check_all("control_answer", &answers);

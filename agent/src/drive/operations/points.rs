@@ -83,9 +83,9 @@ pub async fn export(control: &Control, vm: &VmSelector, request: PointExport) ->
     };
     let files = files
         .into_iter()
-        .filter_map(|(target, bytes)| {
+        .filter_map(|(target, bytes, root)| {
             let path = request.dir.join(format!("{target}.raw"));
-            Some(ExportedFile { target: target.parse().ok()?, path, bytes })
+            Some(ExportedFile { target: target.parse().ok()?, path, bytes, root: root.into() })
         })
         .collect();
     Ok(PointExported { uuid: id, point: point.sequence, root: point.root.into(), files })
