@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::alpn::Alpn;
@@ -16,7 +17,8 @@ use crate::calls::{CallError, Calls};
 use crate::endpoint::Target;
 use crate::id::{Epoch, Fqdn, Position, RequestId, VmId};
 use crate::limits::{
-    ATTEMPT_TIME, ATTEMPT_TIME_MIN, EPOCHS_REMEMBERED, MEMBERS_MAX, REFERRALS_MAX, RETRY_WAIT, RETRY_WAIT_MAX,
+    ATTEMPT_TIME, ATTEMPT_TIME_MIN, EPOCHS_REMEMBERED, HEDGE_AFTER, MEMBERS_MAX, REFERRALS_MAX, RETRY_WAIT,
+    RETRY_WAIT_MAX,
 };
 use crate::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use crate::model::{Frequency, VmSpec};
@@ -217,7 +219,7 @@ impl BrokerClient {
     }
 
     /// Sends what `make` gives for the highest position seen, to one agent after the other, until one gives an answer
-    /// that `take` takes, one refuses for good, or `deadline` has passed.
+    /// that `take` takes, one refuses for good, or `deadline` has passed. An agent that is silent is not waited for alone.
     async fn ask<T>(
         &self,
         make: &impl Fn(Position) -> BrokerRequest,
@@ -230,14 +232,25 @@ impl BrokerClient {
         while Instant::now() < end {
             let mut round = self.round();
             let mut referrals = 0;
-            while let Some(agent) = round.pop() {
-                let left = end.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break;
-                }
-                // A silent agent takes at most half of what is left, so that another one is asked in any case.
-                let share = (left / 2).clamp(ATTEMPT_TIME_MIN, ATTEMPT_TIME).min(left);
-                match self.attempt(agent, &make(self.position()), share, &take).await? {
+            let mut asked = FuturesUnordered::new();
+            while !(asked.is_empty() && round.is_empty()) {
+                let patience = if asked.is_empty() { Duration::ZERO } else { HEDGE_AFTER };
+                let (agent, step) = tokio::select! {
+                    biased;
+                    Some(answered) = asked.next() => answered,
+                    () = sleep(patience), if !round.is_empty() => {
+                        let left = end.saturating_duration_since(Instant::now());
+                        if let Some(agent) = round.pop().filter(|_| !left.is_zero()) {
+                            // A silent agent takes at most half of what is left: a later round has some of it in any case.
+                            let share = (left / 2).clamp(ATTEMPT_TIME_MIN, ATTEMPT_TIME).min(left);
+                            let request = make(self.position());
+                            let take = &take;
+                            asked.push(async move { (agent, self.attempt(agent, &request, share, take).await) });
+                        }
+                        continue;
+                    }
+                };
+                match step? {
                     Step::Done(value) => {
                         lock(&self.known).preferred = Some(agent);
                         return Ok(value);

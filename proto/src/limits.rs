@@ -106,6 +106,10 @@ pub const ATTEMPT_TIME: Duration = Duration::from_secs(5);
 /// The shortest attempt, where a call's deadline leaves less than twice [`ATTEMPT_TIME`] and so is halved.
 pub const ATTEMPT_TIME_MIN: Duration = Duration::from_millis(500);
 
+/// After so long without an answer a broker client asks the next agent as well, under the same request: many times what
+/// an answer takes, and a third of what a dead owner's replacement takes.
+pub const HEDGE_AFTER: Duration = Duration::from_secs(1);
+
 /// The first wait of a broker client after a round of agents that all failed; it doubles up to [`RETRY_WAIT_MAX`].
 pub const RETRY_WAIT: Duration = Duration::from_millis(50);
 

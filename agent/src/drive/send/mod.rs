@@ -17,7 +17,7 @@ use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::{Point, PointState, SenderFigures};
 use landfall_proto::message::data::{ChangeSet, Hello, Tip};
 use landfall_proto::model::Primary;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
 
 use crate::decide::cycle::{self, Cycle};
@@ -32,6 +32,9 @@ use crate::vm_service::FreezeMethod;
 
 /// How long a question to the CAP may take, retries included.
 const BROKER_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Extents between the reader of a spool or disk and its session: 8 MiB at most.
+const EXTENTS_AHEAD: usize = 16;
 
 /// Redirects followed without a pause: more than a replica can really make in that time.
 const REDIRECTS: u32 = 4;
@@ -330,18 +333,22 @@ impl Sender {
         .await?;
         session.begin(change_set).await?;
         let mut extents = first;
-        loop {
-            let (back, extent) = blocking(move || {
-                let extent = reader.next_extent()?;
-                Ok((reader, extent))
-            })
-            .await?;
-            reader = back;
-            match extent {
-                Some(extent) => session.extent(extent).await?,
-                None => break,
+        let (ahead, mut read) = mpsc::channel(EXTENTS_AHEAD);
+        let reading = tokio::spawn(blocking(move || {
+            while let Some(extent) = reader.next_extent()? {
+                if ahead.blocking_send(extent).is_err() {
+                    break;
+                }
             }
+            Ok(())
+        }));
+        while let Some(extent) = read.recv().await {
+            session.extent(extent).await?;
             extents += 1;
+        }
+        match reading.await {
+            Ok(read_whole) => read_whole?,
+            Err(error) => return Err(Trouble::Lost(format!("reading the spool ended unexpectedly: {error}"))),
         }
         let acknowledged = session.end(extents).await?;
         session.staged = None;
