@@ -113,8 +113,9 @@ pub const HEDGE_AFTER: Duration = Duration::from_secs(1);
 /// The first wait of a broker client after a round of agents that all failed; it doubles up to [`RETRY_WAIT_MAX`].
 pub const RETRY_WAIT: Duration = Duration::from_millis(50);
 
-/// The longest wait of a broker client between rounds: within it a new owner is found.
-pub const RETRY_WAIT_MAX: Duration = Duration::from_secs(1);
+/// The longest wait of a broker client between rounds: a new owner is found within it, a seventh of what its election
+/// takes.
+pub const RETRY_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Referrals to another owner that a broker client follows without a wait: ownership that is in motion settles first.
 pub const REFERRALS_MAX: u32 = 3;
