@@ -123,10 +123,16 @@ async fn place_or_forward(node: &Node, primary: &Fqdn, place: Place) -> Result<B
         return self::place(node, primary, place).await;
     }
     let state = node.state();
-    let leader = node.consensus.status().leader.filter(|leader| *leader != node.me).ok_or_else(no_quorum)?;
+    let mut status = node.consensus.watch_status();
+    let leader = status.borrow_and_update().leader.filter(|leader| *leader != node.me).ok_or_else(no_quorum)?;
     let target = control_target(&state, leader).ok_or_else(no_quorum)?;
     let forward = ControlRequest::Place { primary: primary.clone(), place: Box::new(place) };
-    match node.calls.call(&target, Alpn::Control, &forward, FORWARD_DEADLINE).await {
+    let answered = tokio::select! {
+        answered = node.calls.call(&target, Alpn::Control, &forward, FORWARD_DEADLINE) => answered,
+        // A dead owner never answers: the client asks again, under the same request, once there is another.
+        _ = status.wait_for(|status| status.leader != Some(leader)) => return Err(no_quorum()),
+    };
+    match answered {
         Ok(ControlAnswer::Broker(answer)) => Ok(*answer),
         Ok(ControlAnswer::Refused(refusal)) => Err(refusal),
         Ok(_) => Err(Refusal::new(Class::Failed, "protocol", "the owner gave an answer of another kind")),

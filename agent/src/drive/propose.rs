@@ -101,10 +101,16 @@ impl Proposer {
             return self.commit_here(Some(request), term, command).await;
         }
         let state = self.consensus.state();
-        let leader = self.consensus.status().leader.filter(|leader| *leader != self.me).ok_or_else(no_quorum)?;
+        let mut status = self.consensus.watch_status();
+        let leader = status.borrow_and_update().leader.filter(|leader| *leader != self.me).ok_or_else(no_quorum)?;
         let target = control_target(&state, leader).ok_or_else(no_quorum)?;
         let ask = ControlRequest::Propose { request: Some(request), command: Box::new(command) };
-        match self.calls.call(&target, Alpn::Control, &ask, ATTEMPT_DEADLINE).await {
+        let answered = tokio::select! {
+            answered = self.calls.call(&target, Alpn::Control, &ask, ATTEMPT_DEADLINE) => answered,
+            // A dead owner never answers: the next attempt, under the same request, is its successor's.
+            _ = status.wait_for(|status| status.leader != Some(leader)) => return Err(no_quorum()),
+        };
+        match answered {
             Ok(ControlAnswer::Applied { answer, position }) => Ok((answer, position)),
             Ok(ControlAnswer::Refused(refusal)) => Err(refusal),
             Ok(_) => Err(Refusal::new(Class::Failed, "protocol", "the owner gave an answer of another kind")),

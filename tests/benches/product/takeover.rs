@@ -28,7 +28,9 @@ pub fn rows(stage: &Stage) -> Vec<Row> {
         let killed = Instant::now();
         owner.lose();
         placed.push(place());
-        times.time(killed.elapsed());
+        let took = killed.elapsed();
+        eprintln!("takeover: placed again {:.2} s after {} was killed", took.as_secs_f64(), owner.name());
+        times.time(took);
         stage.whole();
         for vm in placed {
             stage.runtime.block_on(client.remove(vm, DEADLINE)).expect("a replica to remove");

@@ -8,12 +8,9 @@ use tokio::sync::mpsc;
 use super::capture::{blocking, discard};
 use super::record::Known;
 use super::session::{Session, Trouble};
-use super::{Line, Sender};
+use super::{EXTENTS_AHEAD, Line, Sender};
 use crate::decide::flight::{Back, Fate, back, fate};
 use crate::drive::image::ChangeSetReader;
-
-/// Extents that are read ahead of the network: 8 MiB at most.
-const EXTENTS_AHEAD: usize = 16;
 
 impl Sender {
     /// Decides what becomes of the change set in flight, by what the holder has.

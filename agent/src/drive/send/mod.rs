@@ -35,6 +35,9 @@ use crate::vm_service::FreezeMethod;
 /// How long a question to the CAP may take, retries included.
 const BROKER_DEADLINE: Duration = Duration::from_secs(15);
 
+/// Extents between the reader of a spool or disk and its session: 8 MiB at most.
+const EXTENTS_AHEAD: usize = 16;
+
 /// Redirects followed without a pause: more than a replica can really make in that time.
 const REDIRECTS: u32 = 4;
 

@@ -16,17 +16,14 @@ use landfall_proto::seam::Clock;
 use landfall_proto::{Class, Refusal};
 use tokio::sync::mpsc;
 
-use super::Sender;
 use super::capture::{Base, Workshop, blocking, image_of};
 use super::record::Known;
 use super::session::{Session, Trouble};
+use super::{EXTENTS_AHEAD, Sender};
 use crate::drive::image::index::UNKNOWN;
 use crate::drive::image::tree::Hash;
 use crate::drive::image::{Baseline, Comparison, HashIndex, Question, Source, scan, send_ranges};
 use crate::vm_service::Image;
-
-/// Extents between the reader of a disk and its session: 8 MiB at most.
-const EXTENTS_AHEAD: usize = 16;
 
 /// What the next capture compares with.
 pub(super) async fn base(sender: &Sender, known: Option<Known>, session: &mut Session) -> Result<Base, Trouble> {
