@@ -9,6 +9,7 @@ pub mod cycle;
 pub mod health;
 pub mod lease;
 pub mod node_loss;
+pub mod peer_list;
 pub mod placement;
 pub mod sender;
 pub mod voters;

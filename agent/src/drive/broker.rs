@@ -19,7 +19,7 @@ use crate::drive::events::Happening;
 use crate::drive::members::control_target;
 use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
-use crate::drive::sight;
+use crate::drive::{peers, sight};
 
 /// How long a question waits for this agent to apply what the asker has already seen.
 const CATCH_UP: Duration = Duration::from_secs(2);
@@ -35,6 +35,9 @@ const FORWARD_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Answers one request of `primary`, the CAP (or FQDN) that the caller's certificate proved.
 pub async fn answer(node: &Node, primary: &Fqdn, request: BrokerRequest) -> BrokerAnswer {
+    if let Some(refusal) = peers::outdated(node, primary) {
+        return BrokerAnswer::Refused(refusal);
+    }
     let answered = match request {
         BrokerRequest::Probe => probe(node, primary),
         BrokerRequest::Place(place) => place_or_forward(node, primary, *place).await,

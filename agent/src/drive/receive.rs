@@ -31,7 +31,7 @@ use crate::drive::node::Node;
 use crate::drive::replica::{Begun, Epochs, ReplicaStore, Standing};
 use crate::drive::replicas::{Replicas, SharedStore};
 use crate::drive::send::capture::blocking;
-use crate::drive::{broker, confirm};
+use crate::drive::{broker, confirm, peers};
 
 /// How long an opener may take to say what it wants.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -125,6 +125,9 @@ impl Receiver {
         disks: Vec<DiskSpec>,
         known: Vec<Point>,
     ) -> Result<(Admitted, Welcome), Welcome> {
+        if let Some(refusal) = peers::outdated(&self.node, primary) {
+            return Err(Welcome::Refused(refusal));
+        }
         let reached = self.node.proposer.applied(epoch.0, Instant::now() + CATCH_UP).await;
         let state = reached.unwrap_or_else(|_| self.node.state());
         let Ok(replica) = broker::replica_of(&state, primary, vm) else { return Err(Welcome::NotHere) };
@@ -290,6 +293,9 @@ impl Receiver {
 
     /// Whether this node still receives the replica at the session's assignment, and the sender is still allowed.
     fn check(&self, admitted: &Admitted) -> Result<(), Refusal> {
+        if let Some(refusal) = peers::outdated(&self.node, &admitted.primary) {
+            return Err(refusal);
+        }
         let state = self.node.state();
         let replica = broker::replica_of(&state, &admitted.primary, admitted.vm)?;
         if let Some(refusal) = stopped(replica) {

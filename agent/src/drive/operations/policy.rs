@@ -20,6 +20,7 @@ use landfall_store::state::SettingsChange;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::decide::peer_list;
 use crate::drive::events::Happening;
 use crate::drive::join;
 use crate::drive::members::control_target;
@@ -42,9 +43,6 @@ const UNREACHABLE_TRIES: u32 = 3;
 
 /// The pause between two such calls.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-
-/// A peer list older than this is a Warning.
-const LIST_OLD: Duration = Duration::from_secs(24 * 3600);
 
 /// Every setting.
 pub fn settings_show(node: &Node) -> Settings {
@@ -272,16 +270,12 @@ pub fn peer_list(node: &Node) -> Vec<PeerStatus> {
 }
 
 fn peer_status(node: &Node, peer: &Peer) -> PeerStatus {
-    let age = Duration::from_millis(node.outside.clock.wall().0.saturating_sub(peer.confirmed_at.0));
-    let old = age > LIST_OLD;
+    let refusal = peer_list::refusal(peer, node.outside.clock.wall());
     PeerStatus {
         cap: peer.list.cap.clone(),
         cluster: peer.cluster.clone(),
-        health: if old { Health::Warning } else { Health::Normal },
-        health_reasons: old
-            .then(|| format!("its member list was last confirmed {} h ago", age.as_secs() / 3600))
-            .into_iter()
-            .collect(),
+        health: if refusal.is_some() { Health::Warning } else { Health::Normal },
+        health_reasons: refusal.into_iter().map(|refusal| refusal.message).collect(),
         ca_key: landfall_proto::authority::ca_fingerprint(&peer.ca).into(),
         position: peer.list.position,
         confirmed_at: peer.confirmed_at.into(),
