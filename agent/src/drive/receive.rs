@@ -277,7 +277,9 @@ impl Receiver {
             DataRequest::End { extents } => {
                 store.finish(epochs, extents)?;
                 handle.block_on(self.claim_point(admitted))?;
-                let place = self.applying.enter(|| self.node.state().resolved_settings().apply_vm_limit);
+                let settings = || self.node.state().resolved_settings();
+                let place = self.applying.enter(&admitted.primary, || settings().apply_vm_limit);
+                store.set_disks_at_once(settings().apply_disk_limit);
                 let point = store.commit();
                 drop(place);
                 // Also a failure: the owner must hear of it.
