@@ -131,7 +131,7 @@ pub async fn place(node: &Node, primary: &Fqdn, place: Place) -> Result<BrokerAn
         let existing = state.replicas.get(&place.vm.id);
         except = except.or_else(|| existing.filter(|r| Some(r.epoch) == instead_of).map(Replica::receiver));
         let bytes = place.vm.disks.iter().fold(0u64, |sum, disk| sum.saturating_add(disk.bytes));
-        let candidates = sight::candidates(node);
+        let candidates = sight::candidates(node, place.vm.id);
         let wish = Wish { storage: storage.clone(), bytes, except };
         let (chosen, passed_over) = placement::choose(&candidates, &wish, seed(&state, &place, attempt));
         let holder = match (chosen, existing) {

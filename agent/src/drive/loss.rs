@@ -189,7 +189,7 @@ async fn carry_out(node: &Node, state: &State, replica: &Replica, rehome: Rehome
 
 /// A node that can be filled: drawn like a new placement, from the same candidates.
 fn new_home(node: &Node, state: &State, replica: &Replica, instead_of: MemberId) -> Option<MemberId> {
-    let mut candidates = sight::candidates(node);
+    let mut candidates = sight::candidates(node, replica.vm.id);
     for candidate in &mut candidates {
         if candidate.member == instead_of {
             candidate.standing = Standing::Down;
