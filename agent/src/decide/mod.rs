@@ -11,6 +11,7 @@ pub mod health;
 pub mod lease;
 pub mod leftover;
 pub mod node_loss;
+pub mod peer_list;
 pub mod placement;
 pub mod sender;
 pub mod voters;

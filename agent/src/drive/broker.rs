@@ -20,7 +20,7 @@ use crate::drive::events::Happening;
 use crate::drive::members::control_target;
 use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
-use crate::drive::sight;
+use crate::drive::{peers, sight};
 
 /// How long a question waits for this agent to apply what the asker has already seen.
 const CATCH_UP: Duration = Duration::from_secs(2);
@@ -36,6 +36,9 @@ const FORWARD_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Answers one request of `primary`, the CAP (or FQDN) that the caller's certificate proved.
 pub async fn answer(node: &Node, primary: &Fqdn, request: BrokerRequest) -> BrokerAnswer {
+    if let Some(refusal) = peers::outdated(node, primary) {
+        return BrokerAnswer::Refused(refusal);
+    }
     let answered = match request {
         BrokerRequest::Probe => probe(node, primary),
         BrokerRequest::Place(place) => place_or_forward(node, primary, *place).await,
@@ -155,7 +158,7 @@ pub async fn place(node: &Node, primary: &Fqdn, place: Place) -> Result<BrokerAn
         let existing = state.replicas.get(&place.vm.id);
         except = except.or_else(|| existing.filter(|r| Some(r.epoch) == instead_of).map(Replica::receiver));
         let bytes = place.vm.disks.iter().fold(0u64, |sum, disk| sum.saturating_add(disk.bytes));
-        let candidates = sight::candidates(node);
+        let candidates = sight::candidates(node, place.vm.id);
         let wish = Wish { storage: storage.clone(), bytes, except };
         let (chosen, passed_over) = placement::choose(&candidates, &wish, seed(&state, &place, attempt));
         let holder = match (chosen, existing) {

@@ -41,10 +41,13 @@ impl Control {
         match caller {
             Caller::Member { .. } => self.answer_member(request).await,
             Caller::PeerNode { cap, .. } => match request {
-                ControlRequest::Moved { vm, to } => {
-                    self.senders.moved(cap, vm, to);
-                    ControlAnswer::Done
-                }
+                ControlRequest::Moved { vm, to } => match peers::outdated(&self.node, cap) {
+                    Some(refusal) => ControlAnswer::Refused(refusal),
+                    None => {
+                        self.senders.moved(cap, vm, to);
+                        ControlAnswer::Done
+                    }
+                },
                 ControlRequest::Members(list) => peers::exchange(&self.node, cap, list).await,
                 _ => ControlAnswer::Refused(not_for_peers()),
             },

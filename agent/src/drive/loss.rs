@@ -1,6 +1,7 @@
 //! Looking after silent nodes, as the owner: asking, convicting, and giving their replicas a new home.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -18,6 +19,7 @@ use crate::decide::placement::{self, Standing, Wish};
 use crate::drive::events::Happening;
 use crate::drive::members::control_target;
 use crate::drive::node::Node;
+use crate::drive::notices::Notices;
 use crate::drive::{broker, control, peers, sight};
 
 /// How often the owner looks.
@@ -38,6 +40,7 @@ pub async fn watch_over(node: Node, down: watch::Sender<DownSince>) {
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = Watch::default();
     let mut storage = Storage::default();
+    let notices = Notices::default();
     loop {
         look.tick().await;
         if node.owner.acting().is_none() {
@@ -66,7 +69,7 @@ pub async fn watch_over(node: Node, down: watch::Sender<DownSince>) {
         for replica in state.replicas.values() {
             let now = node.outside.clock.now();
             if let Some(rehome) = node_loss::rehome(replica, &nodes, patience, now) {
-                carry_out(&node, &state, replica, rehome).await;
+                carry_out(&node, &state, replica, rehome, &notices).await;
             }
         }
     }
@@ -143,7 +146,7 @@ async fn staging_faults(node: &Node, state: &State, member: MemberId) -> Staging
     }
 }
 
-async fn carry_out(node: &Node, state: &State, replica: &Replica, rehome: Rehome) {
+async fn carry_out(node: &Node, state: &State, replica: &Replica, rehome: Rehome, notices: &Notices) {
     let (vm, epoch) = (replica.vm.id, replica.epoch);
     let command = match rehome {
         Rehome::Assign(to) => Command::Assign { vm, epoch, to },
@@ -169,7 +172,15 @@ async fn carry_out(node: &Node, state: &State, replica: &Replica, rehome: Rehome
             };
             node.events.record(Happening::warning("replica_rehomed", told).vm(vm).node(&at.node));
             if !node.config.testing.drop_moved_notices {
-                peers::announce_moved(node, &state, &replica.primary, peers::moved(vm, at)).await;
+                // Beside this loop: one that waits for a silent peer would be late, and then accuse no one.
+                let (node, primary) = (node.clone(), replica.primary.clone());
+                let announced = Arc::clone(&state);
+                let sent = notices.send(async move {
+                    peers::announce_moved(&node, &announced, &primary, peers::moved(vm, at)).await;
+                });
+                if !sent {
+                    tracing::info!(%vm, "too many notices are under way: the primary asks the CAP instead");
+                }
             }
         }
         Ok((Err(refusal), _)) | Err(refusal) => tracing::info!(%vm, %refusal, "re-homing not committed"),
@@ -178,7 +189,7 @@ async fn carry_out(node: &Node, state: &State, replica: &Replica, rehome: Rehome
 
 /// A node that can be filled: drawn like a new placement, from the same candidates.
 fn new_home(node: &Node, state: &State, replica: &Replica, instead_of: MemberId) -> Option<MemberId> {
-    let mut candidates = sight::candidates(node);
+    let mut candidates = sight::candidates(node, replica.vm.id);
     for candidate in &mut candidates {
         if candidate.member == instead_of {
             candidate.standing = Standing::Down;

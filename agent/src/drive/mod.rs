@@ -19,6 +19,7 @@ pub mod loss;
 pub mod members;
 pub mod membership;
 pub mod node;
+pub mod notices;
 pub mod operations;
 pub mod owner;
 pub mod peers;

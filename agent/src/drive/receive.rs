@@ -32,7 +32,7 @@ use crate::drive::node::Node;
 use crate::drive::replica::{Begun, Epochs, ReplicaStore, Standing};
 use crate::drive::replicas::{Replicas, SharedStore};
 use crate::drive::send::capture::blocking;
-use crate::drive::{broker, confirm};
+use crate::drive::{broker, confirm, peers};
 
 /// How long an opener may take to say what it wants.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -135,6 +135,9 @@ impl Receiver {
         known: Vec<Point>,
     ) -> Result<(Admitted, Welcome), Welcome> {
         let Asking { cap: primary, key, vm, epoch, sender } = asking;
+        if let Some(refusal) = peers::outdated(&self.node, primary) {
+            return Err(Welcome::Refused(refusal));
+        }
         let reached = self.node.proposer.applied(epoch.0, Instant::now() + CATCH_UP).await;
         let state = reached.unwrap_or_else(|_| self.node.state());
         let Ok(replica) = broker::replica_of(&state, primary, vm) else { return Err(Welcome::NotHere) };
@@ -306,7 +309,9 @@ impl Receiver {
             DataRequest::End { extents } => {
                 store.finish(epochs, extents)?;
                 handle.block_on(self.claim_point(admitted))?;
-                let place = self.applying.enter(|| self.node.state().resolved_settings().apply_vm_limit);
+                let settings = || self.node.state().resolved_settings();
+                let place = self.applying.enter(&admitted.primary, || settings().apply_vm_limit);
+                store.set_disks_at_once(settings().apply_disk_limit);
                 let point = store.commit();
                 drop(place);
                 // Also a failure: the owner must hear of it.
@@ -322,6 +327,9 @@ impl Receiver {
 
     /// Whether this node still receives the replica at the session's assignment, and the sender is still allowed.
     fn check(&self, admitted: &Admitted) -> Result<(), Refusal> {
+        if let Some(refusal) = peers::outdated(&self.node, &admitted.primary) {
+            return Err(refusal);
+        }
         let state = self.node.state();
         let replica = broker::replica_sent_by(&state, &admitted.primary, admitted.vm)?;
         if let Some(refusal) = stopped(replica) {

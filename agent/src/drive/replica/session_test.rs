@@ -402,3 +402,15 @@ fn a_replica_whose_first_point_is_only_staged_is_not_missing() {
     let mut store = ReplicaStore::open_acknowledged(&folder.path().join("r"), VM).unwrap();
     store.commit().unwrap();
 }
+
+#[test]
+fn disks_that_are_written_at_once_make_the_same_points() {
+    let (_folder, mut primary, mut store) = setup(&[300_000, 65_536, 90_001, 200_000, 70_000], 0);
+    store.set_disks_at_once(3);
+    for _ in 0..6 {
+        primary.write();
+        primary.replicate(&mut store).unwrap();
+    }
+    assert_eq!(listed(&store).len(), 4);
+    check_points(&store, &primary.history);
+}

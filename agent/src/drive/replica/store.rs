@@ -67,6 +67,7 @@ pub struct ReplicaStore {
     pub(super) filling: BTreeMap<DiskTarget, Filling>,
     /// Disks whose index was checked against their content, or kept with it, since this store was opened.
     pub(super) trusted: BTreeSet<DiskTarget>,
+    pub(super) disks_at_once: usize,
     fault: Option<Refusal>,
     _lock: FolderLock,
 }
@@ -89,6 +90,7 @@ impl ReplicaStore {
             applying: None,
             filling: BTreeMap::new(),
             trusted: BTreeSet::new(),
+            disks_at_once: 1,
             fault: None,
             _lock: lock,
         };
@@ -144,6 +146,11 @@ impl ReplicaStore {
 
     pub(super) fn set_fault(&mut self, fault: Option<Refusal>) {
         self.fault = fault;
+    }
+
+    /// How many disks of one change set are written at a time; one where nothing else was said.
+    pub fn set_disks_at_once(&mut self, count: usize) {
+        self.disks_at_once = count;
     }
 
     pub(super) fn layout(&self) -> &Layout {

@@ -68,6 +68,8 @@ struct Line {
     session: Option<Session>,
     /// Whether the holder could not say, when it took the last change set, that it still is the holder.
     doubt: bool,
+    /// The assignment whose node could not be reached at the last try.
+    silent: Option<Epoch>,
 }
 
 /// What the workshop has of the relationship that began at `relationship`: the record, and a change set that was sealed.
@@ -100,7 +102,7 @@ impl Sender {
             tracing::warn!(vm = %self.primary.vm.name, %refusal, "what the sender remembered cannot be read");
             (Record { relationship, ..Record::default() }, None)
         });
-        let mut line = Line { at: None, heard: None, record, flight, session: None, doubt: false };
+        let mut line = Line { at: None, heard: None, record, flight, session: None, doubt: false, silent: None };
         self.show_points(&line);
         let interval = self.interval();
         let mut pace = Cycle::starting(self.node.outside.clock.now(), interval);
@@ -153,6 +155,7 @@ impl Sender {
             let mut jitter = [0];
             self.node.outside.random.fill(&mut jitter);
             let how = if matches!(trouble, Trouble::NoNode(_)) { Failure::NoNode } else { Failure::AtNode };
+            line.silent = line.at.as_ref().map(|at| at.epoch).filter(|_| how == Failure::NoNode);
             let again = cycle::again(failures, how, jitter[0]);
             if again.ask_cap {
                 line.at = None;
@@ -260,8 +263,12 @@ impl Sender {
             false => self.broker.locate(vm, self.broker.position(), BROKER_DEADLINE).await,
         };
         let at = match located {
+            // Nothing was acknowledged there, so nothing is lost elsewhere; without another node it is tried again.
+            Ok(at) if line.silent == Some(at.epoch) && line.record.points.is_empty() => {
+                self.place_again(Some(at.epoch)).await.unwrap_or(at)
+            }
             Ok(at) => at,
-            Err(refusal) if refusal.code == "no_replica" => self.place_again().await?,
+            Err(refusal) if refusal.code == "no_replica" => self.place_again(None).await?,
             Err(refusal) => return Err(Trouble::Refused(refusal)),
         };
         line.at = Some(at.clone());
@@ -272,11 +279,11 @@ impl Sender {
         Ok(at)
     }
 
-    /// The other side keeps no replica: it is placed anew.
-    async fn place_again(&mut self) -> Result<Location, Trouble> {
+    /// The other side keeps no replica, or on a node that does not answer: it is placed anew.
+    async fn place_again(&mut self, instead_of: Option<Epoch>) -> Result<Location, Trouble> {
         self.activity("placing");
         let Primary { vm, frequency, recovery_points, .. } = &self.primary;
-        let wish = Wish { vm: vm.clone(), frequency: *frequency, recovery_points: *recovery_points, instead_of: None };
+        let wish = Wish { vm: vm.clone(), frequency: *frequency, recovery_points: *recovery_points, instead_of };
         let placed = self.broker.place(wish, BROKER_DEADLINE).await;
         placed.map(|(at, _)| at).map_err(Trouble::Refused)
     }
