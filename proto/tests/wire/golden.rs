@@ -409,7 +409,7 @@ fn an_answer_with_every_fault_that_it_may_hold_fits_its_frame() {
     let replicas = (0..300).map(|at| (VmId(uuid::Uuid::from_u128(at)), why.clone()));
     let faults = StagingFaults::new(storage, replicas);
     assert_eq!((faults.storage.len(), faults.replicas.len()), (FAULTS_MAX, FAULTS_MAX));
-    let bytes = landfall_proto::codec::encode(&ControlAnswer::Alive { faults }).unwrap();
+    let bytes = codec::encode(&ControlAnswer::Alive { faults }).unwrap();
     assert!(bytes.len() <= landfall_proto::alpn::Alpn::Control.frame_max(), "{}", bytes.len());
 }
 
