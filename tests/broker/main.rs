@@ -10,6 +10,7 @@ mod api;
 mod loss;
 mod migrating;
 mod moving;
+mod pausing;
 mod placing;
 mod points;
 mod quorum;

@@ -9,6 +9,7 @@ use landfall_proto::id::UnixMillis;
 use landfall_proto::message::control::{HolderFigures, Point, PointState, SenderFigures};
 use landfall_proto::model::{Primary, Replica, Stop};
 
+use crate::decide::resync::RESYNC_REQUIRED;
 use crate::surface::vm::{Health, ReplicationState};
 
 /// A newest point older than this is a Warning at every interval (Hyper-V: one hour since the last replica).
@@ -16,6 +17,9 @@ const LATE_AT_MOST: Duration = Duration::from_secs(3600);
 
 /// Intervals without a new point that are a Warning before the hour is over.
 const LATE_INTERVALS: u32 = 5;
+
+/// The code with which a holder refuses a session while its replica is paused.
+pub const PAUSED_AT_REPLICA: &str = "paused_at_replica";
 
 /// How it stands, how well it is, and why it is not better: the worst reason first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +87,9 @@ pub fn of_primary(primary: &Primary, sender: Option<&SenderFigures>, now: UnixMi
         reasons.critical.push("no node of this cluster has the VM".to_owned());
         return reasons.verdict(ReplicationState::Error);
     }
+    if primary.paused.is_some() {
+        reasons.warning.push("it is paused at the primary: nothing is sent".to_owned());
+    }
     let Some(sender) = sender else {
         reasons.critical.push("the sending node does not answer".to_owned());
         return reasons.verdict(ReplicationState::Error);
@@ -91,9 +98,16 @@ pub fn of_primary(primary: &Primary, sender: Option<&SenderFigures>, now: UnixMi
         .testing_interval_ms
         .map_or_else(|| Duration::from_secs(u32::from(primary.frequency).into()), Duration::from_millis);
     reasons.newest(sender.acknowledged.as_ref(), interval, now);
+    if primary.paused.is_some() {
+        return reasons.verdict(ReplicationState::Suspended);
+    }
     if let Some(fault) = &sender.fault {
         reasons.critical.push(fault.message.clone());
-        return reasons.verdict(ReplicationState::Error);
+        return reasons.verdict(match fault.code.as_str() {
+            PAUSED_AT_REPLICA => ReplicationState::Suspended,
+            RESYNC_REQUIRED => ReplicationState::WaitingToResynchronize,
+            _ => ReplicationState::Error,
+        });
     }
     let state = match (&sender.acknowledged, sender.activity.as_str()) {
         (_, "comparing") => ReplicationState::Resynchronizing,
@@ -111,6 +125,9 @@ pub fn of_replica(replica: &Replica, holder: Option<&HolderFigures>, now: UnixMi
         reasons.stopped(stop);
         return reasons.verdict(ReplicationState::Stopped);
     }
+    if replica.paused.is_some() {
+        reasons.critical.push("it is paused at the replica: nothing is taken from its primary".to_owned());
+    }
     if let Some(fault) = holder.and_then(|holder| holder.fault.as_ref()) {
         reasons.critical.push(fault.clone());
     }
@@ -126,6 +143,8 @@ pub fn of_replica(replica: &Replica, holder: Option<&HolderFigures>, now: UnixMi
         ReplicationState::Seeding
     } else if replica.handover.is_some() {
         ReplicationState::Moving
+    } else if replica.paused.is_some() {
+        ReplicationState::Suspended
     } else if holder.is_none() {
         ReplicationState::Error
     } else if replica.acknowledged {
@@ -175,6 +194,9 @@ mod tests {
             rivals: BTreeSet::new(),
             stopped: None,
             created_at: UnixMillis(0),
+            paused: None,
+            resync: None,
+            starts_at: None,
         }
     }
 
@@ -213,6 +235,7 @@ mod tests {
             handover: None,
             stopped: None,
             created_at: UnixMillis(0),
+            paused: None,
         };
         let holder = HolderFigures {
             epoch: Epoch::from_number(4),

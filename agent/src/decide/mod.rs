@@ -10,5 +10,7 @@ pub mod health;
 pub mod lease;
 pub mod node_loss;
 pub mod placement;
+pub mod resync;
 pub mod sender;
 pub mod voters;
+pub mod window;

@@ -221,6 +221,13 @@ pub fn vm_detail() -> VmDetail {
         missed_cycles: Some(0),
         fault: Some(Refusal::new(Class::Unreachable, "unreachable", "r2 does not answer").into()),
         moving_to: None,
+        paused_since: None,
+        starts_at: None,
+        compared: Some(Comparison {
+            code: "new_sender".to_owned(),
+            message: "this node has not sent the VM before".to_owned(),
+            at: at(),
+        }),
         rivals: vec![],
         passed_over: vec![PassedOver { node: name("r1"), reason: "not drawn".to_owned() }],
     }

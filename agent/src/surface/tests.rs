@@ -182,6 +182,10 @@ fn vms_and_points() {
             "class": "unreachable", "code": "unreachable", "message": "r2 does not answer", "field": null,
             "remedy": null,
         },
+        "paused_since": null, "starts_at": null,
+        "compared": {
+            "code": "new_sender", "message": "this node has not sent the VM before", "at": "2025-11-22T18:42:41.250Z",
+        },
         "moving_to": null, "rivals": [], "passed_over": [{"node": "r1", "reason": "not drawn"}],
     });
     golden(&samples::vm_detail(), &merged(vm_row(), more));
@@ -252,13 +256,15 @@ fn requests_have_defaults_and_refuse_what_they_do_not_know() {
     assert_eq!(
         serde_json::to_value(enable).unwrap(),
         json!({
-            "to": "r-broker-cap.contoso.com", "frequency_seconds": 300, "recovery_points": 0, "wait_seconds": null,
+            "to": "r-broker-cap.contoso.com", "frequency_seconds": 300, "recovery_points": 0, "start_at": null,
+            "wait_seconds": null,
         })
     );
     for (bad, says) in [
         (json!({"to": "r.contoso.com", "frequency_seconds": 31}), "30, 300 or 900"),
         (json!({"to": "r.contoso.com", "recovery_points": 25}), "0 to 24"),
         (json!({"to": "r.contoso.com", "wait_seconds": 0}), "1 second to 7 days"),
+        (json!({"to": "r.contoso.com", "start_at": "+8h"}), "RFC 3339"),
         (json!({"to": "r.contoso.com", "frequency": 30}), "unknown field `frequency`"),
         (json!({"to": "not a name"}), "fully qualified"),
         (json!({"to": "10.0.0.11"}), "certificates prove names"),

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use landfall_proto::id::{DiskTarget, Epoch, Fqdn, NodeName, SenderEpoch, StorageName, TrustGroup, VmId};
-use landfall_proto::message::control::Consistency;
+use landfall_proto::message::control::{Compared, Consistency};
 use landfall_proto::model::{Adapter, Frequency};
 use landfall_proto::refusal::quoted;
 use landfall_proto::{Class, Refusal};
@@ -106,6 +106,8 @@ pub enum ReplicationState {
     Seeding,
     /// The two sides' contents are being compared.
     Resynchronizing,
+    /// They must be compared, and that waits for its window.
+    WaitingToResynchronize,
     /// Paused by an operator.
     Suspended,
     /// Stopped: its authorization or its peer is gone.
@@ -207,10 +209,33 @@ pub struct VmDetail {
     pub fault: Option<ErrorBody>,
     /// The node that the replica is being handed to.
     pub moving_to: Option<NodeName>,
+    /// Since when it is paused at this side.
+    pub paused_since: Option<Utc>,
+    /// When its first copy begins, where it was not to begin at once.
+    pub starts_at: Option<Utc>,
+    /// The last comparison of both sides by the present sender, and why.
+    pub compared: Option<Comparison>,
     /// Nodes that claim to run it while another has not released it.
     pub rivals: Vec<NodeName>,
     /// Why each other node was not taken when the replica was last placed, as far as it is still known.
     pub passed_over: Vec<PassedOver>,
+}
+
+/// A comparison of both sides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Why: `asked`, `new_sender`, `sent_elsewhere`, `unfinished`, `reshaped`, `index_lost` or `diverged`.
+    pub code: String,
+    /// Why, a sentence.
+    pub message: String,
+    /// When it began, by the sender's clock.
+    pub at: Utc,
+}
+
+impl From<Compared> for Comparison {
+    fn from(compared: Compared) -> Self {
+        Self { code: compared.code, message: compared.message, at: compared.at.into() }
+    }
 }
 
 /// A disk of a VM.
@@ -288,6 +313,9 @@ pub struct VmEnable {
     /// Older points to keep.
     #[serde(default)]
     pub recovery_points: RecoveryPoints,
+    /// When the first copy begins, at most seven days ahead; at once where none is given.
+    #[serde(default)]
+    pub start_at: Option<Utc>,
     /// Wait until the first complete point is acknowledged.
     #[serde(default)]
     pub wait_seconds: Option<WaitSeconds>,

@@ -81,6 +81,7 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
         to: request.to.clone(),
         frequency: request.frequency_seconds,
         recovery_points,
+        starts_at: request.start_at.map(|start| start.0),
     };
     node.proposer.commit(command).await?;
     let told = format!("{} replicates to {}, received by {}", local.vm.name, request.to, placed.node);

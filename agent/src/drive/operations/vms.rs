@@ -145,7 +145,10 @@ pub async fn show(control: &Control, vm: &VmSelector) -> Result<VmDetail, Refusa
             frozen_micros: sender.as_ref().map(|sender| sender.frozen_micros),
             source: sender.as_ref().and_then(|sender| sender.source.clone()),
             missed_cycles: sender.as_ref().map(|sender| sender.missed_cycles),
+            compared: sender.as_ref().and_then(|sender| sender.compared.clone()).map(Into::into),
             fault: sender.and_then(|sender| sender.fault).map(Into::into),
+            paused_since: primary.paused.map(Into::into),
+            starts_at: primary.starts_at.map(Into::into),
             rivals: primary.rivals.iter().map(|member| name(&state, *member)).collect(),
             passed_over: control.senders.passed_over(id),
             ..detail(&primary.vm, status)
@@ -159,6 +162,7 @@ pub async fn show(control: &Control, vm: &VmSelector) -> Result<VmDetail, Refusa
             recovery_points: Some(replica.recovery_points),
             storage: Some(replica.storage.clone()),
             trust_group: Some(replica.trust_group.clone()),
+            paused_since: replica.paused.map(Into::into),
             moving_to: replica.handover.as_ref().map(|handover| name(&state, handover.to)),
             ..detail(&replica.vm, status)
         });
@@ -191,6 +195,9 @@ fn detail(vm: &VmSpec, status: VmStatus) -> VmDetail {
         missed_cycles: None,
         fault: None,
         moving_to: None,
+        paused_since: None,
+        starts_at: None,
+        compared: None,
         rivals: Vec::new(),
         passed_over: Vec::new(),
     }

@@ -4,10 +4,12 @@
 //! got to. Only when the holder's newest content is of another line does the sender look at its disks again.
 
 pub mod capture;
+mod hold;
 mod prepare;
 pub mod record;
 pub mod session;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_proto::client::{BrokerClient, Wish};
@@ -17,16 +19,18 @@ use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::{Point, PointState, SenderFigures};
 use landfall_proto::message::data::{ChangeSet, Hello, Tip};
 use landfall_proto::model::Primary;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use crate::decide::cycle::{self, Cycle, Failure};
+use crate::decide::health::PAUSED_AT_REPLICA;
 use crate::drive::events::Happening;
 use crate::drive::image::{ChangeSetReader, inspect};
 use crate::drive::node::Node;
 use crate::drive::send::capture::{Base, Subject, Workshop, blocking, capture, discard};
 use crate::drive::send::record::{Known, Record};
 use crate::drive::send::session::{Session, Trouble};
+use crate::drive::tally::Tally;
 use crate::drive::transfers::Transfers;
 use crate::vm_service::FreezeMethod;
 
@@ -52,6 +56,10 @@ pub struct Sender {
     pub heard: watch::Receiver<Option<Location>>,
     /// How many senders of this node may transfer at once.
     pub transfers: Transfers,
+    /// Ends a wait: what was in the way is gone.
+    pub nudge: Arc<Notify>,
+    /// What is counted.
+    pub tally: Tally,
 }
 
 struct Line {
@@ -81,14 +89,19 @@ impl Sender {
         let (record, flight) = loaded.unwrap_or((unknown, None));
         let newest = record.points.last().cloned();
         self.figures.send_modify(|figures| figures.acknowledged = newest);
+        self.tally.load(&self.workshop.folder).await;
         let mut line = Line { at: None, heard: None, record, flight, session: None };
+        self.forget_if_asked(&mut line).await;
+        self.hold_back(&line).await;
         let interval = self.interval();
         let mut pace = Cycle::starting(self.node.outside.clock.now(), interval);
         loop {
             let now = self.node.outside.clock.now();
             sleep(pace.due().since(now)).await;
+            let begun = self.begin_count(&line, &pace);
             self.one_cycle(&mut line).await;
             pace.ended(self.node.outside.clock.now());
+            self.count(begun, &pace).await;
             self.figures.send_modify(|figures| {
                 figures.missed_cycles = pace.missed();
                 figures.activity = "waiting".to_owned();
@@ -124,12 +137,17 @@ impl Sender {
                 Trouble::NotHere => line.at = None,
                 _ => {}
             }
+            let paused = matches!(&trouble, Trouble::Refused(refusal) if refusal.code == PAUSED_AT_REPLICA);
             failures += 1;
+            if !paused {
+                self.tally.failed();
+            }
             let mut jitter = [0];
             self.node.outside.random.fill(&mut jitter);
             let how = if matches!(trouble, Trouble::NoNode(_)) { Failure::NoNode } else { Failure::AtNode };
             let again = cycle::again(failures, how, jitter[0]);
-            if again.ask_cap {
+            // Whoever says that it is paused is the one that receives it.
+            if again.ask_cap && !paused {
                 line.at = None;
             }
             let fault = trouble.refusal();
@@ -137,14 +155,15 @@ impl Sender {
                 figures.activity = "retrying".to_owned();
                 figures.fault = Some(fault);
             });
-            // A notice that the replica has moved ends the wait.
-            let _ = tokio::time::timeout(
-                again.after,
-                self.heard.wait_for(|heard| {
-                    heard.as_ref().is_some_and(|heard| line.heard.is_none_or(|known| known < heard.epoch))
-                }),
-            )
-            .await;
+            // A notice that the replica has moved, or is no longer paused, ends the wait.
+            let moved = self.heard.wait_for(|heard| {
+                heard.as_ref().is_some_and(|heard| line.heard.is_none_or(|known| known < heard.epoch))
+            });
+            tokio::select! {
+                () = sleep(again.after) => {}
+                _ = moved => {}
+                () = self.nudge.notified() => {}
+            }
             if failures == 1 {
                 let told = format!("sending {} failed: {}", self.primary.vm.name, trouble.refusal());
                 self.node.events.record(Happening::warning("sending_failed", told).vm(self.primary.vm.id));
