@@ -98,6 +98,10 @@ fn paused_at_the_replica(p: &Cluster, r: &Cluster) {
     stands(r2, "suspended", "critical");
     let shown = stands(p.first(), "suspended", "critical");
     assert_eq!(shown["fault"]["code"], "paused_at_replica", "{shown}");
+    let reason = &shown["health_details"][0];
+    assert_eq!((&reason["code"], &reason["severity"]), (&"paused_at_replica".into(), &"critical".into()), "{shown}");
+    assert_eq!(reason["message"], shown["health_reasons"][0]);
+    assert!(text(&reason["command"]).starts_with("landfall vm resume "), "{shown}");
     assert!(text(&shown["fault"]["remedy"]).contains("landfall vm resume"), "{shown}");
 
     let to = if holder(r1, WORK) == "r1" { "r2" } else { "r1" };
@@ -136,6 +140,17 @@ fn compared_by_wish(p: &Cluster, r: &Cluster) {
     assert_eq!(shown["source"], "index", "one comparison, then indexes again: {shown}");
     let sent = number(&shown["sent_bytes"]).saturating_sub(before);
     assert!(sent < 4 << 20, "{sent} bytes were sent to compare");
+    let counted = &shown["statistics"];
+    assert!(number(&counted["cycles"]) > 0 && number(&counted["sent_bytes_max"]) > 0, "{shown}");
+    let skew = shown["clock_skew_ms"].as_i64().expect("the other side's clock was asked for");
+    assert!(skew.abs() < 2_000, "both sites are one machine: {shown}");
+    assert!(number(&shown["durable_point"]["point"]) <= number(&shown["sent_point"]["point"]), "{shown}");
+    let reset = r.first().call(["vm", "reset-statistics", WORK]);
+    assert_eq!(reset.code, Some(3), "the replica's side counts nothing: {reset}");
+    let reset = p.first().cli(["vm", "reset-statistics", WORK]);
+    assert!(reset["statistics"]["since"].as_str() > counted["since"].as_str(), "{reset}");
+    assert!(number(&reset["statistics"]["cycles"]) < number(&counted["cycles"]), "{reset}");
+
     // It is carried out once, also where the sender begins anew.
     let at = shown["compared"]["at"].clone();
     p.first().cli(["vm", "pause", WORK]);

@@ -7,9 +7,11 @@
 
 pub mod cycle;
 pub mod health;
+pub mod health_rules;
 pub mod lease;
 pub mod node_loss;
 pub mod placement;
+pub mod reason;
 pub mod resync;
 pub mod sender;
 pub mod voters;

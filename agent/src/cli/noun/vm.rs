@@ -12,7 +12,8 @@ use crate::cli::later::{Later, comes_later};
 use crate::cli::session::{Ended, Session};
 use crate::cli::table::{Facts, Shown, Table, joined, or_dash, word};
 use crate::surface::vm::{
-    NamedVm, RecoveryPoints, VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus, replication_target,
+    NamedVm, PointMark, RecoveryPoints, ReplicationStatistics, VmDetail, VmEnable, VmLocation, VmMove, VmSelector,
+    VmStatus, replication_target,
 };
 
 #[derive(Debug, Subcommand)]
@@ -203,6 +204,25 @@ impl Shown for Vec<VmStatus> {
     }
 }
 
+fn mark(mark: PointMark) -> String {
+    format!("{} of {}", mark.point, mark.taken_at)
+}
+
+fn statistics(counted: &ReplicationStatistics) -> [String; 4] {
+    let average = |value: Option<u64>| value.unwrap_or_default();
+    [
+        format!("{} until {}", counted.since, counted.until),
+        format!("{} cycles, {} missed, {} failures", counted.cycles, counted.missed, counted.failures),
+        format!(
+            "sent {}, at most {}, on average {}",
+            bytes(counted.sent_bytes),
+            bytes(counted.sent_bytes_max),
+            bytes(average(counted.sent_bytes_average))
+        ),
+        format!("latency at most {} ms, on average {} ms", counted.latency_max_ms, average(counted.latency_average_ms)),
+    ]
+}
+
 fn facts(vm: &VmStatus) -> Facts {
     Facts::default()
         .fact("name", &vm.name)
@@ -210,7 +230,7 @@ fn facts(vm: &VmStatus) -> Facts {
         .fact("role", word(&vm.role))
         .fact("state", word(&vm.state))
         .fact("health", word(&vm.health))
-        .each("reason", &vm.health_reasons)
+        .each("reason", vm.health_details.iter().map(|reason| format!("{}: {}", reason.message, reason.command)))
         .fact("connection point", or_dash(vm.connection_point.as_ref()))
         .fact("primary host", or_dash(vm.primary_host.as_ref()))
         .fact("replica cluster", or_dash(vm.replica_cluster.as_ref()))
@@ -249,6 +269,12 @@ impl Shown for VmDetail {
             .each("compared", self.compared.iter().map(|compared| format!("{}: {}", compared.at, compared.message)))
             .each("paused since", self.paused_since)
             .each("first copy begins", self.starts_at)
+            .each("sent point", self.sent_point.map(mark))
+            .each("durable point", self.durable_point.map(mark))
+            .each("verified point", self.verified_point.map(mark))
+            .each("pending", self.pending_bytes.map(bytes))
+            .each("clock skew", self.clock_skew_ms.map(|skew| format!("{skew} ms")))
+            .each("statistics", self.statistics.iter().flat_map(statistics))
             .fact("missed cycles", or_dash(self.missed_cycles))
             .each("fault", self.fault.iter().map(|fault| &fault.message))
             .each("moving to", &self.moving_to)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use landfall_proto::message::control::Compared;
+use landfall_proto::message::control::{Compared, InFlight};
 use landfall_proto::message::data::Tip;
 use landfall_proto::seam::Time;
 use landfall_proto::{Class, Refusal};
@@ -81,17 +81,29 @@ impl Sender {
         Ok(())
     }
 
+    /// Shows the change set that is about to be sent.
+    pub(super) async fn note_flight(&self, line: &Line) {
+        let Some(flight) = &line.flight else { return };
+        let spool = self.workshop.spool();
+        let length = blocking(move || Ok(std::fs::metadata(&spool).map_or(0, |found| found.len())));
+        let bytes = length.await.unwrap_or_default();
+        let shown = InFlight { sequence: flight.tip.sequence, taken_at: flight.taken_at, bytes };
+        self.figures.send_modify(|figures| figures.in_flight = Some(shown));
+    }
+
     pub(super) fn begin_count(&self, line: &Line, pace: &Cycle) -> Begun {
         let sent_bytes = self.figures.borrow().sent_bytes;
         Begun { due: pace.due(), missed: pace.missed(), sent_bytes, first: line.record.points.is_empty() }
     }
 
-    /// Counts a cycle that has ended. The first copy takes as long as it takes: it misses no cycle.
+    /// Counts a cycle that has ended. The first copy takes as long as it takes: it is none.
     pub(super) async fn count(&self, begun: Begun, pace: &Cycle) {
-        let missed = if begun.first { 0 } else { pace.missed().saturating_sub(begun.missed) };
+        let missed = pace.missed().saturating_sub(begun.missed);
         let bytes = self.figures.borrow().sent_bytes.saturating_sub(begun.sent_bytes);
         let latency = self.node.outside.clock.now().since(begun.due);
-        self.tally.ended(&Ended { missed, bytes, latency });
+        if !begun.first {
+            self.tally.ended(&Ended { missed, bytes, latency });
+        }
         self.tally.resynced(self.primary.resync);
         self.tally.save(&self.workshop.folder).await;
     }

@@ -4,6 +4,7 @@
 //! got to. Only when the holder's newest content is of another line does the sender look at its disks again.
 
 pub mod capture;
+mod clock;
 mod hold;
 mod prepare;
 pub mod record;
@@ -19,6 +20,7 @@ use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::{Point, PointState, SenderFigures};
 use landfall_proto::message::data::{ChangeSet, Hello, Tip};
 use landfall_proto::model::Primary;
+use landfall_proto::seam::Time;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
@@ -69,6 +71,8 @@ struct Line {
     record: Record,
     flight: Option<ChangeSet>,
     session: Option<Session>,
+    /// When the other side's clock was last asked for.
+    clock_asked: Option<Time>,
 }
 
 impl Sender {
@@ -90,7 +94,7 @@ impl Sender {
         let newest = record.points.last().cloned();
         self.figures.send_modify(|figures| figures.acknowledged = newest);
         self.tally.load(&self.workshop.folder).await;
-        let mut line = Line { at: None, heard: None, record, flight, session: None };
+        let mut line = Line { at: None, heard: None, record, flight, session: None, clock_asked: None };
         self.forget_if_asked(&mut line).await;
         self.hold_back(&line).await;
         let interval = self.interval();
@@ -102,6 +106,7 @@ impl Sender {
             self.one_cycle(&mut line).await;
             pace.ended(self.node.outside.clock.now());
             self.count(begun, &pace).await;
+            self.compare_clocks(&mut line).await;
             self.figures.send_modify(|figures| {
                 figures.missed_cycles = pace.missed();
                 figures.activity = "waiting".to_owned();
@@ -205,6 +210,7 @@ impl Sender {
             self.activity("capturing");
             self.take_instant(line, base, &session).await?;
         }
+        self.note_flight(line).await;
         let permit = self.transfers.enter().await;
         self.activity("sending");
         let sent = unless_moved(self.heard.clone(), &at, self.send_flight(line, &mut session)).await;
@@ -378,7 +384,10 @@ impl Sender {
             workshop.indexes()?.retain(&disks)
         })
         .await?;
-        self.figures.send_modify(|figures| figures.acknowledged = Some(point));
+        self.figures.send_modify(|figures| {
+            figures.acknowledged = Some(point);
+            figures.in_flight = None;
+        });
         Ok(())
     }
 }
