@@ -7,8 +7,8 @@ use landfall_kit::process::{Cluster, Node, eventually};
 use serde_json::Value;
 
 use crate::stage::{
-    LONG, SLACK, SOON, WORK, check, enable, export, goes_on, hashes, holder, join_up, newest, number, primaries, put,
-    replicas, text, workload,
+    LONG, R_CAP, SLACK, SOON, WORK, check, enable, export, goes_on, hashes, holder, join_up, newest, number, primaries,
+    put, replicas, text, workload,
 };
 
 /// How soon a sender goes on once its replica is resumed: it is told, and does not wait for its next try.
@@ -28,6 +28,64 @@ fn a_vm_paused_at_either_side_sends_nothing_through_restarts_and_moves_and_then_
     paused_at_the_primary(&p, &r);
     paused_at_the_replica(&p, &r);
     compared_by_wish(&p, &r);
+}
+
+#[test]
+fn a_first_copy_waits_for_its_time_and_a_lost_index_for_its_window() {
+    let r = replicas().node("r1").start();
+    let p = primaries(&["p1"]).start();
+    join_up(&p, &r);
+    let (p1, r1) = (p.first(), r.first());
+    put(&workload(WORK), p1);
+    let enable = |start| ["vm", "enable", WORK, "--to", R_CAP, "--frequency", "30", "--start", start];
+    let refused = p1.call(enable("+8d"));
+    assert_eq!(refused.code, Some(2), "{refused}");
+    assert!(refused.stderr.contains("start_at") && refused.stderr.contains("seven days"), "{refused}");
+    assert_eq!(r1.cli(["vm", "list"]), Value::Array(vec![]), "a refused start leaves no replica behind");
+
+    let begun = p1.cli(enable("+1h"));
+    assert!(begun["starts_at"].is_string(), "{begun}");
+    let shown = stands(p1, "ready_for_initial_replication", "warning");
+    assert_eq!(shown["health_details"][0]["code"], "initial_copy_scheduled", "{shown}");
+    restart(&p);
+    let shown = stands(p1, "ready_for_initial_replication", "warning");
+    assert_eq!((&shown["activity"], number(&shown["sent_bytes"])), (&"scheduled".into(), 0), "{shown}");
+    p1.cli(["vm", "resume", WORK]);
+    goes_on(r1, WORK);
+
+    p1.cli(["settings", "set", "auto_resync=never"]);
+    lose_indexes(p1);
+    let shown = stands(p1, "waiting_to_resynchronize", "critical");
+    let reason = &shown["health_details"][0];
+    assert_eq!(reason["code"], "resync_required", "{shown}");
+    assert!(text(&reason["command"]).starts_with("landfall vm resync "), "{shown}");
+    let last = quiet(&r);
+    p1.cli(["vm", "resync", WORK]);
+    assert!(goes_on(r1, WORK) > last);
+    assert_eq!(p1.cli(["vm", "show", WORK])["compared"]["code"], "asked");
+
+    p1.cli(["settings", "set", "auto_resync=always"]);
+    lose_indexes(p1);
+    eventually(LONG, "the comparison by itself", || {
+        let shown = p1.try_cli(["vm", "show", WORK]).map_err(|failure| failure.to_string())?;
+        if shown["compared"]["code"] == "index_lost" { Ok(()) } else { Err(shown.to_string()) }
+    });
+    goes_on(r1, WORK);
+    let folder = r.folder().join("after-lost-indexes");
+    export(r1, WORK, None, &folder).unwrap();
+    check(r1, &folder);
+}
+
+/// Removes every index of the sender on `node`, as a damaged file system would.
+fn lose_indexes(node: &Node) {
+    let senders = fs::read_dir(node.data_dir().join("senders")).unwrap();
+    let folders: Vec<_> = senders.map(|sender| sender.unwrap().path().join("index")).collect();
+    eventually(SOON, "an index to lose", || {
+        // The sender renames its files meanwhile: what is gone by itself is lost as well.
+        let files = folders.iter().flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten());
+        let lost = files.filter(|file| fs::remove_file(file.path()).is_ok()).count();
+        if lost > 0 { Ok(()) } else { Err(format!("{folders:?} are empty")) }
+    });
 }
 
 /// Waits until `node` shows the VM in `state` and `health`.

@@ -29,6 +29,7 @@ use landfall_proto::{Class, Refusal};
 use crate::settings::{Settings, Values};
 pub use archive::ArchiveError;
 pub use authorization::Permit;
+pub use pause::check_start;
 pub use session::Session;
 pub use setting::{SettingsChange, SettingsState};
 pub use table::Table;

@@ -12,8 +12,8 @@ const START_MOST_MS: u64 = 7 * 24 * 3600 * 1000;
 /// How far back a start may lie and still mean now: the request was on its way, and clocks differ by a little.
 const START_PAST_MS: u64 = 60 * 1000;
 
-/// Refuses a start that lies in the past or too far ahead.
-pub(super) fn check_start(now: UnixMillis, starts_at: Option<UnixMillis>) -> Result<(), Refusal> {
+/// Refuses a start of a first copy that lies in the past or too far ahead.
+pub fn check_start(now: UnixMillis, starts_at: Option<UnixMillis>) -> Result<(), Refusal> {
     let Some(starts_at) = starts_at else { return Ok(()) };
     let wrong = |why: &str| {
         Refusal::new(Class::Usage, "invalid_value", format!("start_at: the first copy was to begin {why}"))

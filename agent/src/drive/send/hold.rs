@@ -10,10 +10,12 @@ use tokio::time::sleep;
 
 use super::{Line, Sender};
 use crate::decide::cycle::Cycle;
+use crate::decide::health::PAUSED_AT_REPLICA;
 use crate::decide::resync::{self, Indexes, RESYNC_REQUIRED};
 use crate::decide::window::Ended;
 use crate::drive::events::Happening;
 use crate::drive::send::capture::{blocking, discard};
+use crate::drive::send::session::Trouble;
 
 /// How often a first copy that begins later looks at the clock: a wall clock may be set meanwhile.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
@@ -24,6 +26,15 @@ pub(super) struct Begun {
     missed: u64,
     sent_bytes: u64,
     first: bool,
+}
+
+/// Whether it is an operator's or the window's business that nothing is sent, and no failure.
+pub(super) fn is_held(trouble: &Trouble) -> bool {
+    match trouble {
+        Trouble::Refused(refusal) => refusal.code == PAUSED_AT_REPLICA,
+        Trouble::Here(refusal) => refusal.code == RESYNC_REQUIRED,
+        _ => false,
+    }
 }
 
 impl Sender {

@@ -25,7 +25,6 @@ use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use crate::decide::cycle::{self, Cycle, Failure};
-use crate::decide::health::PAUSED_AT_REPLICA;
 use crate::drive::events::Happening;
 use crate::drive::image::{ChangeSetReader, inspect};
 use crate::drive::node::Node;
@@ -142,9 +141,9 @@ impl Sender {
                 Trouble::NotHere => line.at = None,
                 _ => {}
             }
-            let paused = matches!(&trouble, Trouble::Refused(refusal) if refusal.code == PAUSED_AT_REPLICA);
+            let held = hold::is_held(&trouble);
             failures += 1;
-            if !paused {
+            if !held {
                 self.tally.failed();
             }
             let mut jitter = [0];
@@ -152,7 +151,7 @@ impl Sender {
             let how = if matches!(trouble, Trouble::NoNode(_)) { Failure::NoNode } else { Failure::AtNode };
             let again = cycle::again(failures, how, jitter[0]);
             // Whoever says that it is paused is the one that receives it.
-            if again.ask_cap && !paused {
+            if again.ask_cap && !held {
                 line.at = None;
             }
             let fault = trouble.refusal();
