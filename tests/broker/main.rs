@@ -11,6 +11,7 @@ mod intruder;
 mod loss;
 mod migrating;
 mod moving;
+mod pausing;
 mod placing;
 mod points;
 mod quorum;

@@ -107,6 +107,7 @@ mod tests {
             handover: None,
             stopped: None,
             created_at: UnixMillis(1),
+            paused: None,
         }
     }
 

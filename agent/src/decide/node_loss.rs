@@ -215,6 +215,7 @@ mod tests {
             handover: None,
             stopped: None,
             created_at: UnixMillis(0),
+            paused: None,
         }
     }
 

@@ -231,6 +231,7 @@ mod tests {
             handover: None,
             stopped: None,
             created_at: UnixMillis(0),
+            paused: None,
         };
         let promised = |replica: &Replica| promised_bytes([replica], vm(1), here, &storage);
         assert_eq!(promised(&replica(2, here)), 0, "what was acknowledged has its room");

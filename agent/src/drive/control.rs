@@ -49,6 +49,11 @@ impl Control {
                     }
                 },
                 ControlRequest::Members(list) => peers::exchange(&self.node, cap, list).await,
+                ControlRequest::Resumed(vm) => {
+                    self.senders.resumed(cap, vm);
+                    ControlAnswer::Done
+                }
+                ControlRequest::Clock => ControlAnswer::Clock(self.node.outside.clock.wall()),
                 _ => ControlAnswer::Refused(not_for_peers()),
             },
             Caller::Unlisted { .. } | Caller::Stranger { .. } => ControlAnswer::Refused(not_for_peers()),
@@ -76,7 +81,13 @@ impl Control {
             ControlRequest::AwaitRegistered { term, vm, epoch, position } => {
                 await_registered(node, term, vm, epoch, position).await
             }
-            ControlRequest::Moved { .. } | ControlRequest::Members(_) => ControlAnswer::Refused(not_for_members()),
+            ControlRequest::ResetStatistics(vm) => {
+                self.senders.reset_statistics(vm).map_or_else(ControlAnswer::Refused, |()| ControlAnswer::Done)
+            }
+            ControlRequest::Moved { .. }
+            | ControlRequest::Members(_)
+            | ControlRequest::Resumed(_)
+            | ControlRequest::Clock => ControlAnswer::Refused(not_for_members()),
             ControlRequest::Figures(vm) => ControlAnswer::Figures(Box::new(self.figures(vm).await)),
             ControlRequest::AwaitSettings(revision) => await_settings(node, revision).await,
             ControlRequest::Vms => ControlAnswer::Vms(local_vms(node)),

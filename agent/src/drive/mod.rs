@@ -32,5 +32,6 @@ pub mod send;
 pub mod senders;
 pub mod serve;
 pub mod sight;
+pub mod tally;
 pub mod transfers;
 pub mod vm_side;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::endpoint::Link;
 use landfall_proto::frame;
-use landfall_proto::id::{Epoch, Fingerprint, Fqdn, MemberId, SenderEpoch, VmId};
+use landfall_proto::id::{Epoch, Fingerprint, Fqdn, MemberId, SenderEpoch, UnixMillis, VmId};
 use landfall_proto::limits::DATA_STREAMS;
 use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::Point;
@@ -24,6 +24,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
+use crate::decide::health::PAUSED_AT_REPLICA;
 use crate::drive::applying::Applying;
 use crate::drive::events::Happening;
 use crate::drive::handover;
@@ -33,6 +34,7 @@ use crate::drive::replica::{Begun, Epochs, ReplicaStore, Standing};
 use crate::drive::replicas::{Replicas, SharedStore};
 use crate::drive::send::capture::blocking;
 use crate::drive::{broker, confirm, peers};
+use crate::surface::Utc;
 
 /// How long an opener may take to say what it wants.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -412,12 +414,19 @@ fn stand(
 }
 
 fn stopped(replica: &Replica) -> Option<Refusal> {
-    replica.stopped.as_ref().map(|stop| {
+    let stopped = replica.stopped.as_ref().map(|stop| {
         Refusal::new(
             Class::Refused,
             "replication_stopped",
             format!("replication of {} is stopped: {stop:?}", replica.vm.name),
         )
         .remedy("authorize the primary again (landfall authorization add), or pair the clusters again")
-    })
+    });
+    stopped.or_else(|| replica.paused.map(|since| paused(replica, since)))
+}
+
+fn paused(replica: &Replica, since: UnixMillis) -> Refusal {
+    let message = format!("{} is paused at the replica since {}", replica.vm.name, Utc::from(since));
+    Refusal::new(Class::Refused, PAUSED_AT_REPLICA, message)
+        .remedy(format!("go on at the replica's cluster: landfall vm resume {}", replica.vm.id))
 }

@@ -67,6 +67,12 @@ pub enum ControlRequest {
         /// The folder on the executing node.
         folder: String,
     },
+    /// *peer*: this VM's replica is no longer paused, so that its sender need not wait for its next try.
+    Resumed(VmId),
+    /// Count this VM's statistics from zero: you send it.
+    ResetStatistics(VmId),
+    /// *peer*: what does your clock read?
+    Clock,
 }
 
 /// The answer to a [`ControlRequest`].
@@ -114,6 +120,8 @@ pub enum ControlAnswer {
     },
     /// Refused or failed; nothing was changed.
     Refused(Refusal),
+    /// To Clock.
+    Clock(UnixMillis),
 }
 
 /// Faults of one kind in one answer: with [`FAULT_TEXT_MAX`] bytes each, both kinds fit a control frame of 64 KiB. The
@@ -217,6 +225,59 @@ pub struct SenderFigures {
     pub assignment: Option<Epoch>,
     /// A newer point than the acknowledged one that does not count yet: its holder could not ask its quorum.
     pub unconfirmed: Option<Point>,
+    /// What was counted in this monitoring window.
+    pub statistics: Statistics,
+    /// The change set that is captured and not acknowledged.
+    pub in_flight: Option<InFlight>,
+    /// The last comparison of both sides by this sender, and why.
+    pub compared: Option<Compared>,
+    /// How far the other side's clock is ahead, in milliseconds, where it was asked.
+    pub clock_skew_ms: Option<i64>,
+}
+
+/// What a sender has counted since the monitoring window began, or since counting began within it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// Since when, by the sender's wall clock.
+    pub since: UnixMillis,
+    /// When the window ends.
+    pub until: UnixMillis,
+    /// Change sets that were acknowledged.
+    pub cycles: u64,
+    /// Intervals in which none could begin, because the one before took longer.
+    pub missed: u64,
+    /// Tries that failed.
+    pub failures: u64,
+    /// Bytes of disk content sent.
+    pub bytes: u64,
+    /// The most of them for one change set.
+    pub bytes_max: u64,
+    /// From the time a change set was due until it was acknowledged, all together.
+    pub latency_ms: u64,
+    /// The longest.
+    pub latency_max_ms: u64,
+}
+
+/// A change set on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlight {
+    /// The point that it makes.
+    pub sequence: u64,
+    /// The instant, by the sender's wall clock.
+    pub taken_at: UnixMillis,
+    /// Its size in the spool.
+    pub bytes: u64,
+}
+
+/// A comparison of both sides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Why, one word of a fixed list.
+    pub code: String,
+    /// Why, a sentence.
+    pub message: String,
+    /// When it began, by the sender's wall clock.
+    pub at: UnixMillis,
 }
 
 /// A recovery point as it is listed.

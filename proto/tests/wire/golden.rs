@@ -14,8 +14,8 @@ use landfall_proto::id::{
 };
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use landfall_proto::message::control::{
-    Consistency, ControlAnswer, ControlRequest, FAULTS_MAX, Figures, HolderFigures, LocalVm, Point, PointState,
-    SenderFigures, StagingFaults,
+    Compared, Consistency, ControlAnswer, ControlRequest, FAULTS_MAX, Figures, HolderFigures, InFlight, LocalVm, Point,
+    PointState, SenderFigures, StagingFaults, Statistics,
 };
 use landfall_proto::message::data::{
     ChangeSet, Content, CopyAnswer, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Staged, Tip, Welcome,
@@ -208,6 +208,7 @@ fn replica() -> Replica {
         handover: Some(Handover { to: id(5), since: UnixMillis(5) }),
         stopped: Some(Stop::AuthorizationRemoved),
         created_at: UnixMillis(4),
+        paused: Some(UnixMillis(6)),
     }
 }
 
@@ -222,6 +223,9 @@ fn primary() -> Primary {
         rivals: [id(2)].into(),
         stopped: Some(Stop::PeerRemoved),
         created_at: UnixMillis(4),
+        paused: Some(UnixMillis(7)),
+        resync: Some(at(72_000)),
+        starts_at: Some(UnixMillis(8)),
     }
 }
 
@@ -297,11 +301,20 @@ fn commands() -> Vec<Command> {
         Command::Seed { vm: vm_id, epoch: epoch(1), to: id(2) },
         Command::Seeded { vm: vm_id, epoch: epoch(1) },
         Command::RemoveReplica { vm: vm_id, primary: Some(cap()) },
-        Command::Enable { vm: Box::new(spec()), to: cap(), frequency: Frequency::HalfMinute, recovery_points: 4 },
+        Command::Enable {
+            vm: Box::new(spec()),
+            to: cap(),
+            frequency: Frequency::HalfMinute,
+            recovery_points: 4,
+            starts_at: Some(UnixMillis(9)),
+        },
         Command::Disable(vm_id),
         Command::Reshape(Box::new(spec())),
         Command::ClaimSender { vm: vm_id, member: member_id, epoch: SenderEpoch::from_number(4), down: true },
         Command::ReleaseSender { vm: vm_id, member: member_id },
+        Command::Pause(vm_id),
+        Command::Resume(vm_id),
+        Command::Resync(vm_id),
     ]
 }
 
@@ -379,6 +392,9 @@ fn control_messages() {
         ControlRequest::Vms,
         ControlRequest::Confirm,
         ControlRequest::Export { vm: vm(), point: Some(3), folder: "/tmp/out".into() },
+        ControlRequest::Resumed(vm()),
+        ControlRequest::ResetStatistics(vm()),
+        ControlRequest::Clock,
     ];
     check_all("control_request", &requests);
     let answers = [
@@ -393,6 +409,7 @@ fn control_messages() {
         ControlAnswer::Confirmed { term, position: at(9) },
         ControlAnswer::Exported { node: node("r1"), point: 3, files: vec![("vda".into(), 1 << 30, Root([9; 32]))] },
         ControlAnswer::Refused(refusal()),
+        ControlAnswer::Clock(UnixMillis(20)),
     ];
     check_all("control_answer", &answers);
 }
@@ -440,6 +457,20 @@ fn figures() -> Figures {
         testing_interval_ms: Some(200),
         assignment: Some(epoch(4)),
         unconfirmed: Some(point()),
+        statistics: Statistics {
+            since: UnixMillis(10),
+            until: UnixMillis(11),
+            cycles: 12,
+            missed: 13,
+            failures: 14,
+            bytes: 1 << 36,
+            bytes_max: 1 << 35,
+            latency_ms: 15,
+            latency_max_ms: 16,
+        },
+        in_flight: Some(InFlight { sequence: 6, taken_at: UnixMillis(17), bytes: 1 << 20 }),
+        compared: Some(Compared { code: "asked".into(), message: "an operator asked".into(), at: UnixMillis(18) }),
+        clock_skew_ms: Some(-19),
     };
     Figures { holder: Some(holder), sender: Some(sender) }
 }

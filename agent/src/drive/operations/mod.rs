@@ -2,6 +2,7 @@
 
 mod census;
 mod clusters;
+mod pausing;
 mod points;
 mod policy;
 mod relationships;
@@ -175,6 +176,22 @@ impl Operations for Agent {
 
     async fn vm_move(&self, vm: VmSelector, request: VmMove) -> Result<VmLocation, Refusal> {
         relationships::hand_over(&self.control()?, &vm, request).await
+    }
+
+    async fn vm_pause(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
+        pausing::pause(&self.control()?, &vm).await
+    }
+
+    async fn vm_resume(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
+        pausing::resume(&self.control()?, &vm).await
+    }
+
+    async fn vm_resync(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
+        pausing::resync(&self.control()?, &vm).await
+    }
+
+    async fn vm_reset_statistics(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
+        pausing::reset_statistics(&self.control()?, &vm).await
     }
 
     async fn point_list(&self, vm: VmSelector) -> Result<Vec<PointStatus>, Refusal> {

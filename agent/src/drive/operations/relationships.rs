@@ -6,6 +6,7 @@ use std::time::Duration;
 use landfall_proto::id::{MemberId, VmId};
 use landfall_proto::model::{Command, Replica};
 use landfall_proto::{Class, Refusal};
+use landfall_store::state::check_start;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::census::{census, committed_names, resolve};
@@ -74,6 +75,8 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
             if known.is_empty() { "none".to_owned() } else { known.join(", ") }
         )));
     }
+    // Checked where it is committed, too; by then the other side would have placed a replica.
+    check_start(node.outside.clock.wall(), request.start_at.map(|start| start.0))?;
     let recovery_points = request.recovery_points.get();
     let placed = control.senders.place(&request.to, &local.vm, request.frequency_seconds, recovery_points).await?;
     let command = Command::Enable {
@@ -81,6 +84,7 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
         to: request.to.clone(),
         frequency: request.frequency_seconds,
         recovery_points,
+        starts_at: request.start_at.map(|start| start.0),
     };
     node.proposer.commit(command).await?;
     let told = format!("{} replicates to {}, received by {}", local.vm.name, request.to, placed.node);

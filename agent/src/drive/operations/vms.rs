@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use landfall_proto::Refusal;
 use landfall_proto::id::NodeName;
-use landfall_proto::message::control::{HolderFigures, LocalVm, SenderFigures};
+use landfall_proto::message::control::{HolderFigures, LocalVm, Point, PointState, SenderFigures};
 use landfall_proto::model::{Primary, Replica, VmSpec};
 use landfall_store::State;
 
@@ -11,6 +11,7 @@ use super::census::{census, figures, name, newest, resolve};
 use crate::decide::health::{self, Verdict};
 use crate::drive::control::Control;
 use crate::surface::vm::{DiskStatus, Health, ReplicationState, VmDetail, VmRole, VmSelector, VmState, VmStatus};
+use crate::surface::vm::{HealthDetail, PointMark};
 
 /// The VMs of this cluster, by name.
 pub async fn list(control: &Control) -> Vec<VmStatus> {
@@ -35,7 +36,12 @@ pub async fn list(control: &Control) -> Vec<VmStatus> {
 }
 
 fn not_replicated(host: &NodeName, vm: &LocalVm) -> VmStatus {
-    let fault = vm.fault.as_ref().map(|fault| fault.message.clone());
+    let fault = vm.fault.as_ref().map(|fault| HealthDetail {
+        code: fault.code.clone(),
+        severity: Health::NotApplicable,
+        message: fault.message.clone(),
+        command: format!("landfall vm show {}", vm.vm.id),
+    });
     VmStatus {
         primary_host: Some(host.to_string()),
         ..blank(
@@ -44,7 +50,7 @@ fn not_replicated(host: &NodeName, vm: &LocalVm) -> VmStatus {
             Verdict {
                 state: ReplicationState::Disabled,
                 health: Health::NotApplicable,
-                reasons: fault.into_iter().collect(),
+                details: fault.into_iter().collect(),
             },
         )
     }
@@ -57,7 +63,8 @@ fn blank(vm: &VmSpec, role: VmRole, verdict: Verdict) -> VmStatus {
         role,
         state: verdict.state,
         health: verdict.health,
-        health_reasons: verdict.reasons,
+        health_reasons: verdict.reasons(),
+        health_details: verdict.details,
         connection_point: None,
         primary_host: None,
         replica_cluster: None,
@@ -146,20 +153,32 @@ pub async fn show(control: &Control, vm: &VmSelector) -> Result<VmDetail, Refusa
             frozen_micros: sender.as_ref().map(|sender| sender.frozen_micros),
             source: sender.as_ref().and_then(|sender| sender.source.clone()),
             missed_cycles: sender.as_ref().map(|sender| sender.missed_cycles),
+            sent_point: sender.as_ref().and_then(sent_point),
+            durable_point: sender.as_ref().and_then(|sender| sender.acknowledged.as_ref()).map(Into::into),
+            verified_point: sender.as_ref().and_then(|sender| verified(sender.acknowledged.as_slice())),
+            pending_bytes: sender.as_ref().map(|sender| sender.in_flight.map_or(0, |flight| flight.bytes)),
+            clock_skew_ms: sender.as_ref().and_then(|sender| sender.clock_skew_ms),
+            statistics: sender.as_ref().map(|sender| sender.statistics.into()),
+            compared: sender.as_ref().and_then(|sender| sender.compared.clone()).map(Into::into),
             fault: sender.and_then(|sender| sender.fault).map(Into::into),
+            paused_since: primary.paused.map(Into::into),
+            starts_at: primary.starts_at.map(Into::into),
             rivals: primary.rivals.iter().map(|member| name(&state, *member)).collect(),
             passed_over: control.senders.passed_over(id),
             ..detail(&primary.vm, status)
         });
     }
     if let Some(replica) = state.replicas.get(&id) {
-        let (status, _) = replica_status(control, &state, replica).await;
+        let (status, holder) = replica_status(control, &state, replica).await;
         return Ok(VmDetail {
             vm_state: Some(VmState::Stopped),
             frequency_seconds: Some(replica.frequency),
             recovery_points: Some(replica.recovery_points),
             storage: Some(replica.storage.clone()),
             trust_group: Some(replica.trust_group.clone()),
+            paused_since: replica.paused.map(Into::into),
+            durable_point: holder.as_ref().and_then(|holder| newest(&holder.points)).map(Into::into),
+            verified_point: holder.as_ref().and_then(|holder| verified(&holder.points)),
             moving_to: replica.handover.as_ref().map(|handover| name(&state, handover.to)),
             ..detail(&replica.vm, status)
         });
@@ -171,6 +190,17 @@ pub async fn show(control: &Control, vm: &VmSelector) -> Result<VmDetail, Refusa
         fault: vm.fault.clone().map(Into::into),
         ..detail(&vm.vm, not_replicated(host, vm))
     })
+}
+
+/// The newest point that was sent, or is on its way.
+fn sent_point(sender: &SenderFigures) -> Option<PointMark> {
+    let flight = sender.in_flight.map(|flight| PointMark { point: flight.sequence, taken_at: flight.taken_at.into() });
+    flight.or_else(|| sender.acknowledged.as_ref().map(Into::into))
+}
+
+/// The newest of `points` whose holder was sure of itself when it had proven it.
+fn verified(points: &[Point]) -> Option<PointMark> {
+    points.iter().rev().find(|point| point.state == PointState::Listed).map(Into::into)
 }
 
 fn detail(vm: &VmSpec, status: VmStatus) -> VmDetail {
@@ -192,6 +222,15 @@ fn detail(vm: &VmSpec, status: VmStatus) -> VmDetail {
         missed_cycles: None,
         fault: None,
         moving_to: None,
+        sent_point: None,
+        durable_point: None,
+        verified_point: None,
+        pending_bytes: None,
+        clock_skew_ms: None,
+        statistics: None,
+        paused_since: None,
+        starts_at: None,
+        compared: None,
         rivals: Vec::new(),
         passed_over: Vec::new(),
     }

@@ -34,7 +34,7 @@ impl Sender {
         }
     }
 
-    async fn drop_flight(&self, line: &mut Line) -> Result<(), Trouble> {
+    pub(super) async fn drop_flight(&self, line: &mut Line) -> Result<(), Trouble> {
         line.flight = None;
         let workshop = self.workshop.clone();
         Ok(blocking(move || {
@@ -123,6 +123,7 @@ impl Sender {
         })
         .await?;
         self.show_points(line);
+        self.figures.send_modify(|figures| figures.in_flight = None);
         Ok(())
     }
 

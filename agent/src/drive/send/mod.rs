@@ -4,11 +4,14 @@
 //! got to. Only when the holder's newest content is of another line does the sender look at its disks again.
 
 pub mod capture;
+mod clock;
 mod flight;
+mod hold;
 mod prepare;
 pub mod record;
 pub mod session;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_proto::Refusal;
@@ -19,7 +22,8 @@ use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::SenderFigures;
 use landfall_proto::message::data::{ChangeSet, Hello, Tip};
 use landfall_proto::model::Primary;
-use tokio::sync::watch;
+use landfall_proto::seam::Time;
+use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use crate::decide::cycle::{self, Cycle, Failure};
@@ -29,6 +33,7 @@ use crate::drive::node::Node;
 use crate::drive::send::capture::{Base, Subject, Workshop, blocking, capture, discard};
 use crate::drive::send::record::{Known, Record};
 use crate::drive::send::session::{Session, Trouble};
+use crate::drive::tally::Tally;
 use crate::drive::transfers::Transfers;
 use crate::vm_service::FreezeMethod;
 
@@ -57,6 +62,10 @@ pub struct Sender {
     pub heard: watch::Receiver<Option<Location>>,
     /// How many senders of this node may transfer at once.
     pub transfers: Transfers,
+    /// Ends a wait: what was in the way is gone.
+    pub nudge: Arc<Notify>,
+    /// What is counted.
+    pub tally: Tally,
 }
 
 struct Line {
@@ -70,6 +79,8 @@ struct Line {
     doubt: bool,
     /// The assignment whose node could not be reached at the last try.
     silent: Option<Epoch>,
+    /// When the other side's clock was last asked for.
+    clock_asked: Option<Time>,
 }
 
 /// What the workshop has of the relationship that began at `relationship`: the record, and a change set that was sealed.
@@ -102,15 +113,30 @@ impl Sender {
             tracing::warn!(vm = %self.primary.vm.name, %refusal, "what the sender remembered cannot be read");
             (Record { relationship, ..Record::default() }, None)
         });
-        let mut line = Line { at: None, heard: None, record, flight, session: None, doubt: false, silent: None };
+        self.tally.load(&self.workshop.folder).await;
+        let mut line = Line {
+            at: None,
+            heard: None,
+            record,
+            flight,
+            session: None,
+            doubt: false,
+            silent: None,
+            clock_asked: None,
+        };
         self.show_points(&line);
+        self.forget_if_asked(&mut line).await;
+        self.hold_back(&line).await;
         let interval = self.interval();
         let mut pace = Cycle::starting(self.node.outside.clock.now(), interval);
         loop {
             let now = self.node.outside.clock.now();
             sleep(pace.due().since(now)).await;
+            let begun = self.begin_count(&line, &pace);
             self.one_cycle(&mut line).await;
             pace.ended(self.node.outside.clock.now());
+            self.count(begun, &pace).await;
+            self.compare_clocks(&mut line).await;
             self.figures.send_modify(|figures| {
                 figures.missed_cycles = pace.missed();
                 figures.activity = "waiting".to_owned();
@@ -151,13 +177,18 @@ impl Sender {
                 Trouble::NotHere => line.at = None,
                 _ => {}
             }
+            let held = hold::is_held(&trouble);
             failures += 1;
+            if !held {
+                self.tally.failed();
+            }
             let mut jitter = [0];
             self.node.outside.random.fill(&mut jitter);
             let how = if matches!(trouble, Trouble::NoNode(_)) { Failure::NoNode } else { Failure::AtNode };
             line.silent = line.at.as_ref().map(|at| at.epoch).filter(|_| how == Failure::NoNode);
             let again = cycle::again(failures, how, jitter[0]);
-            if again.ask_cap {
+            // Whoever says that it is paused is the one that receives it.
+            if again.ask_cap && !held {
                 line.at = None;
             }
             let fault = trouble.refusal();
@@ -165,14 +196,15 @@ impl Sender {
                 figures.activity = "retrying".to_owned();
                 figures.fault = Some(fault);
             });
-            // A notice that the replica has moved ends the wait.
-            let _ = tokio::time::timeout(
-                again.after,
-                self.heard.wait_for(|heard| {
-                    heard.as_ref().is_some_and(|heard| line.heard.is_none_or(|known| known < heard.epoch))
-                }),
-            )
-            .await;
+            // A notice that the replica has moved, or is no longer paused, ends the wait.
+            let moved = self.heard.wait_for(|heard| {
+                heard.as_ref().is_some_and(|heard| line.heard.is_none_or(|known| known < heard.epoch))
+            });
+            tokio::select! {
+                () = sleep(again.after) => {}
+                _ = moved => {}
+                () = self.nudge.notified() => {}
+            }
             if failures == 1 {
                 let told = format!("sending {} failed: {}", self.primary.vm.name, trouble.refusal());
                 self.node.events.record(Happening::warning("sending_failed", told).vm(self.primary.vm.id));
@@ -218,6 +250,7 @@ impl Sender {
             self.activity("capturing");
             self.take_instant(line, base, &session).await?;
         }
+        self.note_flight(line).await;
         let permit = self.transfers.enter().await;
         self.activity("sending");
         let sent = unless_moved(self.heard.clone(), &at, self.send_flight(line, &mut session)).await;
