@@ -4,19 +4,21 @@
 //! its deadline a call is tried again and again with the same [`RequestId`], so that it is applied once. The client
 //! believes no position or epoch lower than one it has seen, and decides nothing about a VM.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::alpn::Alpn;
 use crate::calls::{CallError, Calls};
 use crate::endpoint::Target;
 use crate::id::{Epoch, Fqdn, Position, RequestId, VmId};
 use crate::limits::{
-    ATTEMPT_TIME, ATTEMPT_TIME_MIN, EPOCHS_REMEMBERED, MEMBERS_MAX, REFERRALS_MAX, RETRY_WAIT, RETRY_WAIT_MAX,
+    ATTEMPT_TIME, ATTEMPT_TIME_MIN, EPOCHS_REMEMBERED, HEDGE_AFTER, MEMBERS_MAX, REFERRALS_MAX, RETRY_WAIT,
+    RETRY_WAIT_MAX,
 };
 use crate::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use crate::model::{Frequency, VmSpec};
@@ -181,6 +183,29 @@ impl BrokerClient {
         .await
     }
 
+    /// Where is this VM's replica, by the newest of the answers of all agents at once: for whoever has reason to think
+    /// that the agent asked first is cut off from the others. Nobody waits for anything there.
+    pub async fn locate_newest(&self, vm: VmId, deadline: Duration) -> Result<Location, Refusal> {
+        let request = BrokerRequest::Locate { vm, at_least: Position::default() };
+        let take = |answer| match answer {
+            BrokerAnswer::Located(at) => Ok(at),
+            other => Err(Box::new(other)),
+        };
+        let agents = self.agents();
+        let asked = agents.iter().map(|agent| self.attempt(*agent, &request, deadline.min(ATTEMPT_TIME), &take));
+        let (mut newest, mut last) = (None::<Location>, None);
+        for answer in futures_util::future::join_all(asked).await {
+            match answer {
+                Ok(Step::Done(at)) if newest.as_ref().is_none_or(|newest| newest.epoch < at.epoch) => newest = Some(at),
+                Ok(Step::Done(_) | Step::Refer(_)) => {}
+                Ok(Step::Failed(refusal)) | Err(refusal) => last = Some(refusal),
+            }
+        }
+        let newest = newest.ok_or_else(|| last.unwrap_or_else(|| self.unreachable(None, deadline)))?;
+        lock(&self.known).saw(vm, &newest);
+        Ok(newest)
+    }
+
     /// Gives the relationship up. The answer is where that was committed.
     pub async fn remove(&self, vm: VmId, deadline: Duration) -> Result<Position, Refusal> {
         self.change(|request| BrokerRequest::Remove { request, vm }, deadline, |answer| self.committed(answer)).await
@@ -217,7 +242,7 @@ impl BrokerClient {
     }
 
     /// Sends what `make` gives for the highest position seen, to one agent after the other, until one gives an answer
-    /// that `take` takes, one refuses for good, or `deadline` has passed.
+    /// that `take` takes, one refuses for good, or `deadline` has passed. An agent that is silent is not waited for alone.
     async fn ask<T>(
         &self,
         make: &impl Fn(Position) -> BrokerRequest,
@@ -226,39 +251,57 @@ impl BrokerClient {
     ) -> Result<T, Refusal> {
         let end = Instant::now() + deadline;
         let mut last = None;
-        let mut wait = RETRY_WAIT;
-        while Instant::now() < end {
-            let mut round = self.round();
-            let mut referrals = 0;
-            while let Some(agent) = round.pop() {
-                let left = end.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break;
+        let (mut wait, mut referrals) = (RETRY_WAIT, 0);
+        let (mut asked, mut under_way) = (FuturesUnordered::new(), BTreeSet::new());
+        let (mut round, mut next_at) = (self.round(), Instant::now());
+        loop {
+            let (agent, step) = tokio::select! {
+                biased;
+                Some(answered) = asked.next() => answered,
+                () = sleep_until(next_at.min(end)) => {
+                    let now = Instant::now();
+                    let left = end.saturating_duration_since(now);
+                    if left.is_zero() {
+                        return Err(self.unreachable(last, deadline));
+                    }
+                    match round.pop() {
+                        Some(agent) if under_way.insert(agent) => {
+                            // A silent agent takes at most half of what is left: it may be asked again in any case.
+                            let share = (left / 2).clamp(ATTEMPT_TIME_MIN, ATTEMPT_TIME).min(left);
+                            let (request, take) = (make(self.position()), &take);
+                            asked.push(async move { (agent, self.attempt(agent, &request, share, take).await) });
+                            next_at = now + HEDGE_AFTER;
+                        }
+                        // It has not answered yet: it is not asked twice at a time.
+                        Some(_) => {}
+                        None => {
+                            (round, referrals) = (self.round(), 0);
+                            next_at = now + self.jittered(wait);
+                            wait = (wait * 2).min(RETRY_WAIT_MAX);
+                        }
+                    }
+                    continue;
                 }
-                // A silent agent takes at most half of what is left, so that another one is asked in any case.
-                let share = (left / 2).clamp(ATTEMPT_TIME_MIN, ATTEMPT_TIME).min(left);
-                match self.attempt(agent, &make(self.position()), share, &take).await? {
-                    Step::Done(value) => {
-                        lock(&self.known).preferred = Some(agent);
-                        return Ok(value);
-                    }
-                    Step::Refer(owner) if referrals < REFERRALS_MAX && owner != agent => {
-                        referrals += 1;
-                        lock(&self.known).preferred = Some(owner);
-                        round.push(owner);
-                    }
-                    Step::Refer(_) => {}
-                    Step::Failed(refusal) => {
-                        lock(&self.known).failed(agent);
-                        last = Some(refusal);
-                    }
+            };
+            under_way.remove(&agent);
+            next_at = Instant::now();
+            match step? {
+                Step::Done(value) => {
+                    lock(&self.known).preferred = Some(agent);
+                    return Ok(value);
+                }
+                Step::Refer(owner) if referrals < REFERRALS_MAX && owner != agent => {
+                    referrals += 1;
+                    lock(&self.known).preferred = Some(owner);
+                    round.push(owner);
+                }
+                Step::Refer(_) => {}
+                Step::Failed(refusal) => {
+                    lock(&self.known).failed(agent);
+                    last = Some(refusal);
                 }
             }
-            let pause = self.jittered(wait).min(end.saturating_duration_since(Instant::now()));
-            sleep(pause).await;
-            wait = (wait * 2).min(RETRY_WAIT_MAX);
         }
-        Err(self.unreachable(last, deadline))
     }
 
     /// One agent's answer. The error is a refusal that no other agent would take back.

@@ -108,11 +108,16 @@ pub const ATTEMPT_TIME: Duration = Duration::from_secs(5);
 /// The shortest attempt, where a call's deadline leaves less than twice [`ATTEMPT_TIME`] and so is halved.
 pub const ATTEMPT_TIME_MIN: Duration = Duration::from_millis(500);
 
+/// After so long without an answer a broker client asks the next agent as well, under the same request: many times what
+/// an answer takes, and a third of what a dead owner's replacement takes.
+pub const HEDGE_AFTER: Duration = Duration::from_secs(1);
+
 /// The first wait of a broker client after a round of agents that all failed; it doubles up to [`RETRY_WAIT_MAX`].
 pub const RETRY_WAIT: Duration = Duration::from_millis(50);
 
-/// The longest wait of a broker client between rounds: within it a new owner is found.
-pub const RETRY_WAIT_MAX: Duration = Duration::from_secs(1);
+/// The longest wait of a broker client between rounds: a new owner is found within it, a seventh of what its election
+/// takes.
+pub const RETRY_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Referrals to another owner that a broker client follows without a wait: ownership that is in motion settles first.
 pub const REFERRALS_MAX: u32 = 3;

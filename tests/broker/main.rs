@@ -7,11 +7,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod api;
+mod intruder;
 mod loss;
 mod migrating;
 mod moving;
+mod pausing;
 mod placing;
 mod points;
 mod quorum;
 mod rejoining;
+mod returning;
 mod stage;

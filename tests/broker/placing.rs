@@ -83,8 +83,8 @@ fn stopped_service_is_seen_and_avoided(p: &Cluster, r: &Cluster) -> String {
     let took = begun.elapsed();
     assert!(took < Duration::from_secs(6) + super::stage::SLACK, "seen only after {took:?}");
 
-    // Random placement would take the stopped one with a chance of 1 - 1/16.
-    for number in 0..4 {
+    // Random placement would take the stopped one with a chance of 1 - 2^-20.
+    for number in 0..20 {
         let vm = landfall_kit::process::VmFolder::new(&format!("small-{number}")).disk("vda", 1 << 20, number);
         vm.create_in(&p.first().vm_path()).unwrap();
         found(p.first(), vm.name());

@@ -6,7 +6,7 @@ use std::path::Path;
 use landfall_agent::drive::replica::{Begun, Epochs, ReplicaStore};
 use landfall_kit::power::{PowerCuts, Unsynced, Workload};
 use landfall_proto::Refusal;
-use landfall_proto::id::{Epoch, SenderEpoch, VmId};
+use landfall_proto::id::{Epoch, Fingerprint, SenderEpoch, VmId};
 use rand_chacha::ChaCha12Rng;
 
 use crate::content;
@@ -51,7 +51,11 @@ impl Holder {
     }
 
     fn receive(&mut self, folder: &Path, said: &mut Said) -> Result<(), Refusal> {
-        let epochs = Epochs { assignment: Epoch::from_number(7), sender: SenderEpoch::from_number(3) };
+        let epochs = Epochs {
+            assignment: Epoch::from_number(7),
+            cluster: Fingerprint([1; 32]),
+            sender: SenderEpoch::from_number(3),
+        };
         let mut store = ReplicaStore::open(&folder.join("replica"), vm())?;
         store.set_recovery_points(KEEP)?;
         loop {

@@ -1,11 +1,13 @@
 //! Durations and bytes as people write and read them.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
 use landfall_proto::Refusal;
+use landfall_proto::id::UnixMillis;
 
-use crate::surface::WaitSeconds;
+use crate::surface::{Utc, WaitSeconds};
 
 /// Reads a duration: a whole number with a unit, such as 30s, 15m, 12h or 7d.
 pub(super) fn duration(text: &str) -> Result<Duration, Refusal> {
@@ -55,6 +57,42 @@ pub(super) fn query(wait: Option<WaitSeconds>) -> String {
     wait.map_or(String::new(), |wait| format!("?wait_seconds={}", u64::from(wait)))
 }
 
+/// A moment to come: a time, or so much later than now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    /// Then.
+    At(Utc),
+    /// So much later.
+    In(Duration),
+}
+
+impl Start {
+    /// The moment, where it is `now`.
+    pub(super) fn at(self, now: UnixMillis) -> Utc {
+        match self {
+            Self::At(time) => time,
+            Self::In(later) => {
+                let later = u64::try_from(later.as_millis()).unwrap_or(u64::MAX);
+                Utc(UnixMillis(now.0.saturating_add(later)))
+            }
+        }
+    }
+}
+
+impl FromStr for Start {
+    type Err = Refusal;
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        let moment = match text.strip_prefix('+') {
+            Some(later) => duration(later).map(Self::In),
+            None => text.parse().map(Self::At),
+        };
+        moment.map_err(|_| {
+            let remedy = "give RFC 3339, such as 2026-11-22T18:30:00Z, or + and a duration, such as +8h";
+            Refusal::invalid("start", text, remedy)
+        })
+    }
+}
+
 /// Bytes for people: 512 B, 1.5 GiB.
 pub(super) fn bytes(count: u64) -> String {
     const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
@@ -94,6 +132,18 @@ mod tests {
             assert!(refusal.remedy.unwrap().contains("15m"), "{bad}");
         }
         assert!(timeout("0s").is_err() && timeout("8d").is_err());
+    }
+
+    #[test]
+    fn a_start_is_a_time_or_so_much_later() {
+        let now = UnixMillis(1_000);
+        assert_eq!("+8h".parse::<Start>().unwrap().at(now), Utc(UnixMillis(1_000 + 8 * 3_600_000)));
+        let then = "1970-01-01T00:00:05Z".parse::<Start>().unwrap();
+        assert_eq!(then.at(now), Utc(UnixMillis(5_000)));
+        for bad in ["", "+", "8h", "+8", "tomorrow", "2026-11-22"] {
+            let refusal = bad.parse::<Start>().unwrap_err();
+            assert!(refusal.remedy.unwrap().contains("+8h"), "{bad}");
+        }
     }
 
     #[test]

@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use landfall_proto::id::DiskTarget;
+use landfall_proto::id::{DiskTarget, VmId};
 use landfall_proto::message::control::{Consistency, HandOffWish, Point, PointState};
 use landfall_proto::model::{
     Departure, DepartureState, FailoverStep, HandOff, Launch, Loss, PointName, Promotion, PromotionId, PromotionState,
 };
 
 use crate::decide::health::Verdict;
-use crate::surface::vm::{Health, ReplicationState};
+use crate::decide::reason::Reasons;
+use crate::surface::vm::ReplicationState;
 
 /// What the primary's cluster asks the replica's, by what it has committed.
 pub fn wish(state: DepartureState) -> Option<HandOffWish> {
@@ -51,7 +52,7 @@ pub fn loss(points: &[Point], chosen: &Point, now: u64) -> Loss {
 }
 
 /// The verdict over a primary, where a planned failover stands.
-pub fn at_primary(departure: Option<&Departure>, verdict: Verdict) -> Verdict {
+pub fn at_primary(vm: VmId, departure: Option<&Departure>, verdict: Verdict) -> Verdict {
     let Some(departure) = departure else { return verdict };
     let reason = match departure.state {
         DepartureState::Preparing => "it is failed over as planned: its last changes are being sent",
@@ -60,18 +61,23 @@ pub fn at_primary(departure: Option<&Departure>, verdict: Verdict) -> Verdict {
         }
         DepartureState::Departed(_) => "it is failed over to the other cluster, and not replicated back yet",
     };
-    Verdict { state: ReplicationState::PreparedForFailover, health: Health::Warning, reasons: vec![reason.to_owned()] }
+    failed_over(vm, ReplicationState::PreparedForFailover, reason)
 }
 
 /// The verdict over a replica, where it is failed over (Hyper-V: a Warning until replication is reversed).
-pub fn at_replica(promotion: Option<&Promotion>, verdict: Verdict) -> Verdict {
+pub fn at_replica(vm: VmId, promotion: Option<&Promotion>, verdict: Verdict) -> Verdict {
     let Some(promotion) = promotion else { return verdict };
     let state = match promotion.state {
         PromotionState::Completed => ReplicationState::FailedOver,
         PromotionState::Running | PromotionState::Withdrawing => ReplicationState::FailedOverWaitingCompletion,
     };
-    let reason = "it is failed over to this cluster, and not replicated back yet".to_owned();
-    Verdict { state, health: Health::Warning, reasons: vec![reason] }
+    failed_over(vm, state, "it is failed over to this cluster, and not replicated back yet")
+}
+
+fn failed_over(vm: VmId, state: ReplicationState, reason: &str) -> Verdict {
+    let mut reasons = Reasons::of(vm);
+    reasons.warning("failed_over", reason, format!("landfall failover status {vm}"));
+    reasons.verdict(state)
 }
 
 /// The command of a launch over other images: wherever it names one of the primary's, the failover's stands instead.

@@ -1,103 +1,118 @@
 //! How a VM's replication stands and how well it is, from what is committed and what its two ends say.
 //!
 //! States and the meaning of Normal, Warning and Critical are Hyper-V's (its replication page, 3.1 and 3.2): Critical
-//! where the primary cannot send, Warning where the newest point is late or incomplete.
+//! where the primary cannot send, must resynchronize, or the replica is paused; Warning where the newest point is late or
+//! incomplete, more than a fifth of the cycles were missed or the average latency is high in the monitoring window, or the
+//! primary is paused. What was counted in the window outlives its cause until the window ends or statistics are reset.
 
 use std::time::Duration;
 
 use landfall_proto::id::UnixMillis;
 use landfall_proto::message::control::{HolderFigures, Point, PointState, SenderFigures};
-use landfall_proto::model::{Primary, Replica, Stop};
+use landfall_proto::model::{Primary, Replica};
+use landfall_proto::{Class, Refusal};
 
-use crate::surface::vm::{Health, ReplicationState};
+use super::health_rules as rules;
+use super::reason::Reasons;
+pub use super::reason::Verdict;
+use crate::decide::resync::RESYNC_REQUIRED;
+use crate::surface::vm::ReplicationState;
 
-/// A newest point older than this is a Warning at every interval (Hyper-V: one hour since the last replica).
-const LATE_AT_MOST: Duration = Duration::from_secs(3600);
+/// The code with which a holder refuses a session while its replica is paused.
+pub const PAUSED_AT_REPLICA: &str = "paused_at_replica";
 
-/// Intervals without a new point that are a Warning before the hour is over.
-const LATE_INTERVALS: u32 = 5;
-
-/// How it stands, how well it is, and why it is not better: the worst reason first.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Verdict {
-    /// How it stands.
-    pub state: ReplicationState,
-    /// How well it is.
-    pub health: Health,
-    /// Why, a sentence each.
-    pub reasons: Vec<String>,
+fn newest(reasons: &mut Reasons, point: &Point, interval: Duration, now: UnixMillis) {
+    if let Some(age) = rules::late(point.taken_at, interval, now) {
+        let command = reasons.vm("show");
+        reasons.warning("point_late", format!("the newest point is {} s old", age.as_secs()), command);
+    }
 }
 
-#[derive(Default)]
-struct Reasons {
-    critical: Vec<String>,
-    warning: Vec<String>,
+/// What the sender has counted in the monitoring window.
+fn window(reasons: &mut Reasons, sender: &SenderFigures, interval: Duration) {
+    if let Some((missed, due)) = rules::missed(&sender.statistics) {
+        let command = reasons.vm("reset-statistics");
+        reasons.warning("cycles_missed", format!("{missed} of {due} cycles were missed in this window"), command);
+    }
+    if let Some(average) = rules::slow(&sender.statistics, interval) {
+        let message = format!("a change set takes {} s on average in this window", average.as_secs());
+        reasons.warning("latency_high", message, "landfall settings show");
+    }
+    if let Some(ahead) = sender.clock_skew_ms.and_then(rules::skewed) {
+        reasons.skewed("the other site's", ahead);
+    }
 }
 
-impl Reasons {
-    fn verdict(self, state: ReplicationState) -> Verdict {
-        let health = match (self.critical.is_empty(), self.warning.is_empty()) {
-            (false, _) => Health::Critical,
-            (true, false) => Health::Warning,
-            (true, true) => Health::Normal,
-        };
-        Verdict { state, health, reasons: self.critical.into_iter().chain(self.warning).collect() }
-    }
-
-    fn stopped(&mut self, stop: &Stop) {
-        self.critical.push(match stop {
-            Stop::AuthorizationRemoved => "the authorization entry that it lived under was removed".to_owned(),
-            Stop::PeerRemoved => "the other cluster is no longer paired".to_owned(),
-        });
-    }
-
-    fn newest(&mut self, newest: Option<&Point>, interval: Duration, now: UnixMillis) {
-        let Some(point) = newest else {
-            self.warning.push("the initial copy is not complete".to_owned());
-            return;
-        };
-        if point.state == PointState::Unconfirmed {
-            self.warning.push("the newest point is not confirmed: its node cannot ask its quorum".to_owned());
+/// Why the sender cannot send, and how the VM stands by that.
+fn fault(reasons: &mut Reasons, fault: &Refusal) -> ReplicationState {
+    match fault.code.as_str() {
+        PAUSED_AT_REPLICA => {
+            let command = reasons.vm("resume");
+            reasons.critical(PAUSED_AT_REPLICA, fault.message.clone(), command);
+            ReplicationState::Suspended
         }
-        let age = Duration::from_millis(now.0.saturating_sub(point.taken_at.0));
-        if age > LATE_AT_MOST.min(interval.saturating_mul(LATE_INTERVALS)) {
-            self.warning.push(format!("the newest point is {} s old", age.as_secs()));
+        RESYNC_REQUIRED => {
+            let command = reasons.vm("resync");
+            reasons.critical(RESYNC_REQUIRED, fault.message.clone(), command);
+            ReplicationState::WaitingToResynchronize
+        }
+        _ => {
+            let unreachable = fault.class == Class::Unreachable;
+            let command = if unreachable { "landfall peer list" } else { "landfall event tail --no-follow" };
+            reasons.critical("cannot_send", fault.message.clone(), command);
+            ReplicationState::Error
         }
     }
 }
 
 /// The verdict at the primary's side. `sender` is `None` where the sending node does not answer.
 pub fn of_primary(primary: &Primary, sender: Option<&SenderFigures>, now: UnixMillis) -> Verdict {
-    let mut reasons = Reasons::default();
+    let mut reasons = Reasons::of(primary.vm.id);
     if let Some(stop) = &primary.stopped {
-        reasons.stopped(stop);
+        reasons.stopped(stop, "landfall peer list".to_owned());
         return reasons.verdict(ReplicationState::Stopped);
     }
     if !primary.rivals.is_empty() {
-        reasons
-            .critical
-            .push("the VM is on more than one node: nothing is sent until one of them lets go of it".into());
+        let command = reasons.vm("show");
+        let message = "the VM is on more than one node: nothing is sent until one of them lets go of it";
+        reasons.critical("on_several_nodes", message, command);
         return reasons.verdict(ReplicationState::Error);
     }
     if primary.sender.is_none() {
-        reasons.critical.push("no node of this cluster has the VM".to_owned());
+        reasons.critical("no_sender", "no node of this cluster has the VM", "landfall node list");
         return reasons.verdict(ReplicationState::Error);
     }
+    if primary.paused.is_some() {
+        let command = reasons.vm("resume");
+        reasons.warning("paused", "it is paused at the primary: nothing is sent", command);
+    }
     let Some(sender) = sender else {
-        reasons.critical.push("the sending node does not answer".to_owned());
+        reasons.critical("sender_silent", "the sending node does not answer", "landfall node list");
         return reasons.verdict(ReplicationState::Error);
     };
     let interval = sender
         .testing_interval_ms
         .map_or_else(|| Duration::from_secs(u32::from(primary.frequency).into()), Duration::from_millis);
-    reasons.newest(sender.acknowledged.as_ref(), interval, now);
-    if let Some(fault) = &sender.fault {
-        reasons.critical.push(fault.message.clone());
-        return reasons.verdict(ReplicationState::Error);
+    let starts_at = primary.starts_at.filter(|at| *at > now);
+    match &sender.acknowledged {
+        Some(point) => newest(&mut reasons, point, interval, now),
+        None => reasons.incomplete(starts_at),
+    }
+    if sender.unconfirmed.is_some() {
+        let message = "the newest point is not confirmed: its node cannot ask its quorum";
+        reasons.warning("point_unconfirmed", message, "landfall cluster status");
+    }
+    window(&mut reasons, sender, interval);
+    if primary.paused.is_some() {
+        return reasons.verdict(ReplicationState::Suspended);
+    }
+    if let Some(refusal) = &sender.fault {
+        let state = fault(&mut reasons, refusal);
+        return reasons.verdict(state);
     }
     let state = match (&sender.acknowledged, sender.activity.as_str()) {
         (_, "comparing") => ReplicationState::Resynchronizing,
-        (None, "placing") => ReplicationState::ReadyForInitialReplication,
+        (None, "placing" | "scheduled") => ReplicationState::ReadyForInitialReplication,
         (None, _) => ReplicationState::InitialReplication,
         (Some(_), _) => ReplicationState::Replicating,
     };
@@ -106,26 +121,45 @@ pub fn of_primary(primary: &Primary, sender: Option<&SenderFigures>, now: UnixMi
 
 /// The verdict at the replica's side. `holder` is `None` where the receiving node does not answer.
 pub fn of_replica(replica: &Replica, holder: Option<&HolderFigures>, now: UnixMillis) -> Verdict {
-    let mut reasons = Reasons::default();
+    let mut reasons = Reasons::of(replica.vm.id);
     if let Some(stop) = &replica.stopped {
-        reasons.stopped(stop);
+        reasons.stopped(stop, format!("landfall authorization add {}", replica.primary));
         return reasons.verdict(ReplicationState::Stopped);
     }
-    if let Some(fault) = holder.and_then(|holder| holder.fault.as_ref()) {
-        reasons.critical.push(fault.clone());
+    if replica.paused.is_some() {
+        let command = reasons.vm("resume");
+        let message = "it is paused at the replica: nothing is taken from its primary";
+        reasons.critical(PAUSED_AT_REPLICA, message, command);
     }
     match holder {
-        None => reasons.critical.push("the node that receives it does not answer".to_owned()),
+        None => {
+            let message = "the node that receives it does not answer";
+            reasons.critical("holder_silent", message, "landfall node list");
+        }
         Some(holder) => {
+            if let Some(fault) = &holder.fault {
+                reasons.critical("replica_fault", fault.clone(), "landfall event tail --no-follow");
+            }
             let listed = holder.points.iter().rev().find(|point| point.state != PointState::Unreachable);
-            reasons.newest(listed, Duration::from_secs(u32::from(replica.frequency).into()), now);
+            match listed {
+                Some(point) => {
+                    newest(&mut reasons, point, Duration::from_secs(u32::from(replica.frequency).into()), now);
+                    if let Some(ahead) = rules::taken_ahead(point.taken_at, now) {
+                        reasons.skewed("the sender's", ahead);
+                    }
+                }
+                None => reasons.incomplete(None),
+            }
         }
     }
     let state = if replica.seeding.is_some() {
-        reasons.warning.push("no node with the acknowledged points answers: a new one is being filled".to_owned());
+        let message = "no node with the acknowledged points answers: a new one is being filled";
+        reasons.warning("seeding", message, "landfall node list");
         ReplicationState::Seeding
     } else if replica.handover.is_some() {
         ReplicationState::Moving
+    } else if replica.paused.is_some() {
+        ReplicationState::Suspended
     } else if holder.is_none() {
         ReplicationState::Error
     } else if replica.acknowledged {
@@ -141,10 +175,11 @@ mod tests {
     use std::collections::BTreeSet;
 
     use landfall_proto::id::{Epoch, MemberId, Root, SenderEpoch, VmId};
-    use landfall_proto::message::control::Consistency;
+    use landfall_proto::message::control::{Consistency, Statistics};
     use landfall_proto::model::{Frequency, VmSpec};
 
     use super::*;
+    use crate::surface::vm::Health;
 
     const NOW: UnixMillis = UnixMillis(10_000_000_000);
 
@@ -181,6 +216,9 @@ mod tests {
             rivals: BTreeSet::new(),
             stopped: None,
             created_at: UnixMillis(0),
+            paused: None,
+            resync: None,
+            starts_at: None,
         }
     }
 
@@ -202,9 +240,77 @@ mod tests {
         assert_eq!((verdict.state, verdict.health), (ReplicationState::Error, Health::Critical));
     }
 
+    fn codes(verdict: &Verdict) -> Vec<(&str, Health)> {
+        verdict.details.iter().map(|detail| (detail.code.as_str(), detail.severity)).collect()
+    }
+
     #[test]
-    fn what_is_only_on_a_silent_node_is_not_counted_as_the_newest() {
-        let replica = Replica {
+    fn each_rule_of_the_primary_is_a_reason_with_its_code_and_the_worst_comes_first() {
+        let of = |sender: SenderFigures| of_primary(&primary(), Some(&sender), NOW);
+        assert_eq!(codes(&of(sender(20))), []);
+        let fault = |code: &str| Some(Refusal::new(Class::Unreachable, code, "why"));
+        let missed = Statistics { cycles: 6, missed: 4, latency_ms: 6 * 40_000, ..Statistics::default() };
+        let all = of(SenderFigures {
+            fault: fault("connection_lost"),
+            statistics: missed,
+            clock_skew_ms: Some(-60_000),
+            ..sender(200)
+        });
+        assert_eq!((all.state, all.health), (ReplicationState::Error, Health::Critical));
+        let warning = |code| (code, Health::Warning);
+        let expected = ["point_late", "cycles_missed", "latency_high", "clock_skew"].map(warning);
+        assert_eq!(codes(&all), [&[("cannot_send", Health::Critical)], &expected[..]].concat());
+        assert!(all.reasons()[4].contains("60 s behind"), "{all:?}");
+        assert!(all.details.iter().all(|detail| !detail.command.is_empty()));
+
+        let there = of(SenderFigures { fault: fault(PAUSED_AT_REPLICA), ..sender(1) });
+        assert_eq!(
+            (there.state, codes(&there)[0]),
+            (ReplicationState::Suspended, (PAUSED_AT_REPLICA, Health::Critical))
+        );
+        let required = of(SenderFigures { fault: fault(RESYNC_REQUIRED), ..sender(1) });
+        assert_eq!(required.state, ReplicationState::WaitingToResynchronize);
+        assert_eq!(required.health, Health::Critical);
+        assert!(required.details[0].command.starts_with("landfall vm resync "), "{required:?}");
+    }
+
+    #[test]
+    fn a_paused_or_unfinished_primary_is_a_warning() {
+        let paused = Primary { paused: Some(NOW), ..primary() };
+        let verdict = of_primary(&paused, Some(&sender(1)), NOW);
+        assert_eq!((verdict.state, codes(&verdict)), (ReplicationState::Suspended, vec![("paused", Health::Warning)]));
+        let scheduled = Primary { starts_at: Some(UnixMillis(NOW.0 + 1)), ..primary() };
+        let figures = SenderFigures { activity: "scheduled".to_owned(), ..SenderFigures::default() };
+        let verdict = of_primary(&scheduled, Some(&figures), NOW);
+        assert_eq!(verdict.state, ReplicationState::ReadyForInitialReplication);
+        assert_eq!(codes(&verdict), [("initial_copy_scheduled", Health::Warning)]);
+        let begun = SenderFigures { activity: "sending".to_owned(), ..SenderFigures::default() };
+        let verdict = of_primary(&primary(), Some(&begun), NOW);
+        assert_eq!(verdict.state, ReplicationState::InitialReplication);
+        assert_eq!(codes(&verdict), [("initial_copy_incomplete", Health::Warning)]);
+    }
+
+    #[test]
+    fn a_paused_replica_is_critical_and_a_sender_whose_clock_is_ahead_a_warning() {
+        let paused = Replica { paused: Some(NOW), seeding: None, ..replica() };
+        let holder = |taken_at| HolderFigures {
+            epoch: Epoch::from_number(4),
+            points: vec![Point { taken_at: UnixMillis(taken_at), ..point(0, PointState::Listed) }],
+            received_bytes: 0,
+            fault: None,
+        };
+        let verdict = of_replica(&paused, Some(&holder(NOW.0)), NOW);
+        assert_eq!(verdict.state, ReplicationState::Suspended);
+        assert_eq!(codes(&verdict), [(PAUSED_AT_REPLICA, Health::Critical)]);
+        let verdict = of_replica(&Replica { paused: None, ..paused }, Some(&holder(NOW.0 + 30_000)), NOW);
+        assert_eq!(
+            (verdict.state, codes(&verdict)),
+            (ReplicationState::Replicating, vec![("clock_skew", Health::Warning)])
+        );
+    }
+
+    fn replica() -> Replica {
+        Replica {
             vm: vm(),
             primary: "p.contoso.com".parse().unwrap(),
             trust_group: "T".parse().unwrap(),
@@ -219,15 +325,20 @@ mod tests {
             handover: None,
             stopped: None,
             created_at: UnixMillis(0),
-        };
+            paused: None,
+        }
+    }
+
+    #[test]
+    fn what_is_only_on_a_silent_node_is_not_counted_as_the_newest() {
         let holder = HolderFigures {
             epoch: Epoch::from_number(4),
             points: vec![point(5, PointState::Unreachable)],
             received_bytes: 0,
             fault: None,
         };
-        let verdict = of_replica(&replica, Some(&holder), NOW);
+        let verdict = of_replica(&replica(), Some(&holder), NOW);
         assert_eq!((verdict.state, verdict.health), (ReplicationState::Seeding, Health::Warning));
-        assert!(verdict.reasons.iter().any(|reason| reason.contains("initial copy")), "{verdict:?}");
+        assert!(verdict.reasons().iter().any(|reason| reason.contains("initial copy")), "{verdict:?}");
     }
 }

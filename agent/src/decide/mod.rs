@@ -7,9 +7,16 @@
 
 pub mod cycle;
 pub mod failover;
+pub mod flight;
 pub mod health;
+pub mod health_rules;
 pub mod lease;
+pub mod leftover;
 pub mod node_loss;
+pub mod peer_list;
 pub mod placement;
+pub mod reason;
+pub mod resync;
 pub mod sender;
 pub mod voters;
+pub mod window;

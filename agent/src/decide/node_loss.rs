@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use landfall_proto::id::MemberId;
+use landfall_proto::id::{MemberId, StorageName, VmId};
+use landfall_proto::message::control::StagingFaults;
 use landfall_proto::model::Replica;
 use landfall_proto::seam::Time;
 
@@ -101,8 +102,40 @@ pub struct Nodes {
     pub up: BTreeSet<MemberId>,
     /// Members held for dead, and since when.
     pub down: BTreeMap<MemberId, Time>,
-    /// Members that are up but have not been able to stage, and since when.
-    pub unable: BTreeMap<MemberId, Time>,
+    /// What has not been able to stage on members that are up.
+    pub unable: BTreeMap<MemberId, Unable>,
+}
+
+/// What cannot stage on one member, and since when. One replica's fault is that replica's alone; a storage location's is
+/// every replica's that lies there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unable {
+    /// Its storage locations.
+    pub storage: BTreeMap<StorageName, Time>,
+    /// Replicas that it receives.
+    pub replicas: BTreeMap<VmId, Time>,
+}
+
+impl Unable {
+    /// Takes in what the member says now: what it said before keeps its time, what it says no more is forgotten.
+    pub fn heard(&mut self, faults: &StagingFaults, now: Time) {
+        let since = |before: Option<&Time>| before.copied().unwrap_or(now);
+        self.storage = faults.storage.iter().map(|(name, _)| (name.clone(), since(self.storage.get(name)))).collect();
+        self.replicas = faults.replicas.iter().map(|(vm, _)| (*vm, since(self.replicas.get(vm)))).collect();
+    }
+
+    /// Since when `replica` cannot be staged there.
+    pub fn since(&self, replica: &Replica) -> Option<Time> {
+        let (storage, own) = (self.storage.get(&replica.storage), self.replicas.get(&replica.vm.id));
+        storage.into_iter().chain(own).min().copied()
+    }
+}
+
+impl Nodes {
+    /// Since when `member`, which is up, cannot stage `replica`.
+    fn unable_since(&self, member: MemberId, replica: &Replica) -> Option<Time> {
+        self.unable.get(&member).and_then(|unable| unable.since(replica))
+    }
 }
 
 /// What to do about a replica whose receiver is gone.
@@ -119,7 +152,7 @@ pub enum Rehome {
 
 /// What to do now about `replica`, if anything. Which node is seeded is placement's business.
 pub fn rehome(replica: &Replica, nodes: &Nodes, patience: Patience, now: Time) -> Option<Rehome> {
-    let able = |member: &MemberId| nodes.up.contains(member) && !nodes.unable.contains_key(member);
+    let able = |member: &MemberId| nodes.up.contains(member) && nodes.unable_since(*member, replica).is_none();
     if replica.seeding.is_some() {
         // A returning member takes the replica back: what it has was acknowledged, what is being filled was not.
         if let Some(back) = replica.in_sync.iter().find(|member| able(member)) {
@@ -129,7 +162,7 @@ pub fn rehome(replica: &Replica, nodes: &Nodes, patience: Patience, now: Time) -
     let receiver = replica.receiver();
     let gone_since =
         nodes.down.get(&receiver).copied().or_else(|| {
-            nodes.unable.get(&receiver).copied().filter(|since| now.since(*since) >= patience.down_after)
+            nodes.unable_since(receiver, replica).filter(|since| now.since(*since) >= patience.down_after)
         })?;
     if let Some(copy) = replica.in_sync.iter().find(|member| **member != receiver && able(member)) {
         return Some(Rehome::Assign(*copy));
@@ -141,7 +174,7 @@ pub fn rehome(replica: &Replica, nodes: &Nodes, patience: Patience, now: Time) -
 
 #[cfg(test)]
 mod tests {
-    use landfall_proto::id::{Epoch, UnixMillis, VmId};
+    use landfall_proto::id::{Epoch, UnixMillis};
     use landfall_proto::model::{Frequency, VmSpec};
     use proptest::prelude::*;
 
@@ -183,6 +216,7 @@ mod tests {
             handover: None,
             stopped: None,
             created_at: UnixMillis(0),
+            paused: None,
         }
     }
 
@@ -254,6 +288,56 @@ mod tests {
         assert_eq!(rehome(&seeding, &nodes(&[1, 2], &[]), patience(), at(0)), Some(Rehome::Assign(id(1))));
     }
 
+    fn faults(storage: &[&str], replicas: &[u128]) -> StagingFaults {
+        StagingFaults::new(
+            storage.iter().map(|name| (name.parse().unwrap(), "read-only".to_owned())),
+            replicas.iter().map(|vm| (VmId(uuid::Uuid::from_u128(*vm)), "damaged".to_owned())),
+        )
+    }
+
+    #[test]
+    fn a_fault_moves_only_what_has_it() {
+        let here = replica(1, &[1, 2], None, true);
+        let mut other = here.clone();
+        other.vm.id = VmId(uuid::Uuid::from_u128(8));
+        let mut elsewhere = here.clone();
+        elsewhere.storage = "fast".parse().unwrap();
+        let mut unable = Unable::default();
+        let moved = |unable: &Unable, replica: &Replica| {
+            let unable = BTreeMap::from([(id(1), unable.clone())]);
+            let nodes = Nodes { up: BTreeSet::from([id(1), id(2)]), unable, ..Nodes::default() };
+            rehome(replica, &nodes, patience(), at(5_000)) == Some(Rehome::Assign(id(2)))
+        };
+        unable.heard(&faults(&[], &[7]), at(0));
+        assert!(moved(&unable, &here) && !moved(&unable, &other));
+        unable.heard(&faults(&["default"], &[]), at(0));
+        assert!(moved(&unable, &here) && moved(&unable, &other) && !moved(&unable, &elsewhere));
+        unable.heard(&faults(&[], &[]), at(1_000));
+        assert!(!moved(&unable, &here));
+        // A fault that went and came back has not lasted.
+        unable.heard(&faults(&[], &[7]), at(2_000));
+        unable.heard(&faults(&["fast"], &[7]), at(4_000));
+        assert!(!moved(&unable, &here));
+        assert_eq!((unable.since(&here), unable.since(&elsewhere)), (Some(at(2_000)), Some(at(2_000))));
+        assert_eq!(unable.since(&other), None);
+    }
+
+    #[test]
+    fn a_member_that_cannot_stage_this_replica_does_not_take_it_over() {
+        let two = replica(1, &[1, 2], None, true);
+        let mut unable = Unable::default();
+        unable.heard(&faults(&[], &[7]), at(0));
+        let mut nodes = Nodes {
+            up: BTreeSet::from([id(2)]),
+            down: BTreeMap::from([(id(1), at(0))]),
+            unable: BTreeMap::from([(id(2), unable.clone())]),
+        };
+        assert_eq!(rehome(&two, &nodes, patience(), at(5_000)), None);
+        unable.heard(&faults(&[], &[8]), at(0));
+        nodes.unable.insert(id(2), unable);
+        assert_eq!(rehome(&two, &nodes, patience(), at(5_000)), Some(Rehome::Assign(id(2))));
+    }
+
     proptest! {
         /// R13: a new holder comes only from the in-sync set.
         #[test]
@@ -267,7 +351,9 @@ mod tests {
             let nodes = Nodes {
                 up: bits(up).map(id).collect(),
                 down: (1..5).filter(|n| !bits(up).any(|u| u == *n)).map(|n| (id(n), at(0))).collect(),
-                unable: bits(unable).map(|n| (id(n), at(0))).collect(),
+                unable: bits(unable)
+                    .map(|n| (id(n), Unable { storage: [(replica.storage.clone(), at(0))].into(), ..Unable::default() }))
+                    .collect(),
             };
             if let Some(Rehome::Assign(to)) = rehome(&replica, &nodes, patience(), at(now)) {
                 prop_assert!(replica.in_sync.contains(&to) && nodes.up.contains(&to));

@@ -3,8 +3,9 @@
 //! Hyper-V's broker picks a random node that is up and whose VMMS runs; room at the storage location is added here,
 //! because a replica that cannot be stored is no replica.
 
-use landfall_proto::id::{MemberId, NodeName, StorageName};
+use landfall_proto::id::{MemberId, NodeName, StorageName, VmId};
 use landfall_proto::message::broker::PassedOver;
+use landfall_proto::model::Replica;
 use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
@@ -27,6 +28,8 @@ pub struct Room {
     pub name: StorageName,
     /// Bytes free.
     pub free_bytes: u64,
+    /// Bytes of them that replicas on their way there may still need: see [`promised_bytes`].
+    pub promised_bytes: u64,
     /// Why nothing can be stored there.
     pub fault: Option<String>,
 }
@@ -113,14 +116,42 @@ pub fn objection(candidate: &Candidate, wish: &Wish) -> Option<String> {
         return Some(format!("storage '{}': {fault}", room.name));
     }
     let needed = wish.bytes.saturating_add(RESERVE_BYTES);
-    (room.free_bytes < needed)
-        .then(|| format!("storage '{}' has {} bytes free, the disks may need {needed}", room.name, room.free_bytes))
+    let Room { name, free_bytes, promised_bytes, .. } = room;
+    (free_bytes.saturating_sub(*promised_bytes) < needed).then(|| match promised_bytes {
+        0 => format!("storage '{name}' has {free_bytes} bytes free, the disks may need {needed}"),
+        promised => format!(
+            "storage '{name}' has {free_bytes} bytes free, {promised} of them promised to replicas that are being \
+             filled, the disks may need {needed}"
+        ),
+    })
+}
+
+/// Bytes at the storage location `storage` of `member` that replicas other than `vm`'s may still need there: those that
+/// are being filled for the first time or after a loss, and those that are to be handed to it. A disk counts whole,
+/// though part of it may be there already: the free room is a hint that is some seconds old.
+pub fn promised_bytes<'a>(
+    replicas: impl IntoIterator<Item = &'a Replica>,
+    vm: VmId,
+    member: MemberId,
+    storage: &StorageName,
+) -> u64 {
+    let on_its_way = |replica: &Replica| {
+        let filling = replica.receiver() == member && (!replica.acknowledged || replica.seeding == Some(member));
+        filling || replica.handover.as_ref().is_some_and(|handover| handover.to == member)
+    };
+    replicas
+        .into_iter()
+        .filter(|replica| replica.vm.id != vm && replica.storage == *storage && on_its_way(replica))
+        .flat_map(|replica| &replica.vm.disks)
+        .fold(0, |sum, disk| sum.saturating_add(disk.bytes))
 }
 
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use landfall_proto::id::{Epoch, UnixMillis};
+    use landfall_proto::model::{DiskSpec, Frequency, Handover, VmSpec};
     use proptest::prelude::*;
 
     use super::*;
@@ -133,7 +164,7 @@ mod tests {
             standing: Standing::Up,
             drained: false,
             vm_service_fault: None,
-            rooms: vec![Room { name: "default".parse().unwrap(), free_bytes: 1 << 40, fault: None }],
+            rooms: vec![Room { name: "default".parse().unwrap(), free_bytes: 1 << 40, promised_bytes: 0, fault: None }],
         }
     }
 
@@ -147,7 +178,7 @@ mod tests {
 
     #[test]
     fn each_reason_keeps_a_node_out_and_is_told() {
-        let bad: [(&str, Candidate); 7] = [
+        let bad: [(&str, Candidate); 8] = [
             ("witness", Candidate { witness: true, ..candidate(2) }),
             ("down", Candidate { standing: Standing::Down, ..candidate(3) }),
             ("stopped answering", Candidate { standing: Standing::Suspect, ..candidate(4) }),
@@ -159,6 +190,11 @@ mod tests {
                 full.rooms[0].free_bytes = 1 << 30;
                 full
             }),
+            ("promised", {
+                let mut promised = candidate(9);
+                promised.rooms[0].promised_bytes = (1 << 40) - (1 << 30);
+                promised
+            }),
         ];
         for (word, other) in bad {
             let candidates = [other, candidate(1)];
@@ -168,6 +204,51 @@ mod tests {
                 assert!(report[0].reason.contains(word), "{word}: {}", report[0].reason);
             }
         }
+    }
+
+    #[test]
+    fn room_is_promised_to_what_is_on_its_way_and_to_nothing_else() {
+        let (here, other) = (MemberId::from_number(1), MemberId::from_number(2));
+        let storage: StorageName = "default".parse().unwrap();
+        let vm = |number: u128| VmId(uuid::Uuid::from_u128(number));
+        let replica = |number: u128, holder: MemberId| Replica {
+            vm: VmSpec {
+                id: vm(number),
+                name: "vm".parse().unwrap(),
+                disks: ["vda", "vdb"].map(|disk| DiskSpec { target: disk.parse().unwrap(), bytes: 5 }).to_vec(),
+                adapters: vec![],
+                launch: Default::default(),
+            },
+            primary: "p.contoso.com".parse().unwrap(),
+            trust_group: "T".parse().unwrap(),
+            storage: storage.clone(),
+            frequency: Frequency::HalfMinute,
+            recovery_points: 0,
+            holder,
+            in_sync: [holder].into(),
+            epoch: Epoch::from_number(9),
+            seeding: None,
+            acknowledged: true,
+            handover: None,
+            stopped: None,
+            created_at: UnixMillis(0),
+            paused: None,
+        };
+        let promised = |replica: &Replica| promised_bytes([replica], vm(1), here, &storage);
+        assert_eq!(promised(&replica(2, here)), 0, "what was acknowledged has its room");
+        let filling = Replica { acknowledged: false, ..replica(2, here) };
+        assert_eq!(promised(&filling), 10);
+        assert_eq!(promised(&Replica { acknowledged: false, ..replica(1, here) }), 0, "the VM that is placed");
+        assert_eq!(promised(&Replica { acknowledged: false, ..replica(2, other) }), 0);
+        assert_eq!(promised(&Replica { storage: "fast".parse().unwrap(), ..filling.clone() }), 0);
+        assert_eq!(promised(&Replica { seeding: Some(here), ..replica(2, other) }), 10);
+        assert_eq!(promised(&Replica { seeding: Some(other), ..filling.clone() }), 0);
+        assert_eq!(
+            promised(&Replica { handover: Some(Handover { to: here, since: UnixMillis(0) }), ..replica(2, other) }),
+            10
+        );
+        let three = [filling, Replica { seeding: Some(here), ..replica(3, other) }, replica(4, here)];
+        assert_eq!(promised_bytes(&three, vm(1), here, &storage), 20);
     }
 
     /// Pearson's statistic for 3,000 placements on four nodes; 16.27 is the 0.1 % point for three degrees of freedom.

@@ -77,6 +77,9 @@ mod tests {
             rivals: rivals.iter().map(|n| id(*n)).collect::<BTreeSet<_>>(),
             stopped: None,
             created_at: UnixMillis(0),
+            paused: None,
+            resync: None,
+            starts_at: None,
         }
     }
 

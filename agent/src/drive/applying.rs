@@ -1,41 +1,54 @@
-//! How many replicas this node applies change sets to at once: `apply_vm_limit`, as it stands at the moment.
+//! How many replicas of one primary cluster this node applies change sets to at once: `apply_vm_limit`, as it stands at
+//! the moment.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+
+use landfall_proto::id::Fqdn;
 
 /// How often a waiting applier looks at the limit again, which may have been raised meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
-/// The replicas that are being applied.
+/// How many replicas are being applied, by primary cluster.
 #[derive(Clone, Debug, Default)]
-pub struct Applying(Arc<(Mutex<usize>, Condvar)>);
+pub struct Applying(Arc<(Mutex<BTreeMap<Fqdn, usize>>, Condvar)>);
 
-/// One place among them, free again when dropped.
+/// One place among those of a primary cluster, free again when dropped.
 #[derive(Debug)]
-pub struct Place(Applying);
+pub struct Place(Applying, Fqdn);
 
 impl Applying {
-    fn count(&self) -> MutexGuard<'_, usize> {
+    fn counts(&self) -> MutexGuard<'_, BTreeMap<Fqdn, usize>> {
         self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for a place; `limit` is asked anew each time, and `None` means that there is no bound. Blocks.
-    pub fn enter(&self, limit: impl Fn() -> Option<usize>) -> Place {
-        let mut count = self.count();
-        while limit().is_some_and(|limit| *count >= limit.max(1)) {
-            let waited = self.0.1.wait_timeout(count, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner);
-            count = waited.0;
+    /// Waits for a place for a replica of `primary`; `limit` is asked anew each time, and `None` means that there is no
+    /// bound. Blocks.
+    pub fn enter(&self, primary: &Fqdn, limit: impl Fn() -> Option<usize>) -> Place {
+        let mut counts = self.counts();
+        while limit().is_some_and(|limit| counts.get(primary).is_some_and(|count| *count >= limit.max(1))) {
+            let waited = self.0.1.wait_timeout(counts, LOOK_AGAIN).unwrap_or_else(PoisonError::into_inner);
+            counts = waited.0;
         }
-        *count += 1;
-        drop(count);
-        Place(self.clone())
+        *counts.entry(primary.clone()).or_default() += 1;
+        drop(counts);
+        Place(self.clone(), primary.clone())
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        *self.0.count() -= 1;
-        self.0.0.1.notify_one();
+        let mut counts = self.0.counts();
+        if let Some(count) = counts.get_mut(&self.1) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.1);
+            }
+        }
+        drop(counts);
+        // Whoever is woken may wait for a place of another cluster.
+        self.0.0.1.notify_all();
     }
 }
 
@@ -46,21 +59,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_more_than_the_limit_apply_at_once() {
+    fn no_more_than_the_limit_apply_at_once_for_each_primary() {
         let applying = Applying::default();
-        let first = applying.enter(|| Some(1));
+        let [one, other]: [Fqdn; 2] = ["p.contoso.com", "q.contoso.com"].map(|cap| cap.parse().unwrap());
+        let first = applying.enter(&one, || Some(1));
+        // Another primary's replicas do not wait for this one's: here there would be nobody to wake it.
+        let beside = applying.enter(&other, || Some(1));
         let (entered, heard) = mpsc::channel();
-        let other = applying.clone();
+        let (waiter, cap) = (applying.clone(), one.clone());
         let waiting = std::thread::spawn(move || {
-            let place = other.enter(|| Some(1));
+            let place = waiter.enter(&cap, || Some(1));
             entered.send(()).unwrap();
             drop(place);
         });
         assert!(heard.try_recv().is_err());
-        assert_eq!(*applying.count(), 1);
+        assert_eq!(applying.counts()[&one], 1);
         drop(first);
         heard.recv_timeout(Duration::from_secs(10)).unwrap();
         waiting.join().unwrap();
-        assert_eq!(*applying.count(), 0);
+        drop(beside);
+        assert!(applying.counts().is_empty());
     }
 }

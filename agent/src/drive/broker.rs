@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use landfall_proto::alpn::Alpn;
-use landfall_proto::id::{Fqdn, MemberId, NodeName, Position, VmId};
+use landfall_proto::authority::ca_fingerprint;
+use landfall_proto::id::{Fingerprint, Fqdn, MemberId, NodeName, Position, VmId};
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::model::{Command, Outcome, Replica};
@@ -19,7 +20,7 @@ use crate::drive::events::Happening;
 use crate::drive::members::control_target;
 use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
-use crate::drive::sight;
+use crate::drive::{peers, sight};
 
 /// How long a question waits for this agent to apply what the asker has already seen.
 const CATCH_UP: Duration = Duration::from_secs(2);
@@ -35,6 +36,9 @@ const FORWARD_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Answers one request of `primary`, the CAP (or FQDN) that the caller's certificate proved.
 pub async fn answer(node: &Node, primary: &Fqdn, request: BrokerRequest) -> BrokerAnswer {
+    if let Some(refusal) = peers::outdated(node, primary) {
+        return BrokerAnswer::Refused(refusal);
+    }
     let answered = match request {
         BrokerRequest::Probe => probe(node, primary),
         BrokerRequest::Place(place) => place_or_forward(node, primary, *place).await,
@@ -82,6 +86,26 @@ pub fn replica_of<'a>(state: &'a State, primary: &Fqdn, vm: VmId) -> Result<&'a 
     }
 }
 
+/// The replica of `vm`, where `primary` is the one whose data it takes. Others of its trust group may ask where it is, and
+/// become its primary by placing it: from then on the one before is refused.
+pub fn replica_sent_by<'a>(state: &'a State, primary: &Fqdn, vm: VmId) -> Result<&'a Replica, Refusal> {
+    let replica = replica_of(state, primary, vm)?;
+    if replica.primary == *primary {
+        return Ok(replica);
+    }
+    let message = format!("the primary of {} is {} now, not {primary}", replica.vm.name, replica.primary);
+    Err(Refusal::new(Class::Refused, "other_primary", message)
+        .field("primary")
+        .remedy(format!("disable replication at {primary}; or make it the primary again: `landfall vm enable` there")))
+}
+
+/// The identity of the cluster that is paired as `primary`, where a key is one of its members': its CA. Another cluster
+/// of the same name has another one.
+pub fn cluster_of(state: &State, primary: &Fqdn, key: &Fingerprint) -> Option<Fingerprint> {
+    let peer = state.peers.get(primary).filter(|peer| peer.list.by_key(key).is_some())?;
+    Some(ca_fingerprint(&peer.ca))
+}
+
 /// Where `replica` is received, as `state` has it.
 pub fn location(state: &State, replica: &Replica) -> Result<Location, Refusal> {
     let id = replica.receiver();
@@ -102,10 +126,16 @@ async fn place_or_forward(node: &Node, primary: &Fqdn, place: Place) -> Result<B
         return self::place(node, primary, place).await;
     }
     let state = node.state();
-    let leader = node.consensus.status().leader.filter(|leader| *leader != node.me).ok_or_else(no_quorum)?;
+    let mut status = node.consensus.watch_status();
+    let leader = status.borrow_and_update().leader.filter(|leader| *leader != node.me).ok_or_else(no_quorum)?;
     let target = control_target(&state, leader).ok_or_else(no_quorum)?;
     let forward = ControlRequest::Place { primary: primary.clone(), place: Box::new(place) };
-    match node.calls.call(&target, Alpn::Control, &forward, FORWARD_DEADLINE).await {
+    let answered = tokio::select! {
+        answered = node.calls.call(&target, Alpn::Control, &forward, FORWARD_DEADLINE) => answered,
+        // A dead owner never answers: the client asks again, under the same request, once there is another.
+        _ = status.wait_for(|status| status.leader != Some(leader)) => return Err(no_quorum()),
+    };
+    match answered {
         Ok(ControlAnswer::Broker(answer)) => Ok(*answer),
         Ok(ControlAnswer::Refused(refusal)) => Err(refusal),
         Ok(_) => Err(Refusal::new(Class::Failed, "protocol", "the owner gave an answer of another kind")),
@@ -128,7 +158,7 @@ pub async fn place(node: &Node, primary: &Fqdn, place: Place) -> Result<BrokerAn
         let existing = state.replicas.get(&place.vm.id);
         except = except.or_else(|| existing.filter(|r| Some(r.epoch) == instead_of).map(Replica::receiver));
         let bytes = place.vm.disks.iter().fold(0u64, |sum, disk| sum.saturating_add(disk.bytes));
-        let candidates = sight::candidates(node);
+        let candidates = sight::candidates(node, place.vm.id);
         let wish = Wish { storage: storage.clone(), bytes, except };
         let (chosen, passed_over) = placement::choose(&candidates, &wish, seed(&state, &place, attempt));
         let holder = match (chosen, existing) {
@@ -228,3 +258,7 @@ fn with_silent(passed_over: Vec<PassedOver>, silent: &[NodeName]) -> Vec<PassedO
         })
         .collect()
 }
+
+#[cfg(test)]
+#[path = "broker_test.rs"]
+mod tests;

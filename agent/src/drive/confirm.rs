@@ -37,17 +37,37 @@ impl Confirmed {
         at.is_some_and(|at| self.clock.now().since(at) < self.lease * 2)
     }
 
+    /// Whether the state is confirmed, asking for it where it was not asked lately: a replica may have come here since.
+    pub async fn ensure(&self, node: &Node) -> bool {
+        if !self.is_fresh() {
+            self.renew(node).await;
+        }
+        self.is_fresh()
+    }
+
+    async fn renew(&self, node: &Node) {
+        if let Some(asked) = ask(node).await {
+            let mut at = self.at.lock().unwrap_or_else(PoisonError::into_inner);
+            *at = (*at).max(Some(asked));
+        }
+    }
+
     /// Confirms twice a lease, for as long as this node receives a replica.
     pub async fn run(self, node: Node) {
         let mut look = interval(self.lease / 2);
         loop {
             look.tick().await;
             let holds = node.state().replicas.values().any(|replica| replica.receiver() == node.me);
-            if holds && let Some(asked) = ask(&node).await {
-                *self.at.lock().unwrap_or_else(PoisonError::into_inner) = Some(asked);
+            if holds {
+                self.renew(&node).await;
             }
         }
     }
+}
+
+/// Whether everything that was committed when this was called is applied here now.
+pub async fn is_current(node: &Node) -> bool {
+    ask(node).await.is_some()
 }
 
 /// Asks the owner; the time of asking, once everything committed by then is applied here.

@@ -44,16 +44,24 @@ impl Control {
         match caller {
             Caller::Member { .. } => self.answer_member(request).await,
             Caller::PeerNode { cap, .. } => match request {
-                ControlRequest::Moved { vm, to } => {
-                    self.senders.moved(cap, vm, to);
+                ControlRequest::Moved { vm, to } => match peers::outdated(&self.node, cap) {
+                    Some(refusal) => ControlAnswer::Refused(refusal),
+                    None => {
+                        self.senders.moved(cap, vm, to);
+                        ControlAnswer::Done
+                    }
+                },
+                ControlRequest::Members(list) => peers::exchange(&self.node, cap, list).await,
+                ControlRequest::Resumed(vm) => {
+                    self.senders.resumed(cap, vm);
                     ControlAnswer::Done
                 }
-                ControlRequest::Members(list) => peers::exchange(&self.node, cap, list).await,
                 ControlRequest::HandOff { vm, id, order, point, wish } => {
                     let asked = hand_off::Asked { vm, id, order, point, wish };
                     hand_off::answer(self, cap, asked).await
                 }
                 ControlRequest::Runs(vm) => hand_off::runs(self, cap, vm).await,
+                ControlRequest::Clock => ControlAnswer::Clock(self.node.outside.clock.wall()),
                 _ => ControlAnswer::Refused(not_for_peers()),
             },
             Caller::Unlisted { .. } | Caller::Stranger { .. } => ControlAnswer::Refused(not_for_peers()),
@@ -76,16 +84,21 @@ impl Control {
                     answer.unwrap_or_else(landfall_proto::message::broker::BrokerAnswer::Refused),
                 ))
             }
-            ControlRequest::Probe => ControlAnswer::Alive { storage_fault: self.replicas.storage_fault() },
+            ControlRequest::Probe => ControlAnswer::Alive { faults: self.replicas.faults() },
             ControlRequest::ProbeFor(member) => ControlAnswer::Reached(probe(node, member).await),
             ControlRequest::AwaitRegistered { term, vm, epoch, position } => {
                 await_registered(node, term, vm, epoch, position).await
             }
+            ControlRequest::Run(vm) => ControlAnswer::Run(self.failover.figures(vm).map(Box::new)),
+            ControlRequest::ResetStatistics(vm) => {
+                self.senders.reset_statistics(vm).map_or_else(ControlAnswer::Refused, |()| ControlAnswer::Done)
+            }
             ControlRequest::Moved { .. }
             | ControlRequest::Members(_)
             | ControlRequest::HandOff { .. }
-            | ControlRequest::Runs(_) => ControlAnswer::Refused(not_for_members()),
-            ControlRequest::Run(vm) => ControlAnswer::Run(self.failover.figures(vm).map(Box::new)),
+            | ControlRequest::Runs(_)
+            | ControlRequest::Resumed(_)
+            | ControlRequest::Clock => ControlAnswer::Refused(not_for_members()),
             ControlRequest::Figures(vm) => ControlAnswer::Figures(Box::new(self.figures(vm).await)),
             ControlRequest::AwaitSettings(revision) => await_settings(node, revision).await,
             ControlRequest::Vms => ControlAnswer::Vms(local_vms(node)),

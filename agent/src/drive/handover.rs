@@ -1,11 +1,14 @@
 //! Handing a replica from its holder to another node of the cluster, files and all.
 //!
-//! The committed state says that a hand-over to this node is wanted; this node then copies the replica from the holder,
-//! which takes nothing new meanwhile, checks every point, and asks to be handed it. It is the holder that commits: first
-//! that the other node has every acknowledged byte, then that it is the holder (R13). As long as the holder does not know
-//! what became of those commits it acknowledges nothing, so nothing can be acknowledged that the new holder lacks.
+//! The committed state says that a hand-over to this node is wanted; this node then copies the replica from the holder
+//! and checks every point, while the holder goes on taking change sets. Then the holder takes nothing new, this node
+//! copies and checks what came meanwhile, and asks to be handed the replica. It is the holder that commits: first that
+//! the other node has every acknowledged byte, then that it is the holder (R13). As long as the holder does not know what
+//! became of those commits it acknowledges nothing, so nothing can be acknowledged that the new holder lacks.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_proto::alpn::Alpn;
@@ -15,13 +18,15 @@ use landfall_proto::id::{Epoch, MemberId, VmId};
 use landfall_proto::message::data::{CopyAnswer, CopyRequest, Hello};
 use landfall_proto::model::{Command, Outcome, Replica};
 use landfall_proto::{Class, Refusal};
+use landfall_store::State;
 use quinn::{RecvStream, SendStream};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::drive::events::Happening;
 use crate::drive::members::data_target;
 use crate::drive::node::Node;
-use crate::drive::replica::{CopySource, Import};
+use crate::drive::replica::layout::MANIFEST;
+use crate::drive::replica::{CopySource, Import, leftover};
 use crate::drive::replicas::Replicas;
 use crate::drive::send::capture::blocking;
 use crate::drive::{broker, peers};
@@ -41,12 +46,29 @@ const RETRY_PAUSE: Duration = Duration::from_millis(500);
 /// Pieces that are asked for ahead of their answers: 8 MiB in flight.
 const PIECES_AHEAD: usize = 16;
 
+/// How often the holder hears something during work that asks it nothing: often enough for [`STALL`].
+const SIGN_OF_LIFE: Duration = Duration::from_secs(STALL.as_secs() / 3);
+
+/// What the pass that the primary waits for should carry at most: at the 100 MB/s of a gigabit link less than a second,
+/// well within the shortest cycle.
+const FROZEN_BYTES_AIM: u64 = 64 << 20;
+
+/// Passes before the one that the primary waits for. Each carries what was written during the one before; where that
+/// does not become little in so many, the guest writes about as fast as the copy goes and more would not help.
+const UNFROZEN_PASSES: u32 = 4;
+
 /// Takes over the replicas that are to be handed to this node, until the task is dropped.
 pub async fn run(node: Node, replicas: Replicas) {
     let mut look = interval(LOOK_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut state = node.consensus.watch_state();
     let mut failures: BTreeMap<(VmId, Epoch), u32> = BTreeMap::new();
+    for location in &node.config.storage {
+        let path = location.path.clone();
+        if let Err(refusal) = blocking(move || leftover::clear(&path, leftover::IMPORT)).await {
+            tracing::warn!(location = %location.name, %refusal, "a copy that broke off is not removed");
+        }
+    }
     loop {
         tokio::select! {
             _ = look.tick() => {}
@@ -61,6 +83,7 @@ pub async fn run(node: Node, replicas: Replicas) {
             continue;
         };
         if let Err(refusal) = take(&node, &replicas, &replica).await {
+            discard(&replicas, &replica).await;
             let count = failures.entry((replica.vm.id, replica.epoch)).or_default();
             *count += 1;
             tracing::warn!(vm = %replica.vm.name, %refusal, tries = *count, "taking a replica over failed");
@@ -69,6 +92,14 @@ pub async fn run(node: Node, replicas: Replicas) {
             }
             sleep(RETRY_PAUSE).await;
         }
+    }
+}
+
+/// Removes what a try has copied: the next one begins again, and there may be none.
+async fn discard(replicas: &Replicas, replica: &Replica) {
+    let (Ok(folder), vm) = (replicas.folder(&replica.storage, replica.vm.id), replica.vm.id) else { return };
+    if let Err(refusal) = blocking(move || Import::discard(&folder, vm)).await {
+        tracing::warn!(%vm, %refusal, "a copy that broke off is not removed");
     }
 }
 
@@ -90,44 +121,50 @@ async fn take(node: &Node, replicas: &Replicas, replica: &Replica) -> Result<(),
     let began = node.outside.clock.now();
     let mut copy = Copy { session: node.calls.open(&holder, Alpn::Data, STALL).await? };
     copy.send(&Hello::Copy { vm, epoch: replica.epoch }).await?;
-    let files = match copy.ask(&CopyRequest::List { freeze: true }).await? {
-        CopyAnswer::Files(files) => files,
-        other => return Err(unexpected(other)),
-    };
-    let begun = folder.clone();
-    let mut import = blocking(move || Import::begin(&begun, vm, files)).await?;
-    let mut ahead = 0;
+    let (files, began_in) = (copy.list(false).await?, folder.clone());
+    let mut import = blocking(move || Import::begin(&began_in, vm, files)).await?;
+    let (mut pass, mut before) = (1, 0);
     loop {
-        while ahead < PIECES_AHEAD
-            && let Some(step) = import.next_step()
-        {
-            copy.send(&CopyRequest::Read { file: step.file, offset: step.offset, length: step.length }).await?;
-            ahead += 1;
-        }
-        if ahead == 0 {
+        import = copy.fetch(import).await?;
+        import = copy.beside(move || import.check().map(|()| import)).await?;
+        let carried = import.received() - before;
+        tracing::info!(vm = %replica.vm.name, pass, carried, "copied while the holder goes on");
+        if carried <= FROZEN_BYTES_AIM || pass >= UNFROZEN_PASSES {
             break;
         }
-        let piece = match copy.receive().await? {
-            CopyAnswer::Piece(piece) => piece,
-            other => return Err(unexpected(other)),
-        };
-        ahead -= 1;
-        import = blocking(move || import.feed(&piece).map(|()| import)).await?;
+        (pass, before) = (pass + 1, import.received());
+        let files = copy.list(false).await?;
+        import = copy.beside(move || import.again(files).map(|()| import)).await?;
     }
+    let froze = node.outside.clock.now();
+    let files = copy.list(true).await?;
+    import = copy.beside(move || import.again(files).map(|()| import)).await?;
+    import = copy.fetch(import).await?;
     let bytes = import.received();
-    // Dropped again at once: it is opened anew when the first sender comes.
-    drop(blocking(move || import.finish()).await?);
+    copy.beside(move || import.finish()).await?;
     let epoch = match copy.ask(&CopyRequest::Complete).await? {
         CopyAnswer::Handed(epoch) => epoch,
         other => return Err(unexpected(other)),
     };
+    let frozen = node.outside.clock.now().since(froze);
     // Until this node has applied it, it would take the replica for one that is still to be taken over.
-    drop(node.proposer.applied(epoch.0, tokio::time::Instant::now() + STALL).await);
+    let applied = node.proposer.applied(epoch.0, tokio::time::Instant::now() + STALL).await;
+    open_early(node, replicas, vm, applied.ok());
     let took = node.outside.clock.now().since(began);
     let told = format!("{} is received here now: {bytes} bytes came from its holder", replica.vm.name);
     let event = Happening::info("replica_moved", told).vm(vm).node(&node.name);
-    node.events.record(event.with("bytes", &bytes).with("took_ms", &took.as_millis()).with("epoch", &epoch));
+    let event = event.with("bytes", &bytes).with("took_ms", &took.as_millis());
+    node.events.record(event.with("frozen_ms", &frozen.as_millis()).with("epoch", &epoch));
     Ok(())
+}
+
+/// Opens a replica that has just come, so that the merges which had to wait for its copy are not the first sender's to
+/// wait for. Where that fails the first session says why.
+fn open_early(node: &Node, replicas: &Replicas, vm: VmId, state: Option<Arc<State>>) {
+    let mine = |replica: &Replica| replica.receiver() == node.me;
+    let Some(replica) = state.and_then(|state| state.replicas.get(&vm).cloned()).filter(mine) else { return };
+    let replicas = replicas.clone();
+    tokio::spawn(async move { replicas.store(&replica).await.map(drop) });
 }
 
 /// Tells the primary, once this node has applied the new assignment. The node that hands over does this: it is the one
@@ -157,6 +194,59 @@ impl Copy {
     async fn receive(&mut self) -> Result<CopyAnswer, Refusal> {
         let received = timeout(STALL, frame::receive(&mut self.session.receive, Alpn::Data.frame_max()));
         received.await.unwrap_or(Err(FrameError::Late(STALL))).map_err(|error| broken(&error))
+    }
+
+    async fn list(&mut self, freeze: bool) -> Result<Vec<(String, u64)>, Refusal> {
+        match self.ask(&CopyRequest::List { freeze }).await? {
+            CopyAnswer::Files(files) => Ok(files),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// Fetches what a pass still lacks.
+    async fn fetch(&mut self, mut import: Import) -> Result<Import, Refusal> {
+        let mut ahead = 0;
+        loop {
+            while ahead < PIECES_AHEAD
+                && let Some(step) = import.next_step()
+            {
+                self.send(&CopyRequest::Read { file: step.file, offset: step.offset, length: step.length }).await?;
+                ahead += 1;
+            }
+            if ahead == 0 {
+                return Ok(import);
+            }
+            let piece = match self.receive().await? {
+                CopyAnswer::Piece(piece) => piece,
+                other => return Err(unexpected(other)),
+            };
+            ahead -= 1;
+            import = blocking(move || import.feed(&piece).map(|()| import)).await?;
+        }
+    }
+
+    /// Does `work`, which may take long, and lets the other side hear of this one meanwhile: it gives up a session that
+    /// is silent.
+    async fn beside<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let mut work = pin!(blocking(work));
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = sleep(SIGN_OF_LIFE) => {}
+            }
+            let sign = CopyRequest::Read { file: MANIFEST.to_owned(), offset: 0, length: 1 };
+            let silent = match self.ask(&sign).await {
+                Ok(CopyAnswer::Piece(_)) => continue,
+                Ok(other) => unexpected(other),
+                Err(refusal) => refusal,
+            };
+            // The next try must not meet this one's work in its folder.
+            drop(work.await);
+            return Err(silent);
+        }
     }
 
     async fn ask(&mut self, request: &CopyRequest) -> Result<CopyAnswer, Refusal> {
@@ -220,6 +310,7 @@ impl Given<'_> {
                 let mut store = store.lock_owned().await;
                 let source = blocking(move || store.copy_source(freeze)).await?;
                 let files = source.files().to_vec();
+                // The earlier one goes only now: what it has pinned is in the new one as it was.
                 self.source = Some(source);
                 self.frozen = freeze;
                 Ok(CopyAnswer::Files(files))

@@ -1,23 +1,25 @@
 //! Looking after silent nodes, as the owner: asking, convicting, and giving their replicas a new home.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::id::{MemberId, VmId};
-use landfall_proto::message::control::{ControlAnswer, ControlRequest};
+use landfall_proto::message::control::{ControlAnswer, ControlRequest, StagingFaults};
 use landfall_proto::model::{Command, Replica};
 use landfall_proto::seam::Time;
 use landfall_store::State;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::decide::node_loss::{self, Nodes, Patience, Rehome, Watch};
+use crate::decide::node_loss::{self, Nodes, Patience, Rehome, Unable, Watch};
 use crate::decide::placement::{self, Standing, Wish};
 use crate::drive::events::Happening;
 use crate::drive::members::control_target;
 use crate::drive::node::Node;
+use crate::drive::notices::Notices;
 use crate::drive::{broker, control, peers, sight};
 
 /// How often the owner looks.
@@ -38,6 +40,7 @@ pub async fn watch_over(node: Node, down: watch::Sender<DownSince>) {
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut watch = Watch::default();
     let mut storage = Storage::default();
+    let notices = Notices::default();
     loop {
         look.tick().await;
         if node.owner.acting().is_none() {
@@ -67,7 +70,7 @@ pub async fn watch_over(node: Node, down: watch::Sender<DownSince>) {
         for replica in state.replicas.values().filter(|replica| !state.promotions.contains(&replica.vm.id)) {
             let now = node.outside.clock.now();
             if let Some(rehome) = node_loss::rehome(replica, &nodes, patience, now) {
-                carry_out(&node, &state, replica, rehome).await;
+                carry_out(&node, &state, replica, rehome, &notices).await;
             }
         }
     }
@@ -103,11 +106,11 @@ fn publish(node: &Node, state: &State, watch: &Watch, down: &watch::Sender<DownS
     });
 }
 
-/// Which receivers answer but cannot stage, and since when.
+/// What receivers that answer cannot stage, and since when.
 #[derive(Default)]
 struct Storage {
     asked: Option<Time>,
-    unable: BTreeMap<MemberId, Time>,
+    unable: BTreeMap<MemberId, Unable>,
 }
 
 impl Storage {
@@ -119,34 +122,32 @@ impl Storage {
         self.asked = Some(now);
         let receivers: std::collections::BTreeSet<MemberId> =
             state.replicas.values().map(Replica::receiver).filter(|member| live.get(member) == Some(&true)).collect();
-        let answers = receivers.iter().map(|member| storage_fault(node, state, *member));
-        for (member, fault) in receivers.iter().zip(join_all(answers).await) {
-            match fault {
-                Some(fault) => {
-                    self.unable.entry(*member).or_insert_with(|| {
-                        tracing::warn!(%member, %fault, "a receiver cannot stage");
-                        now
-                    });
-                }
-                None => {
-                    self.unable.remove(member);
-                }
+        let answers = receivers.iter().map(|member| staging_faults(node, state, *member));
+        for (member, faults) in receivers.iter().zip(join_all(answers).await) {
+            let unable = self.unable.entry(*member).or_default();
+            let before = unable.clone();
+            unable.heard(&faults, now);
+            for (storage, why) in faults.storage.iter().filter(|(name, _)| !before.storage.contains_key(name)) {
+                tracing::warn!(%member, %storage, why, "a receiver cannot store anything");
+            }
+            for (vm, why) in faults.replicas.iter().filter(|(vm, _)| !before.replicas.contains_key(vm)) {
+                tracing::warn!(%member, %vm, why, "a receiver cannot stage a replica");
             }
         }
         self.unable.retain(|member, _| receivers.contains(member));
     }
 }
 
-/// Why `member` says that it cannot stage. One that does not answer is gossip's business, not this one's.
-async fn storage_fault(node: &Node, state: &State, member: MemberId) -> Option<String> {
-    let target = control_target(state, member)?;
+/// What `member` says that it cannot stage. One that does not answer is gossip's business, not this one's.
+async fn staging_faults(node: &Node, state: &State, member: MemberId) -> StagingFaults {
+    let Some(target) = control_target(state, member) else { return StagingFaults::default() };
     match node.calls.call(&target, Alpn::Control, &ControlRequest::Probe, PROBE_DEADLINE).await {
-        Ok(ControlAnswer::Alive { storage_fault }) => storage_fault,
-        _ => None,
+        Ok(ControlAnswer::Alive { faults }) => faults,
+        _ => StagingFaults::default(),
     }
 }
 
-async fn carry_out(node: &Node, state: &State, replica: &Replica, rehome: Rehome) {
+async fn carry_out(node: &Node, state: &State, replica: &Replica, rehome: Rehome, notices: &Notices) {
     let (vm, epoch) = (replica.vm.id, replica.epoch);
     let command = match rehome {
         Rehome::Assign(to) => Command::Assign { vm, epoch, to },
@@ -172,7 +173,15 @@ async fn carry_out(node: &Node, state: &State, replica: &Replica, rehome: Rehome
             };
             node.events.record(Happening::warning("replica_rehomed", told).vm(vm).node(&at.node));
             if !node.config.testing.drop_moved_notices {
-                peers::announce_moved(node, &state, &replica.primary, peers::moved(vm, at)).await;
+                // Beside this loop: one that waits for a silent peer would be late, and then accuse no one.
+                let (node, primary) = (node.clone(), replica.primary.clone());
+                let announced = Arc::clone(&state);
+                let sent = notices.send(async move {
+                    peers::announce_moved(&node, &announced, &primary, peers::moved(vm, at)).await;
+                });
+                if !sent {
+                    tracing::info!(%vm, "too many notices are under way: the primary asks the CAP instead");
+                }
             }
         }
         Ok((Err(refusal), _)) | Err(refusal) => tracing::info!(%vm, %refusal, "re-homing not committed"),
@@ -181,7 +190,7 @@ async fn carry_out(node: &Node, state: &State, replica: &Replica, rehome: Rehome
 
 /// A node that can be filled: drawn like a new placement, from the same candidates.
 fn new_home(node: &Node, state: &State, replica: &Replica, instead_of: MemberId) -> Option<MemberId> {
-    let mut candidates = sight::candidates(node);
+    let mut candidates = sight::candidates(node, replica.vm.id);
     for candidate in &mut candidates {
         if candidate.member == instead_of {
             candidate.standing = Standing::Down;

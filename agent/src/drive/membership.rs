@@ -37,7 +37,7 @@ use crate::drive::replicas::Replicas;
 use crate::drive::senders::Senders;
 use crate::drive::serve::{self, Services};
 use crate::drive::vm_side::VmSide;
-use crate::drive::{group, handover, loss, peers};
+use crate::drive::{group, handover, leftovers, loss, peers};
 
 /// The pause before gossip that ended by itself is begun again.
 const GOSSIP_RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -91,9 +91,8 @@ impl Membership {
         })
         .await
         .map_err(|error| Refusal::new(Class::Failed, "consensus", error.to_string()))?;
-        let clock = Arc::clone(&outside.clock);
         let down = watch::Sender::new(DownSince::new());
-        let owner = Owner::new(me, config.witness, timing.lease(), consensus.clone(), clock);
+        let owner = Owner::new(me, config.witness, timing.lease(), consensus.clone(), Arc::clone(&outside.clock));
         let proposer = Proposer::new(me, consensus.clone(), owner.clone(), calls.clone(), &outside, down.subscribe());
         let (view, seen) = watch::channel(Arc::default());
         let node = Node {
@@ -139,7 +138,8 @@ impl Membership {
         membership.run(replicas.clone().run());
         membership.run(senders.run());
         membership.run(failover.run());
-        membership.run(handover::run(node.clone(), replicas));
+        membership.run(handover::run(node.clone(), replicas.clone()));
+        membership.run(leftovers::run(node.clone(), replicas));
         membership.run(serve::accept(node.calls.endpoint(Alpn::Control).clone(), services.clone()));
         membership.run(serve::accept(node.calls.endpoint(Alpn::Data).clone(), services));
         Ok(membership)

@@ -13,6 +13,7 @@ use landfall_proto::{Class, Refusal};
 use landfall_store::state::State;
 use tokio::time::interval;
 
+use crate::decide::peer_list;
 use crate::drive::members::peer_targets;
 use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
@@ -36,6 +37,11 @@ pub async fn exchange(node: &Node, cap: &Fqdn, list: MemberList) -> ControlAnswe
         Ok(own) => ControlAnswer::Members(own),
         Err(refusal) => ControlAnswer::Refused(refusal),
     }
+}
+
+/// Why the nodes of `cap` are served nothing but [`exchange`] just now, where that is so.
+pub fn outdated(node: &Node, cap: &Fqdn) -> Option<Refusal> {
+    node.state().peers.get(cap).and_then(|peer| peer_list::refusal(peer, node.outside.clock.wall()))
 }
 
 /// Commits a peer's list where it is newer than the committed one, or the committed one has not been confirmed for long.
@@ -68,7 +74,9 @@ pub async fn keep_fresh(node: Node) {
             let fresh = told
                 .get(cap)
                 .is_some_and(|(position, at)| *position == own.position && now.since(*at) < REFRESH_INTERVAL);
-            if !fresh && tell(&node, peer, &own).await.is_ok() {
+            // One that is not believed any more is asked for until it is there, whatever was told before.
+            let believed = !peer_list::is_old(peer, node.outside.clock.wall());
+            if !(fresh && believed) && tell(&node, peer, &own).await.is_ok() {
                 told.insert(cap.clone(), (own.position, now));
             }
         }

@@ -12,7 +12,7 @@ use landfall_proto::calls::Calls;
 use landfall_proto::id::{MemberId, Position, RequestId, Term};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::model::{Answer, Command, Outcome, Proposal};
-use landfall_proto::seam::{Clock, Outside};
+use landfall_proto::seam::{Clock, Outside, Random};
 use landfall_proto::{Class, Refusal};
 use landfall_store::State;
 use landfall_store::consensus::Consensus;
@@ -35,6 +35,9 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Requests that this agent may have under way: each lane is a session, and a session is strictly in order.
 const LANES: usize = 16;
 
+/// The code of a refusal whose request may have been applied and forgotten.
+const TOO_OLD: &str = "too_old";
+
 /// Where commands go in.
 #[derive(Clone)]
 pub struct Proposer {
@@ -43,6 +46,7 @@ pub struct Proposer {
     owner: Owner,
     calls: Calls,
     clock: Arc<dyn Clock>,
+    random: Arc<dyn Random>,
     lanes: Arc<Vec<Mutex<RequestId>>>,
     down: watch::Receiver<DownSince>,
     grouping: Arc<Mutex<()>>,
@@ -58,26 +62,42 @@ impl Proposer {
         outside: &Outside,
         down: watch::Receiver<DownSince>,
     ) -> Self {
-        let session = || {
-            let mut bytes = [0; 16];
-            outside.random.fill(&mut bytes);
-            Mutex::new(RequestId { session: u128::from_le_bytes(bytes), sequence: 0 })
-        };
-        let lanes = Arc::new((0..LANES).map(|_| session()).collect());
-        Self { me, consensus, owner, calls, clock: Arc::clone(&outside.clock), lanes, down, grouping: Arc::default() }
+        let random = Arc::clone(&outside.random);
+        let lane = || Mutex::new(RequestId { session: new_session(random.as_ref()), sequence: 0 });
+        let lanes = Arc::new((0..LANES).map(|_| lane()).collect());
+        let clock = Arc::clone(&outside.clock);
+        Self { me, consensus, owner, calls, clock, random, lanes, down, grouping: Arc::default() }
     }
 
     /// Commits `command` and waits until this agent has applied it; the outcome and the position.
     pub async fn commit(&self, command: Command) -> Result<(Outcome, Position), Refusal> {
         let mut lane = self.free_lane().await;
         lane.sequence += 1;
-        self.commit_as(*lane, command).await
+        let mut attempts = 0;
+        match self.commit_counted(*lane, command.clone(), &mut attempts).await {
+            Err(refusal) if never_applied(&refusal, attempts) => {
+                *lane = RequestId { session: new_session(self.random.as_ref()), sequence: 1 };
+                self.commit_as(*lane, command).await
+            }
+            other => other,
+        }
     }
 
     /// Commits `command` as the request of a client, once.
     pub async fn commit_as(&self, request: RequestId, command: Command) -> Result<(Outcome, Position), Refusal> {
+        self.commit_counted(request, command, &mut 0).await
+    }
+
+    /// As [`Proposer::commit_as`]; counts how often the request was sent.
+    async fn commit_counted(
+        &self,
+        request: RequestId,
+        command: Command,
+        attempts: &mut u32,
+    ) -> Result<(Outcome, Position), Refusal> {
         let deadline = Instant::now() + COMMIT_DEADLINE;
         loop {
+            *attempts += 1;
             let attempt = timeout(ATTEMPT_DEADLINE, self.attempt(request, command.clone()));
             let failure = match timeout_at(deadline, attempt).await {
                 Ok(Ok(Ok((answer, position)))) => {
@@ -101,10 +121,16 @@ impl Proposer {
             return self.commit_here(Some(request), term, command).await;
         }
         let state = self.consensus.state();
-        let leader = self.consensus.status().leader.filter(|leader| *leader != self.me).ok_or_else(no_quorum)?;
+        let mut status = self.consensus.watch_status();
+        let leader = status.borrow_and_update().leader.filter(|leader| *leader != self.me).ok_or_else(no_quorum)?;
         let target = control_target(&state, leader).ok_or_else(no_quorum)?;
         let ask = ControlRequest::Propose { request: Some(request), command: Box::new(command) };
-        match self.calls.call(&target, Alpn::Control, &ask, ATTEMPT_DEADLINE).await {
+        let answered = tokio::select! {
+            answered = self.calls.call(&target, Alpn::Control, &ask, ATTEMPT_DEADLINE) => answered,
+            // A dead owner never answers: the next attempt, under the same request, is its successor's.
+            _ = status.wait_for(|status| status.leader != Some(leader)) => return Err(no_quorum()),
+        };
+        match answered {
             Ok(ControlAnswer::Applied { answer, position }) => Ok((answer, position)),
             Ok(ControlAnswer::Refused(refusal)) => Err(refusal),
             Ok(_) => Err(Refusal::new(Class::Failed, "protocol", "the owner gave an answer of another kind")),
@@ -199,8 +225,97 @@ impl Proposer {
     }
 }
 
+fn new_session(random: &dyn Random) -> u128 {
+    let mut bytes = [0; 16];
+    random.fill(&mut bytes);
+    u128::from_le_bytes(bytes)
+}
+
+/// Whether a refused request of a lane is known not to have been applied, and may go out again in a new session.
+///
+/// A lane that was idle while many other sessions came was forgotten, and is refused as too old from then on. That is
+/// the answer to the very first attempt then; after any other one the request may have been applied and forgotten, and
+/// sending it anew would risk applying it twice (R6).
+fn never_applied(refusal: &Refusal, attempts: u32) -> bool {
+    refusal.code == TOO_OLD && attempts == 1
+}
+
 /// What is said while nobody owns the CAP, or the owner cannot be reached.
 pub fn no_quorum() -> Refusal {
     Refusal::new(Class::Unreachable, "no_quorum", "no owner of the CAP answers: the cluster may have lost its quorum")
         .remedy("see `landfall cluster status`; more than half of the voters must be up and reach one another")
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall_proto::id::{Fingerprint, UnixMillis};
+    use landfall_proto::model::{Found, Member, Timing};
+    use landfall_store::limits::{SESSION_ANSWERS, SESSIONS};
+
+    use super::*;
+
+    /// The committed state of one member.
+    struct Log {
+        state: State,
+        position: u64,
+    }
+
+    impl Log {
+        fn founded() -> Self {
+            let address = "127.0.0.1:7443".parse().unwrap();
+            let founder = Member {
+                id: Found::FOUNDER,
+                node: "r1".parse().unwrap(),
+                fqdn: "r1.contoso.com".parse().unwrap(),
+                key: Fingerprint([1; 32]),
+                control: address,
+                data: address,
+                witness: false,
+            };
+            let found = Found {
+                cluster: "Cluster-R".parse().unwrap(),
+                cap: "r-broker-cap.contoso.com".parse().unwrap(),
+                cluster_id: 9,
+                ca: vec![1; 300],
+                timing: Timing::STANDARD,
+                founder,
+            };
+            let mut log = Self { state: State::default(), position: 1 };
+            log.apply(None, Command::Found(Box::new(found))).unwrap();
+            log.apply(None, Command::Claim(Found::FOUNDER)).unwrap();
+            log
+        }
+
+        fn apply(&mut self, request: Option<RequestId>, command: Command) -> Answer {
+            self.position += 1;
+            let term = self.state.term();
+            let proposal = Proposal { request, at: UnixMillis(0), term, command };
+            self.state.apply(Position::from_number(self.position), &proposal)
+        }
+    }
+
+    #[test]
+    fn a_lane_that_was_idle_for_long_goes_on_in_a_new_session_and_only_then() {
+        let mut log = Log::founded();
+        let mut lane = RequestId { session: 7, sequence: 0 };
+        for _ in 0..=SESSION_ANSWERS {
+            lane.sequence += 1;
+            log.apply(Some(lane), Command::Probe).unwrap();
+        }
+        for other in 0..SESSIONS as u128 {
+            log.apply(Some(RequestId { session: 1_000 + other, sequence: 1 }), Command::Probe).unwrap();
+        }
+        // The session is forgotten for good: its own next requests do not bring it back.
+        for _ in 0..2 {
+            lane.sequence += 1;
+            let refusal = log.apply(Some(lane), Command::Probe).unwrap_err();
+            assert!(never_applied(&refusal, 1), "{refusal}");
+            assert!(!never_applied(&refusal, 2), "it may have been applied by the attempt before");
+        }
+        let anew = RequestId { session: 8, sequence: 1 };
+        log.apply(Some(anew), Command::Probe).unwrap();
+        log.apply(Some(RequestId { sequence: 2, ..anew }), Command::Probe).unwrap();
+        let other = Refusal::new(Class::Refused, "unknown_node", "another refusal was applied");
+        assert!(!never_applied(&other, 1));
+    }
 }

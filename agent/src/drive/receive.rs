@@ -10,11 +10,11 @@ use std::time::Duration;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::endpoint::Link;
 use landfall_proto::frame;
-use landfall_proto::id::{Epoch, Fqdn, MemberId, SenderEpoch, VmId};
+use landfall_proto::id::{Epoch, Fingerprint, Fqdn, MemberId, SenderEpoch, UnixMillis, VmId};
 use landfall_proto::limits::DATA_STREAMS;
 use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::Point;
-use landfall_proto::message::data::{DataAnswer, DataRequest, Hello, Welcome};
+use landfall_proto::message::data::{DataAnswer, DataRequest, Hello, POINTS_TOLD, Welcome};
 use landfall_proto::model::{Command, DiskSpec, Replica};
 use landfall_proto::trust::Caller;
 use landfall_proto::{Class, Refusal};
@@ -24,14 +24,17 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
+use crate::decide::health::PAUSED_AT_REPLICA;
 use crate::drive::applying::Applying;
+use crate::drive::events::Happening;
 use crate::drive::handover;
 use crate::drive::image::extent;
 use crate::drive::node::Node;
-use crate::drive::replica::{Begun, Epochs};
+use crate::drive::replica::{Begun, Epochs, ReplicaStore, Standing};
 use crate::drive::replicas::{Replicas, SharedStore};
 use crate::drive::send::capture::blocking;
-use crate::drive::{broker, confirm};
+use crate::drive::{broker, confirm, peers};
+use crate::surface::Utc;
 
 /// How long an opener may take to say what it wants.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -52,10 +55,20 @@ pub struct Receiver {
     applying: Applying,
 }
 
+/// Who asks for a session, and for which.
+struct Asking<'a> {
+    cap: &'a Fqdn,
+    key: Fingerprint,
+    vm: VmId,
+    epoch: Epoch,
+    sender: SenderEpoch,
+}
+
 /// A session that was admitted.
 struct Admitted {
     vm: VmId,
     primary: Fqdn,
+    key: Fingerprint,
     epochs: Epochs,
     store: SharedStore,
 }
@@ -92,8 +105,9 @@ impl Receiver {
         let hello = hello.await.unwrap_or(Err(frame::FrameError::Late(HELLO_DEADLINE)))?;
         let caller = link.caller();
         match (hello, caller.as_ref()) {
-            (Hello::Send { vm, epoch, sender_epoch, disks, known }, Caller::PeerNode { cap, .. }) => {
-                let admitted = self.admit(cap, vm, epoch, sender_epoch, disks, known).await;
+            (Hello::Send { vm, epoch, sender_epoch, disks, known }, Caller::PeerNode { cap, member }) => {
+                let asking = Asking { cap, key: member.key, vm, epoch, sender: sender_epoch };
+                let admitted = self.admit(asking, disks, known).await;
                 let (admitted, welcome) = match admitted {
                     Ok(pair) => pair,
                     Err(welcome) => {
@@ -118,13 +132,14 @@ impl Receiver {
     /// Admits a sender, or says where else to go.
     async fn admit(
         &self,
-        primary: &Fqdn,
-        vm: VmId,
-        epoch: Epoch,
-        sender: SenderEpoch,
+        asking: Asking<'_>,
         disks: Vec<DiskSpec>,
         known: Vec<Point>,
     ) -> Result<(Admitted, Welcome), Welcome> {
+        let Asking { cap: primary, key, vm, epoch, sender } = asking;
+        if let Some(refusal) = peers::outdated(&self.node, primary) {
+            return Err(Welcome::Refused(refusal));
+        }
         let reached = self.node.proposer.applied(epoch.0, Instant::now() + CATCH_UP).await;
         let state = reached.unwrap_or_else(|_| self.node.state());
         let Ok(replica) = broker::replica_of(&state, primary, vm) else { return Err(Welcome::NotHere) };
@@ -138,30 +153,31 @@ impl Receiver {
         if epoch > replica.epoch {
             return Err(Welcome::NotHere);
         }
+        // Known to this node's TLS, and not, or no more, to the state: the sender asks again.
+        let cluster = broker::cluster_of(&state, primary, &key).ok_or(Welcome::NotHere)?;
+        let replica = broker::replica_sent_by(&state, primary, vm).map_err(Welcome::Refused)?;
         if let Some(refusal) = stopped(replica).or_else(|| failed_over(&state, replica)) {
             return Err(Welcome::Refused(refusal));
         }
         let store = self.replicas.store(replica).await.map_err(Welcome::Refused)?;
-        let epochs = Epochs { assignment: epoch, sender };
+        let epochs = Epochs { assignment: epoch, cluster, sender };
         let points = replica.recovery_points;
         let mut guard = Arc::clone(&store).lock_owned().await;
-        let standing = blocking(move || {
-            guard.set_recovery_points(points)?;
-            let mut standing = guard.admit(&epochs, &disks, &known)?;
-            if standing.staged_whole {
-                // It may have been acknowledged by the node that staged it, so it is completed, never dropped.
-                guard.commit()?;
-                standing = guard.standing();
-            }
+        let stood = blocking(move || {
+            let standing = stand(&mut guard, points, &epochs, &disks, &known);
             Ok((guard, standing))
         })
         .await;
-        let (guard, standing) = standing.map_err(Welcome::Refused)?;
+        let (guard, standing) = stood.map_err(Welcome::Refused)?;
         self.replicas.note(vm, epoch, &guard);
+        let mut points = self.replicas.points(&guard);
         drop(guard);
-        let welcome =
-            Welcome::Ready { newest: standing.newest, staged: standing.staged, comparable: standing.comparable };
-        Ok((Admitted { vm, primary: primary.clone(), epochs, store }, welcome))
+        points.drain(..points.len().saturating_sub(POINTS_TOLD));
+        let standing = standing.map_err(Welcome::Refused)?;
+        let Standing { newest, staged, comparable, .. } = standing;
+        let confirmed = self.confirmed.ensure(&self.node).await;
+        let welcome = Welcome::Ready { newest, staged, comparable, points, confirmed };
+        Ok((Admitted { vm, primary: primary.clone(), key, epochs, store }, welcome))
     }
 
     /// Takes what an admitted sender sends, until it goes, a newer session comes, or something is wrong.
@@ -230,9 +246,17 @@ impl Receiver {
         mut requests: mpsc::Receiver<DataRequest>,
         answers: &mpsc::Sender<DataAnswer>,
     ) {
+        let mut receiving = false;
         while let Some(request) = requests.blocking_recv() {
+            let content = matches!(request, DataRequest::Fill(_) | DataRequest::Extent(_));
             let answer = match self.land_one(handle, admitted, request) {
-                Ok(answer) => answer,
+                Ok(answer) => {
+                    if content && !receiving {
+                        receiving = true;
+                        self.tell_receiving(admitted);
+                    }
+                    answer
+                }
                 Err(refusal) => {
                     tracing::info!(vm = %admitted.vm, %refusal, "change set refused");
                     Some(self.refusal_of(admitted, refusal))
@@ -245,6 +269,14 @@ impl Receiver {
                 }
             }
         }
+    }
+
+    /// Tells of a session's first content, once a session: from now on the replica comes nearer to its primary again.
+    fn tell_receiving(&self, admitted: &Admitted) {
+        let Admitted { vm, epochs, primary, .. } = admitted;
+        let told = format!("{} receives the replica of {vm} from {primary}", self.node.name);
+        let event = Happening::info("replica_receiving", told).vm(*vm).node(&self.node.name);
+        self.node.events.record(event.with("epoch", &epochs.assignment));
     }
 
     fn land_one(
@@ -279,11 +311,15 @@ impl Receiver {
             DataRequest::End { extents } => {
                 store.finish(epochs, extents)?;
                 handle.block_on(self.claim_point(admitted))?;
-                let place = self.applying.enter(|| self.node.state().resolved_settings().apply_vm_limit);
-                let point = store.commit()?;
+                let settings = || self.node.state().resolved_settings();
+                let place = self.applying.enter(&admitted.primary, || settings().apply_vm_limit);
+                store.set_disks_at_once(settings().apply_disk_limit);
+                let point = store.commit();
                 drop(place);
+                // Also a failure: the owner must hear of it.
                 self.replicas.note(*vm, epochs.assignment, &store);
-                let confirmed = self.confirmed.is_fresh();
+                let point = point?;
+                let confirmed = handle.block_on(self.confirmed.ensure(&self.node));
                 let point = Point { copies: vec![self.node.name.clone()], ..point };
                 Ok(Some(DataAnswer::Acknowledged { point, confirmed }))
             }
@@ -293,10 +329,17 @@ impl Receiver {
 
     /// Whether this node still receives the replica at the session's assignment, and the sender is still allowed.
     fn check(&self, admitted: &Admitted) -> Result<(), Refusal> {
+        if let Some(refusal) = peers::outdated(&self.node, &admitted.primary) {
+            return Err(refusal);
+        }
         let state = self.node.state();
-        let replica = broker::replica_of(&state, &admitted.primary, admitted.vm)?;
+        let replica = broker::replica_sent_by(&state, &admitted.primary, admitted.vm)?;
         if let Some(refusal) = stopped(replica).or_else(|| failed_over(&state, replica)) {
             return Err(refusal);
+        }
+        if broker::cluster_of(&state, &admitted.primary, &admitted.key) != Some(admitted.epochs.cluster) {
+            let message = format!("the sender is of no cluster that is paired as {} now", admitted.primary);
+            return Err(Refusal::new(Class::Refused, "other_cluster", message).field("primary"));
         }
         if replica.receiver() != self.node.me || replica.epoch != admitted.epochs.assignment {
             return Err(Refusal::new(
@@ -361,13 +404,38 @@ fn failed_over(state: &State, replica: &Replica) -> Option<Refusal> {
     })
 }
 
+/// Admits a session to a store. Blocks.
+fn stand(
+    store: &mut ReplicaStore,
+    points: u8,
+    epochs: &Epochs,
+    disks: &[DiskSpec],
+    known: &[Point],
+) -> Result<Standing, Refusal> {
+    store.set_recovery_points(points)?;
+    let standing = store.admit(epochs, disks, known)?;
+    if !standing.staged_whole {
+        return Ok(standing);
+    }
+    // It may have been acknowledged by the node that staged it, so it is completed, never dropped.
+    store.commit()?;
+    Ok(store.standing())
+}
+
 fn stopped(replica: &Replica) -> Option<Refusal> {
-    replica.stopped.as_ref().map(|stop| {
+    let stopped = replica.stopped.as_ref().map(|stop| {
         Refusal::new(
             Class::Refused,
             "replication_stopped",
             format!("replication of {} is stopped: {stop:?}", replica.vm.name),
         )
         .remedy("authorize the primary again (landfall authorization add), or pair the clusters again")
-    })
+    });
+    stopped.or_else(|| replica.paused.map(|since| paused(replica, since)))
+}
+
+fn paused(replica: &Replica, since: UnixMillis) -> Refusal {
+    let message = format!("{} is paused at the replica since {}", replica.vm.name, Utc::from(since));
+    Refusal::new(Class::Refused, PAUSED_AT_REPLICA, message)
+        .remedy(format!("go on at the replica's cluster: landfall vm resume {}", replica.vm.id))
 }

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use landfall_proto::id::{Epoch, StorageName, VmId};
-use landfall_proto::message::control::{HolderFigures, PointState};
+use landfall_proto::id::{Epoch, Root, StorageName, VmId};
+use landfall_proto::message::control::{HolderFigures, Point, PointState, StagingFaults};
 use landfall_proto::model::Replica;
+use landfall_proto::seam::Time;
 use landfall_proto::{Class, Refusal};
 use landfall_store::State;
 use tokio::sync::Mutex as AsyncMutex;
@@ -15,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::drive::events::Happening;
 use crate::drive::node::Node;
-use crate::drive::replica::ReplicaStore;
+use crate::drive::replica::{self, Manifest, ReplicaStore, leftover};
 use crate::drive::send::capture::blocking;
 use crate::vm_service::{Registration, VmRole};
 
@@ -24,6 +25,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How long the VM service may take to register a replica.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often a replica that could not be opened is tried again: a file system that is mounted late is noticed soon.
+const REOPEN_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A replica's store, used by one at a time.
 pub type SharedStore = Arc<AsyncMutex<ReplicaStore>>;
@@ -34,7 +38,11 @@ pub struct Replicas {
     node: Node,
     open: Arc<AsyncMutex<BTreeMap<VmId, SharedStore>>>,
     figures: Arc<Mutex<BTreeMap<VmId, HolderFigures>>>,
+    /// Those that could not be opened: when that was tried last, and why not.
+    shut: Arc<Mutex<BTreeMap<VmId, (Time, Refusal)>>>,
     listed: Arc<Mutex<BTreeSet<VmId>>>,
+    /// How many exports of each replica read its files.
+    readers: Arc<Mutex<BTreeMap<VmId, u32>>>,
     /// Unregistered, and in the list as long as that is older.
     let_go: Arc<Mutex<BTreeSet<VmId>>>,
 }
@@ -44,14 +52,22 @@ pub struct Replicas {
 pub struct Exported {
     /// The point.
     pub point: u64,
-    /// Each disk's name and size in bytes.
-    pub files: Vec<(String, u64)>,
+    /// Each disk's name, size in bytes, and root.
+    pub files: Vec<(String, u64, Root)>,
 }
 
 impl Replicas {
     /// The replicas of `node`, none of them open yet.
     pub fn new(node: Node) -> Self {
-        Self { node, open: Arc::default(), figures: Arc::default(), listed: Arc::default(), let_go: Arc::default() }
+        Self {
+            node,
+            open: Arc::default(),
+            figures: Arc::default(),
+            shut: Arc::default(),
+            listed: Arc::default(),
+            readers: Arc::default(),
+            let_go: Arc::default(),
+        }
     }
 
     /// The folder of a replica at a storage location of this node.
@@ -72,27 +88,74 @@ impl Replicas {
         if let Some(store) = open.get(&vm) {
             return Ok(Arc::clone(store));
         }
-        let folder = self.folder(&replica.storage, vm)?;
-        let store = blocking(move || ReplicaStore::open(&folder, vm)).await?;
+        let store = self.opened(replica).await.inspect_err(|refusal| self.note_shut(vm, refusal))?;
+        lock(&self.shut).remove(&vm);
         let store = Arc::new(AsyncMutex::new(store));
         open.insert(vm, Arc::clone(&store));
         Ok(store)
     }
 
-    /// Closes a store whose replica is not here any more; its files stay.
+    async fn opened(&self, replica: &Replica) -> Result<ReplicaStore, Refusal> {
+        let (vm, folder) = (replica.vm.id, self.folder(&replica.storage, replica.vm.id)?);
+        let acknowledged = self.has_acknowledged(replica);
+        blocking(move || match acknowledged {
+            true => ReplicaStore::open_acknowledged(&folder, vm),
+            false => ReplicaStore::open(&folder, vm),
+        })
+        .await
+    }
+
+    /// Whether the committed state says that this node has acknowledged a point of `replica`, and so must have one.
+    fn has_acknowledged(&self, replica: &Replica) -> bool {
+        replica.acknowledged && replica.seeding.is_none() && replica.holder == self.node.me
+    }
+
+    fn note_shut(&self, vm: VmId, refusal: &Refusal) {
+        let now = self.node.outside.clock.now();
+        let before = lock(&self.shut).insert(vm, (now, refusal.clone()));
+        if before.is_none_or(|(_, before)| before != *refusal) {
+            tracing::warn!(%vm, %refusal, "replica not opened");
+            let told = format!("the replica of {vm} cannot be opened here: {}", refusal.message);
+            self.node.events.record(Happening::warning("replica_not_opened", told).vm(vm).node(&self.node.name));
+        }
+    }
+
+    /// Whether a replica could not be opened and still cannot: it is tried again from time to time.
+    async fn stays_shut(&self, replica: &Replica) -> bool {
+        let Some(tried) = lock(&self.shut).get(&replica.vm.id).map(|(at, _)| *at) else { return false };
+        if self.node.outside.clock.now().since(tried) < REOPEN_INTERVAL {
+            return true;
+        }
+        match timeout(REGISTER_DEADLINE, self.store(replica)).await {
+            Ok(Ok(store)) => {
+                self.note(replica.vm.id, replica.epoch, &*store.lock().await);
+                false
+            }
+            Ok(Err(_)) | Err(_) => true,
+        }
+    }
+
+    /// Closes a store whose replica is not here any more; its files stay until `leftovers` removes them.
     pub async fn close(&self, vm: VmId) {
         self.open.lock().await.remove(&vm);
         lock(&self.figures).remove(&vm);
+        lock(&self.shut).remove(&vm);
     }
 
-    /// Takes in how a store stands, for [`Replicas::figures`]: asking never waits for work on the disk.
-    pub fn note(&self, vm: VmId, epoch: Epoch, store: &ReplicaStore) {
+    /// The points of a store with the nodes that have them, oldest first.
+    pub fn points(&self, store: &ReplicaStore) -> Vec<Point> {
         let mut points = store.points();
         for point in &mut points {
             if point.state != PointState::Unreachable && point.copies.is_empty() {
                 point.copies.push(self.node.name.clone());
             }
         }
+        points
+    }
+
+    /// Takes in how a store stands, for [`Replicas::figures`]: asking never waits for work on the disk.
+    pub fn note(&self, vm: VmId, epoch: Epoch, store: &ReplicaStore) {
+        let points = self.points(store);
         let fault = store.fault().map(ToString::to_string);
         let mut figures = lock(&self.figures);
         let received_bytes = figures.get(&vm).map_or(0, |figures| figures.received_bytes);
@@ -110,6 +173,10 @@ impl Replicas {
     pub async fn figures(&self, vm: VmId) -> Option<HolderFigures> {
         let state = self.node.state();
         let replica = state.replicas.get(&vm).filter(|replica| replica.receiver() == self.node.me)?;
+        if let Some((_, refusal)) = lock(&self.shut).get(&vm) {
+            let fault = Some(refusal.to_string());
+            return Some(HolderFigures { epoch: replica.epoch, points: Vec::new(), received_bytes: 0, fault });
+        }
         if let Some(figures) = lock(&self.figures).get(&vm) {
             return Some(HolderFigures { epoch: replica.epoch, ..figures.clone() });
         }
@@ -123,10 +190,13 @@ impl Replicas {
         lock(&self.figures).get(&vm).cloned()
     }
 
-    /// Why some replica cannot be staged here just now.
-    pub fn storage_fault(&self) -> Option<String> {
-        let figures = lock(&self.figures);
-        figures.values().find_map(|figures| figures.fault.clone())
+    /// What cannot be staged here just now: storage locations by the VM service's own synced probe, which a hung disk
+    /// does not hold up, and replicas that failed or could not be opened.
+    pub fn faults(&self) -> StagingFaults {
+        let failed = lock(&self.figures).clone().into_iter().filter_map(|(vm, figures)| Some((vm, figures.fault?)));
+        let mut replicas: BTreeMap<VmId, String> = failed.collect();
+        replicas.extend(lock(&self.shut).iter().map(|(vm, (_, refusal))| (*vm, refusal.to_string())));
+        StagingFaults::new(self.node.vms.storage_faults(), replicas)
     }
 
     /// Writes the disks of a point as raw images into `folder`, which is made where it is missing.
@@ -136,16 +206,46 @@ impl Replicas {
         }
         let state = self.node.state();
         let replica = state.replicas.get(&vm).ok_or_else(|| Refusal::not_found("vm", &vm.to_string()))?;
+        let reading = self.read(vm);
         let store = self.store(replica).await?;
         let pinned = store.lock().await.pin(point)?;
         blocking(move || {
             make_folder(&folder)?;
             pinned.export(&folder, &mut |_| Ok(()))?;
             let entry = pinned.entry();
-            let files = entry.disks.iter().map(|disk| (disk.target.to_string(), disk.bytes)).collect();
+            let files = entry.disks.iter().map(|disk| (disk.target.to_string(), disk.bytes, disk.root)).collect();
+            drop(reading);
             Ok(Exported { point: entry.sequence, files })
         })
         .await
+    }
+
+    fn read(&self, vm: VmId) -> Reading {
+        *lock(&self.readers).entry(vm).or_default() += 1;
+        Reading { vm, readers: Arc::clone(&self.readers) }
+    }
+
+    /// Whether an export reads the replica's files.
+    pub fn is_read(&self, vm: VmId) -> bool {
+        lock(&self.readers).contains_key(&vm)
+    }
+
+    /// Sets the files of a replica aside that is not received here, provided that they are still those that were
+    /// `judged`. The folder to remove; `None` where somebody uses them. Nothing here opens them meanwhile.
+    pub async fn set_aside(&self, vm: VmId, folder: PathBuf, judged: Manifest) -> Result<Option<PathBuf>, Refusal> {
+        let mut open = self.open.lock().await;
+        if self.is_read(vm) {
+            return Ok(None);
+        }
+        if let Some(store) = open.remove(&vm)
+            && let Err(used) = Arc::try_unwrap(store)
+        {
+            open.insert(vm, used);
+            return Ok(None);
+        }
+        let aside = blocking(move || leftover::set_aside(&folder, vm, &judged)).await;
+        drop(open);
+        aside
     }
 
     /// Keeps the VM service's registrations in step with the committed state.
@@ -180,7 +280,7 @@ impl Replicas {
             if present {
                 lock(&self.listed).insert(vm);
             }
-            if registered && !lost {
+            if self.stays_shut(replica).await || (registered && !lost) {
                 continue;
             }
             match timeout(REGISTER_DEADLINE, self.register(service.as_ref(), replica)).await {
@@ -217,8 +317,12 @@ impl Replicas {
 
     async fn register(&self, service: &dyn crate::vm_service::VmService, replica: &Replica) -> Result<(), Refusal> {
         let folder = self.folder(&replica.storage, replica.vm.id)?;
-        let made = folder.clone();
-        blocking(move || make_folder(&made)).await?;
+        let (made, acknowledged) = (folder.clone(), self.has_acknowledged(replica));
+        let there = blocking(move || match acknowledged {
+            true => replica::check_acknowledged(&made),
+            false => replica::make_folder(&made),
+        });
+        there.await.inspect_err(|refusal| self.note_shut(replica.vm.id, refusal))?;
         let registration = Registration {
             vm: replica.vm.clone(),
             primary: replica.primary.clone(),
@@ -236,7 +340,9 @@ impl Replicas {
     async fn unregister(&self, service: &dyn crate::vm_service::VmService, vm: VmId) -> bool {
         match timeout(REGISTER_DEADLINE, service.unregister(vm)).await {
             Ok(Ok(())) => {
-                let told = "a replica that is not this node's any more is unregistered; its files stay".to_owned();
+                let told =
+                    "a replica that is not this node's any more is unregistered; its files stay for a day at least"
+                        .to_owned();
                 self.node.events.record(Happening::info("replica_unregistered", told).vm(vm).node(&self.node.name));
                 return true;
             }
@@ -244,6 +350,24 @@ impl Replicas {
             Err(_) => tracing::warn!(%vm, "the VM service takes long to unregister a replica"),
         }
         false
+    }
+}
+
+/// An export under way.
+struct Reading {
+    vm: VmId,
+    readers: Arc<Mutex<BTreeMap<VmId, u32>>>,
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let mut readers = lock(&self.readers);
+        if let Some(count) = readers.get_mut(&self.vm) {
+            *count -= 1;
+            if *count == 0 {
+                readers.remove(&self.vm);
+            }
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use crate::drive::events::Happening;
 use crate::drive::node::Node;
 use crate::drive::send::Sender;
 use crate::drive::send::capture::Workshop;
+use crate::drive::tally::Tallies;
 use crate::drive::transfers::Transfers;
 use crate::surface::vm::PassedOver;
 
@@ -37,6 +38,9 @@ pub struct Senders {
     claiming: Arc<Mutex<BTreeSet<VmId>>>,
     passed_over: Arc<Mutex<BTreeMap<VmId, Vec<PassedOver>>>>,
     transfers: Transfers,
+    /// Of each VM that was sent from here: a sender that follows another must take turns with what that left running.
+    workshops: Arc<Mutex<BTreeMap<VmId, Workshop>>>,
+    tallies: Tallies,
 }
 
 struct Running {
@@ -45,6 +49,7 @@ struct Running {
     figures: watch::Receiver<SenderFigures>,
     heard: watch::Sender<Option<Location>>,
     hurry: Arc<Notify>,
+    nudge: Arc<Notify>,
 }
 
 impl Drop for Running {
@@ -57,7 +62,16 @@ impl Senders {
     /// No sender yet; [`Senders::run`] starts them.
     pub fn new(node: Node) -> Self {
         let transfers = Transfers::new(node.state().resolved_settings().maximum_active_transfers);
-        Self { node, running: Arc::default(), claiming: Arc::default(), passed_over: Arc::default(), transfers }
+        let tallies = Tallies::default();
+        Self {
+            node,
+            running: Arc::default(),
+            claiming: Arc::default(),
+            passed_over: Arc::default(),
+            transfers,
+            workshops: Arc::default(),
+            tallies,
+        }
     }
 
     /// Keeps roles and senders in step with the committed state and with what the VM service lists.
@@ -76,6 +90,7 @@ impl Senders {
             self.transfers.set_limit(state.resolved_settings().maximum_active_transfers);
             self.settle_roles(&state);
             self.settle_senders(&state);
+            self.tallies.roll(&self.node, &state);
         }
     }
 
@@ -119,8 +134,14 @@ impl Senders {
     /// Starts the senders that this node should run, and ends the others.
     fn settle_senders(&self, state: &State) {
         let mut running = lock(&self.running);
+        // What a sender has said of itself outlives it, where only its instructions have changed.
+        let mut ended = BTreeMap::new();
         running.retain(|vm, sender| {
-            state.primaries.get(vm).is_some_and(|primary| *primary == sender.primary) && !sender.task.is_finished()
+            let same = state.primaries.get(vm).is_some_and(|primary| *primary == sender.primary);
+            if !same || sender.task.is_finished() {
+                ended.insert(*vm, sender.figures.borrow().clone());
+            }
+            !ended.contains_key(vm)
         });
         for primary in state.primaries.values() {
             let vm = primary.vm.id;
@@ -132,7 +153,7 @@ impl Senders {
                 continue;
             }
             if !running.contains_key(&vm) && matches!(self.node.vms.here(vm), Some(Some(_))) {
-                match self.start(state, primary) {
+                match self.start(state, primary, ended.remove(&vm)) {
                     Ok(sender) => drop(running.insert(vm, sender)),
                     Err(refusal) => tracing::warn!(%vm, %refusal, "sender not started"),
                 }
@@ -140,30 +161,41 @@ impl Senders {
         }
     }
 
-    fn start(&self, state: &State, primary: &Primary) -> Result<Running, Refusal> {
+    fn start(&self, state: &State, primary: &Primary, before: Option<SenderFigures>) -> Result<Running, Refusal> {
         let broker = self.broker(state, &primary.to)?;
+        let before = before.filter(|before| before.epoch == primary.sender_epoch).unwrap_or_default();
         let first = SenderFigures {
             epoch: primary.sender_epoch,
             activity: "starting".to_owned(),
             testing_interval_ms: self.node.config.testing.interval.map(|interval| interval.as_millis() as u64),
-            ..SenderFigures::default()
+            fault: None,
+            in_flight: None,
+            ..before
         };
         let (figures, shown) = watch::channel(first);
         let (heard, hearing) = watch::channel(None);
         let hurry = Arc::new(Notify::new());
+        let nudge = Arc::new(Notify::new());
         let sender = Sender {
             node: self.node.clone(),
             primary: primary.clone(),
             broker,
-            workshop: Workshop { folder: self.node.config.data_dir.join("senders").join(primary.vm.id.to_string()) },
+            workshop: self.workshop(primary.vm.id),
             figures,
             heard: hearing,
             hurry: Arc::clone(&hurry),
             transfers: self.transfers.clone(),
+            nudge: Arc::clone(&nudge),
+            tally: self.tallies.of(primary),
         };
         tracing::info!(vm = %primary.vm.name, to = %primary.to, epoch = %primary.sender_epoch, "sending");
         let task = tokio::spawn(sender.run()).abort_handle();
-        Ok(Running { primary: primary.clone(), task, figures: shown, heard, hurry })
+        Ok(Running { primary: primary.clone(), task, figures: shown, heard, nudge, hurry })
+    }
+
+    fn workshop(&self, vm: VmId) -> Workshop {
+        let folder = || self.node.config.data_dir.join("senders").join(vm.to_string());
+        lock(&self.workshops).entry(vm).or_insert_with(|| Workshop::new(folder())).clone()
     }
 
     /// A client of the broker at `to`, which must be a peer.
@@ -203,9 +235,30 @@ impl Senders {
         }
     }
 
+    /// Takes in that a peer goes on taking what it had paused: the sender need not wait for its next try.
+    pub fn resumed(&self, from: &Fqdn, vm: VmId) {
+        if let Some(sender) = lock(&self.running).get(&vm).filter(|sender| sender.primary.to == *from) {
+            sender.nudge.notify_one();
+            let told = format!("{from} goes on taking {}, which was paused there", sender.primary.vm.name);
+            self.node.events.record(Happening::info("replica_resumed", told).vm(vm).node(&self.node.name));
+        }
+    }
+
     /// What this node knows of a VM as its sender.
     pub fn figures(&self, vm: VmId) -> Option<SenderFigures> {
-        lock(&self.running).get(&vm).map(|sender| sender.figures.borrow().clone())
+        let figures = lock(&self.running).get(&vm).map(|sender| sender.figures.borrow().clone())?;
+        Some(SenderFigures { statistics: self.tallies.statistics(vm), ..figures })
+    }
+
+    /// Counts the statistics of a VM that this node sends from zero.
+    pub fn reset_statistics(&self, vm: VmId) -> Result<(), Refusal> {
+        if !lock(&self.running).contains_key(&vm) {
+            return Err(Refusal::new(Class::Failed, "not_the_sender", "this node does not send the VM")
+                .field("vm")
+                .remedy("see `landfall vm show` for the node that does"));
+        }
+        self.tallies.reset(vm, self.node.outside.clock.wall());
+        Ok(())
     }
 
     /// Why the other nodes were not taken when the VM was last placed from this node.

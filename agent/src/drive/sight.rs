@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use landfall_proto::id::MemberId;
+use landfall_proto::id::{MemberId, VmId};
 
-use crate::decide::placement::{Candidate, Room, Standing};
+use crate::decide::placement::{Candidate, Room, Standing, promised_bytes};
 use crate::drive::gossip::Seen;
 use crate::drive::node::Node;
 
-/// Every member as a candidate for placement, by id.
-pub fn candidates(node: &Node) -> Vec<Candidate> {
+/// Every member as a candidate for placing the replica of `vm`, by id.
+pub fn candidates(node: &Node, vm: VmId) -> Vec<Candidate> {
     let state = node.state();
     let view = node.view.borrow().clone();
     let nothing = Seen::default();
@@ -37,7 +37,12 @@ pub fn candidates(node: &Node) -> Vec<Candidate> {
                 rooms: facts
                     .storage
                     .into_iter()
-                    .map(|room| Room { name: room.name, free_bytes: room.free_bytes, fault: room.fault })
+                    .map(|room| Room {
+                        promised_bytes: promised_bytes(state.replicas.values(), vm, member.id, &room.name),
+                        name: room.name,
+                        free_bytes: room.free_bytes,
+                        fault: room.fault,
+                    })
                     .collect(),
             }
         })

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_proto::id::{Revision, VmId};
+use landfall_proto::id::{Revision, StorageName, VmId};
 use landfall_proto::seam::{Clock, Time};
 use landfall_proto::{Class, Refusal};
 use tokio::sync::watch;
@@ -167,6 +167,13 @@ impl VmSide {
     /// The storage locations, with their room as last reported.
     pub fn storage(&self) -> Vec<StorageReport> {
         self.reported.borrow().storage.clone()
+    }
+
+    /// The storage locations in which nothing can be stored just now, and why; none while the service does not report.
+    pub fn storage_faults(&self) -> Vec<(StorageName, String)> {
+        let reported = self.fresh();
+        let storage = reported.iter().flat_map(|reported| &reported.storage);
+        storage.filter_map(|location| Some((location.name.clone(), location.fault.clone()?))).collect()
     }
 
     fn fresh(&self) -> Option<Arc<Reported>> {

@@ -155,6 +155,18 @@ impl Operations for Fake {
         self.moved.add_permits(1);
         answer
     }
+    async fn vm_pause(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
+        self.called("vm_pause", vm.to_string(), samples::vm_detail())
+    }
+    async fn vm_resume(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
+        self.called("vm_resume", vm.to_string(), samples::vm_detail())
+    }
+    async fn vm_resync(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
+        self.called("vm_resync", vm.to_string(), samples::vm_detail())
+    }
+    async fn vm_reset_statistics(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
+        self.called("vm_reset_statistics", vm.to_string(), samples::vm_detail())
+    }
     async fn point_list(&self, vm: VmSelector) -> Result<Vec<PointStatus>, Refusal> {
         self.called("point_list", vm.to_string(), vec![samples::point()])
     }

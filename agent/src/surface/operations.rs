@@ -109,6 +109,15 @@ pub trait Operations: Send + Sync + 'static {
     /// Hands the replica of a VM to another node.
     async fn vm_move(&self, vm: VmSelector, request: VmMove) -> Result<VmLocation, Refusal>;
 
+    /// Pauses the replication of a VM at this side.
+    async fn vm_pause(&self, vm: VmSelector) -> Result<VmDetail, Refusal>;
+    /// Goes on with it; a first copy that was to begin later begins.
+    async fn vm_resume(&self, vm: VmSelector) -> Result<VmDetail, Refusal>;
+    /// Compares both sides of a VM before anything more is sent.
+    async fn vm_resync(&self, vm: VmSelector) -> Result<VmDetail, Refusal>;
+    /// Counts the statistics of a VM from zero.
+    async fn vm_reset_statistics(&self, vm: VmSelector) -> Result<VmDetail, Refusal>;
+
     /// The recovery points of a VM, oldest first.
     async fn point_list(&self, vm: VmSelector) -> Result<Vec<PointStatus>, Refusal>;
     /// Writes the disks of a point as raw images.

@@ -74,4 +74,6 @@ pub struct ExportedFile {
     pub path: PathBuf,
     /// Its size.
     pub bytes: u64,
+    /// The BLAKE3 hash of the image, as `b3sum` prints it.
+    pub root: RootHex,
 }

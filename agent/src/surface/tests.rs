@@ -161,7 +161,11 @@ fn authorizations_peers_and_tokens() {
 fn vm_row() -> Value {
     json!({
         "uuid": samples::VM, "name": "VirtualMachine_Workload", "role": "replica", "state": "replicating",
-        "health": "warning", "health_reasons": ["the replica has one copy"],
+        "health": "warning", "health_reasons": ["the newest point is 200 s old"],
+        "health_details": [{
+            "code": "point_late", "severity": "warning", "message": "the newest point is 200 s old",
+            "command": format!("landfall vm show {}", samples::VM),
+        }],
         "connection_point": "p-broker-cap.contoso.com", "primary_host": "p1.contoso.com",
         "replica_cluster": "r-broker-cap.contoso.com", "replica_host": "r2.contoso.com", "in_sync": ["r1", "r2"],
         "epoch": 31, "consistency": "crash", "last_point_at": "2025-11-22T18:42:41.250Z", "lag_seconds": 14,
@@ -181,6 +185,19 @@ fn vms_and_points() {
         "fault": {
             "class": "unreachable", "code": "unreachable", "message": "r2 does not answer", "field": null,
             "remedy": null,
+        },
+        "sent_point": {"point": 6, "taken_at": "2025-11-22T18:42:41.250Z"},
+        "durable_point": {"point": 5, "taken_at": "2025-11-22T18:42:41.250Z"},
+        "verified_point": {"point": 5, "taken_at": "2025-11-22T18:42:41.250Z"},
+        "pending_bytes": 8192, "clock_skew_ms": -12,
+        "statistics": {
+            "since": "2025-11-22T18:42:41.250Z", "until": "2025-11-22T18:42:41.250Z", "cycles": 40, "missed": 1,
+            "failures": 2, "sent_bytes": 3_145_728, "sent_bytes_max": 1_048_576, "sent_bytes_average": 78_643,
+            "latency_max_ms": 2100, "latency_average_ms": 310,
+        },
+        "paused_since": null, "starts_at": null,
+        "compared": {
+            "code": "new_sender", "message": "this node has not sent the VM before", "at": "2025-11-22T18:42:41.250Z",
         },
         "moving_to": null, "rivals": [], "passed_over": [{"node": "r1", "reason": "not drawn"}],
     });
@@ -252,13 +269,15 @@ fn requests_have_defaults_and_refuse_what_they_do_not_know() {
     assert_eq!(
         serde_json::to_value(enable).unwrap(),
         json!({
-            "to": "r-broker-cap.contoso.com", "frequency_seconds": 300, "recovery_points": 0, "wait_seconds": null,
+            "to": "r-broker-cap.contoso.com", "frequency_seconds": 300, "recovery_points": 0, "start_at": null,
+            "wait_seconds": null,
         })
     );
     for (bad, says) in [
         (json!({"to": "r.contoso.com", "frequency_seconds": 31}), "30, 300 or 900"),
         (json!({"to": "r.contoso.com", "recovery_points": 25}), "0 to 24"),
         (json!({"to": "r.contoso.com", "wait_seconds": 0}), "1 second to 7 days"),
+        (json!({"to": "r.contoso.com", "start_at": "+8h"}), "RFC 3339"),
         (json!({"to": "r.contoso.com", "frequency": 30}), "unknown field `frequency`"),
         (json!({"to": "not a name"}), "fully qualified"),
         (json!({"to": "10.0.0.11"}), "certificates prove names"),

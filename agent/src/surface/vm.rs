@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use landfall_proto::id::{DiskTarget, Epoch, Fqdn, NodeName, SenderEpoch, StorageName, TrustGroup, VmId};
-use landfall_proto::message::control::Consistency;
+use landfall_proto::message::control::{Compared, Consistency, Point, Statistics};
 use landfall_proto::model::{Adapter, Frequency};
 use landfall_proto::refusal::quoted;
 use landfall_proto::{Class, Refusal};
@@ -106,6 +106,8 @@ pub enum ReplicationState {
     Seeding,
     /// The two sides' contents are being compared.
     Resynchronizing,
+    /// They must be compared, and that waits for its window.
+    WaitingToResynchronize,
     /// Paused by an operator.
     Suspended,
     /// Stopped: its authorization or its peer is gone.
@@ -134,6 +136,19 @@ pub enum Health {
     Critical,
 }
 
+/// Why health is not normal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthDetail {
+    /// The reason, one word that stays the same.
+    pub code: String,
+    /// How bad it is by itself.
+    pub severity: Health,
+    /// A sentence.
+    pub message: String,
+    /// What to try first, at this cluster unless the sentence names the other one.
+    pub command: String,
+}
+
 /// A row of `vm list`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VmStatus {
@@ -149,6 +164,8 @@ pub struct VmStatus {
     pub health: Health,
     /// Why it is not normal, a sentence each.
     pub health_reasons: Vec<String>,
+    /// The same reasons for scripts, in the same order.
+    pub health_details: Vec<HealthDetail>,
     /// What the other side is addressed by: at the primary the replica's CAP or FQDN, at the replica the primary's.
     pub connection_point: Option<Fqdn>,
     /// The node on which it runs, or that sends it.
@@ -213,10 +230,103 @@ pub struct VmDetail {
     pub fault: Option<ErrorBody>,
     /// The node that the replica is being handed to.
     pub moving_to: Option<NodeName>,
+    /// The newest point that was sent, or is on its way.
+    pub sent_point: Option<PointMark>,
+    /// The newest point that was acknowledged: it is on the disk of every node of the in-sync set.
+    pub durable_point: Option<PointMark>,
+    /// The newest point that was acknowledged by a holder that was sure to be the holder, its content proven against its
+    /// root before.
+    pub verified_point: Option<PointMark>,
+    /// Bytes of the change set that is captured and not acknowledged yet.
+    pub pending_bytes: Option<u64>,
+    /// How far the other site's clock is ahead, in milliseconds, where the sender has asked.
+    pub clock_skew_ms: Option<i64>,
+    /// What the sender has counted in this monitoring window.
+    pub statistics: Option<ReplicationStatistics>,
+    /// Since when it is paused at this side.
+    pub paused_since: Option<Utc>,
+    /// When its first copy begins, where it was not to begin at once.
+    pub starts_at: Option<Utc>,
+    /// The last comparison of both sides by the present sender, and why.
+    pub compared: Option<Comparison>,
     /// Nodes that claim to run it while another has not released it.
     pub rivals: Vec<NodeName>,
     /// Why each other node was not taken when the replica was last placed, as far as it is still known.
     pub passed_over: Vec<PassedOver>,
+}
+
+/// A point by its number and instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointMark {
+    /// Its sequence number.
+    pub point: u64,
+    /// The instant, by the sender's clock.
+    pub taken_at: Utc,
+}
+
+impl From<&Point> for PointMark {
+    fn from(point: &Point) -> Self {
+        Self { point: point.sequence, taken_at: point.taken_at.into() }
+    }
+}
+
+/// What was counted in a monitoring window (Hyper-V's replication statistics). The first copy is no cycle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicationStatistics {
+    /// Since when, by the sender's clock: the window's start, or when counting began within it.
+    pub since: Utc,
+    /// When the window ends, and everything is counted from zero.
+    pub until: Utc,
+    /// Change sets that were acknowledged.
+    pub cycles: u64,
+    /// Intervals in which none could begin, because the one before took longer.
+    pub missed: u64,
+    /// Tries that failed.
+    pub failures: u64,
+    /// Bytes of disk content sent.
+    pub sent_bytes: u64,
+    /// The most of them for one change set.
+    pub sent_bytes_max: u64,
+    /// On average; null where there was none.
+    pub sent_bytes_average: Option<u64>,
+    /// The longest time from when a change set was due until it was acknowledged.
+    pub latency_max_ms: u64,
+    /// On average; null where there was none.
+    pub latency_average_ms: Option<u64>,
+}
+
+impl From<Statistics> for ReplicationStatistics {
+    fn from(counted: Statistics) -> Self {
+        Self {
+            since: counted.since.into(),
+            until: counted.until.into(),
+            cycles: counted.cycles,
+            missed: counted.missed,
+            failures: counted.failures,
+            sent_bytes: counted.bytes,
+            sent_bytes_max: counted.bytes_max,
+            sent_bytes_average: counted.bytes.checked_div(counted.cycles),
+            latency_max_ms: counted.latency_max_ms,
+            latency_average_ms: counted.latency_ms.checked_div(counted.cycles),
+        }
+    }
+}
+
+/// A comparison of both sides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Why: `asked`, `new_sender`, `sent_elsewhere`, `unfinished`, `reshaped`, `index_lost` or `diverged`.
+    pub code: String,
+    /// Why, a sentence.
+    pub message: String,
+    /// When it began, by the sender's clock.
+    pub at: Utc,
+}
+
+impl From<Compared> for Comparison {
+    fn from(compared: Compared) -> Self {
+        Self { code: compared.code, message: compared.message, at: compared.at.into() }
+    }
 }
 
 /// A disk of a VM.
@@ -294,6 +404,9 @@ pub struct VmEnable {
     /// Older points to keep.
     #[serde(default)]
     pub recovery_points: RecoveryPoints,
+    /// When the first copy begins, at most seven days ahead; at once where none is given.
+    #[serde(default)]
+    pub start_at: Option<Utc>,
     /// Wait until the first complete point is acknowledged.
     #[serde(default)]
     pub wait_seconds: Option<WaitSeconds>,

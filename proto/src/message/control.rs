@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Epoch, MemberId, NodeName, Position, Revision, Root, SenderEpoch, Term, UnixMillis, VmId};
+use crate::id::{
+    Epoch, MemberId, NodeName, Position, Revision, Root, SenderEpoch, StorageName, Term, UnixMillis, VmId,
+};
 use crate::message::broker::{Location, Place};
 use crate::model::{Answer, Command, HandOff, MemberList, PointName, PromotionId};
 use crate::refusal::Refusal;
@@ -65,6 +67,12 @@ pub enum ControlRequest {
         /// The folder on the executing node.
         folder: String,
     },
+    /// *peer*: this VM's replica is no longer paused, so that its sender need not wait for its next try.
+    Resumed(VmId),
+    /// Count this VM's statistics from zero: you send it.
+    ResetStatistics(VmId),
+    /// *peer*: what does your clock read?
+    Clock,
     /// *peer*: our right to run this VM is released to you: take it, decline it, or say what became of it.
     HandOff {
         /// The VM.
@@ -107,10 +115,10 @@ pub enum ControlAnswer {
     },
     /// To Place.
     Broker(Box<crate::message::broker::BrokerAnswer>),
-    /// Alive; why replicas cannot be staged here, where they cannot.
+    /// Alive; what takes nothing new here, where something does not.
     Alive {
-        /// The reason.
-        storage_fault: Option<String>,
+        /// What, and why.
+        faults: StagingFaults,
     },
     /// The probed member answered, or did not.
     Reached(bool),
@@ -135,11 +143,13 @@ pub enum ControlAnswer {
         node: NodeName,
         /// The point.
         point: u64,
-        /// The files and their sizes in bytes.
-        files: Vec<(String, u64)>,
+        /// The disks with their sizes in bytes and their roots: the BLAKE3 hash of the raw image.
+        files: Vec<(String, u64, Root)>,
     },
     /// Refused or failed; nothing was changed.
     Refused(Refusal),
+    /// To Clock.
+    Clock(UnixMillis),
     /// To HandOff.
     HandOff(HandOff),
     /// To Runs: `None` where this cluster does not know.
@@ -159,6 +169,41 @@ pub struct RunFigures {
     pub prepared_bytes: u64,
     /// What went wrong, while it lasts.
     pub fault: Option<Refusal>,
+}
+
+/// Faults of one kind in one answer: with [`FAULT_TEXT_MAX`] bytes each, both kinds fit a control frame of 64 KiB. The
+/// others come once these are mended, or their replicas are elsewhere.
+pub const FAULTS_MAX: usize = 100;
+
+/// Bytes of one fault's reason.
+pub const FAULT_TEXT_MAX: usize = 200;
+
+/// What cannot stage on a node: a storage location with everything in it, or one replica alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagingFaults {
+    /// Storage locations, and why nothing can be stored there.
+    pub storage: Vec<(StorageName, String)>,
+    /// Replicas that the node receives, and why these take nothing new.
+    pub replicas: Vec<(VmId, String)>,
+}
+
+impl StagingFaults {
+    /// Says these faults, as many and as long as one answer may hold.
+    pub fn new(
+        storage: impl IntoIterator<Item = (StorageName, String)>,
+        replicas: impl IntoIterator<Item = (VmId, String)>,
+    ) -> Self {
+        Self {
+            storage: storage.into_iter().take(FAULTS_MAX).map(|(name, why)| (name, shortened(why))).collect(),
+            replicas: replicas.into_iter().take(FAULTS_MAX).map(|(vm, why)| (vm, shortened(why))).collect(),
+        }
+    }
+}
+
+fn shortened(mut text: String) -> String {
+    let end = (0..=FAULT_TEXT_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or(0));
+    text
 }
 
 /// A VM on a node, as its VM service reports it.
@@ -223,6 +268,63 @@ pub struct SenderFigures {
     pub fault: Option<Refusal>,
     /// The change set interval really used, where the node's file shortens it for a test.
     pub testing_interval_ms: Option<u64>,
+    /// The assignment under which it is received there.
+    pub assignment: Option<Epoch>,
+    /// A newer point than the acknowledged one that does not count yet: its holder could not ask its quorum.
+    pub unconfirmed: Option<Point>,
+    /// What was counted in this monitoring window.
+    pub statistics: Statistics,
+    /// The change set that is captured and not acknowledged.
+    pub in_flight: Option<InFlight>,
+    /// The last comparison of both sides by this sender, and why.
+    pub compared: Option<Compared>,
+    /// How far the other side's clock is ahead, in milliseconds, where it was asked.
+    pub clock_skew_ms: Option<i64>,
+}
+
+/// What a sender has counted since the monitoring window began, or since counting began within it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// Since when, by the sender's wall clock.
+    pub since: UnixMillis,
+    /// When the window ends.
+    pub until: UnixMillis,
+    /// Change sets that were acknowledged.
+    pub cycles: u64,
+    /// Intervals in which none could begin, because the one before took longer.
+    pub missed: u64,
+    /// Tries that failed.
+    pub failures: u64,
+    /// Bytes of disk content sent.
+    pub bytes: u64,
+    /// The most of them for one change set.
+    pub bytes_max: u64,
+    /// From the time a change set was due until it was acknowledged, all together.
+    pub latency_ms: u64,
+    /// The longest.
+    pub latency_max_ms: u64,
+}
+
+/// A change set on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InFlight {
+    /// The point that it makes.
+    pub sequence: u64,
+    /// The instant, by the sender's wall clock.
+    pub taken_at: UnixMillis,
+    /// Its size in the spool.
+    pub bytes: u64,
+}
+
+/// A comparison of both sides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    /// Why, one word of a fixed list.
+    pub code: String,
+    /// Why, a sentence.
+    pub message: String,
+    /// When it began, by the sender's wall clock.
+    pub at: UnixMillis,
 }
 
 /// A recovery point as it is listed.

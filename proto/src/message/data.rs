@@ -25,7 +25,7 @@ pub enum Hello {
         sender_epoch: SenderEpoch,
         /// The VM's disks.
         disks: Vec<DiskSpec>,
-        /// Points that the sender knows to have been acknowledged, so that a new home can say which are unreachable.
+        /// Points that the sender knows to have been acknowledged, at most [`POINTS_TOLD`], so that a new home can say which are unreachable.
         known: Vec<Point>,
     },
     /// A member copies the replica's files.
@@ -48,6 +48,11 @@ pub enum Welcome {
         staged: Option<Staged>,
         /// Whether there is content to compare with, though no point is listed (a seeding, an initial copy cut off).
         comparable: bool,
+        /// The points that are listed here, oldest first, at most [`POINTS_TOLD`]: a sender that has just taken over
+        /// knows none of those that were made before it.
+        points: Vec<Point>,
+        /// Whether this node is sure, of late, that it still is the one to receive the replica.
+        confirmed: bool,
     },
     /// The replica is received elsewhere.
     Moved(Location),
@@ -56,6 +61,9 @@ pub enum Welcome {
     /// Refused; nothing was changed.
     Refused(Refusal),
 }
+
+/// Points that each side tells the other: the newest and the 24 older ones that a replica can be asked to keep.
+pub const POINTS_TOLD: usize = 25;
 
 /// The identity of a point's content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

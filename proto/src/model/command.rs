@@ -186,6 +186,8 @@ pub enum Command {
         frequency: Frequency,
         /// Older points to keep.
         recovery_points: u8,
+        /// When the first copy begins; at once where none is given.
+        starts_at: Option<UnixMillis>,
     },
     /// Disables it.
     Disable(VmId),
@@ -210,6 +212,12 @@ pub enum Command {
         /// The node.
         member: MemberId,
     },
+    /// Pauses the replication of a VM at this side, whichever it is.
+    Pause(VmId),
+    /// Goes on with it; a first copy that was to begin later begins.
+    Resume(VmId),
+    /// The sender is to compare both sides before it sends anything more.
+    Resync(VmId),
     /// A step of a failover.
     Failover {
         /// The VM.

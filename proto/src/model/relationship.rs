@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Epoch, Fqdn, MemberId, SenderEpoch, StorageName, TrustGroup, UnixMillis};
+use crate::id::{Epoch, Fqdn, MemberId, Position, SenderEpoch, StorageName, TrustGroup, UnixMillis};
 use crate::model::VmSpec;
 use crate::refusal::Refusal;
 
@@ -91,6 +91,8 @@ pub struct Replica {
     pub stopped: Option<Stop>,
     /// When it was created.
     pub created_at: UnixMillis,
+    /// Since when an operator has it paused: nothing new is taken, everything else goes on.
+    pub paused: Option<UnixMillis>,
 }
 
 impl Replica {
@@ -121,4 +123,10 @@ pub struct Primary {
     pub stopped: Option<Stop>,
     /// When replication was enabled.
     pub created_at: UnixMillis,
+    /// Since when an operator has it paused: no change set is made, the VM runs on.
+    pub paused: Option<UnixMillis>,
+    /// Where an operator last asked to compare both sides: a sender that has not done so since then does it first.
+    pub resync: Option<Position>,
+    /// When the first copy begins, where it was not to begin at once.
+    pub starts_at: Option<UnixMillis>,
 }

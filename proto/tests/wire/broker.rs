@@ -199,6 +199,18 @@ async fn an_older_epoch_or_position_is_not_taken() {
 }
 
 #[tokio::test]
+async fn the_newest_of_all_answers_is_taken_whoever_is_silent() {
+    let scene = scene(95, 3);
+    let located = |epoch| vec![Act::Answer(BrokerAnswer::Located(location(epoch, 1)))];
+    for (who, script) in [located(5), vec![Act::Hang], located(9)].into_iter().enumerate() {
+        play(&scene.agents[who], who, &scene.heard, script);
+    }
+    let at = scene.client.locate_newest(vm(), Duration::from_millis(800)).await.unwrap();
+    assert_eq!(at.epoch, location(9, 1).epoch);
+    assert_eq!(scene.client.epoch(vm()), Some(at.epoch));
+}
+
+#[tokio::test]
 async fn a_probe_refreshes_the_agents_and_keeps_the_first_ones() {
     let scene = scene(92, 1);
     let fresh: SocketAddr = "10.9.8.7:7443".parse().unwrap();

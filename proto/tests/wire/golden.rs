@@ -14,8 +14,8 @@ use landfall_proto::id::{
 };
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use landfall_proto::message::control::{
-    Consistency, ControlAnswer, ControlRequest, Figures, HandOffWish, HolderFigures, LocalVm, Point, PointState,
-    RunFigures, SenderFigures,
+    Compared, Consistency, ControlAnswer, ControlRequest, FAULTS_MAX, Figures, HandOffWish, HolderFigures, InFlight,
+    LocalVm, Point, PointState, RunFigures, SenderFigures, StagingFaults, Statistics,
 };
 use landfall_proto::message::data::{
     ChangeSet, Content, CopyAnswer, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Staged, Tip, Welcome,
@@ -214,6 +214,7 @@ fn replica() -> Replica {
         handover: Some(Handover { to: id(5), since: UnixMillis(5) }),
         stopped: Some(Stop::AuthorizationRemoved),
         created_at: UnixMillis(4),
+        paused: Some(UnixMillis(6)),
     }
 }
 
@@ -228,6 +229,9 @@ fn primary() -> Primary {
         rivals: [id(2)].into(),
         stopped: Some(Stop::PeerRemoved),
         created_at: UnixMillis(4),
+        paused: Some(UnixMillis(7)),
+        resync: Some(at(72_000)),
+        starts_at: Some(UnixMillis(8)),
     }
 }
 
@@ -303,11 +307,20 @@ fn commands() -> Vec<Command> {
         Command::Seed { vm: vm_id, epoch: epoch(1), to: id(2) },
         Command::Seeded { vm: vm_id, epoch: epoch(1) },
         Command::RemoveReplica { vm: vm_id, primary: Some(cap()) },
-        Command::Enable { vm: Box::new(spec()), to: cap(), frequency: Frequency::HalfMinute, recovery_points: 4 },
+        Command::Enable {
+            vm: Box::new(spec()),
+            to: cap(),
+            frequency: Frequency::HalfMinute,
+            recovery_points: 4,
+            starts_at: Some(UnixMillis(9)),
+        },
         Command::Disable(vm_id),
         Command::Reshape(Box::new(spec())),
         Command::ClaimSender { vm: vm_id, member: member_id, epoch: SenderEpoch::from_number(4), down: true },
         Command::ReleaseSender { vm: vm_id, member: member_id },
+        Command::Pause(vm_id),
+        Command::Resume(vm_id),
+        Command::Resync(vm_id),
         Command::Failover { vm: vm_id, step: Box::new(FailoverStep::Depart { id: promotion_id() }) },
     ]
 }
@@ -451,6 +464,9 @@ fn control_messages() {
         ControlRequest::Vms,
         ControlRequest::Confirm,
         ControlRequest::Export { vm: vm(), point: Some(3), folder: "/tmp/out".into() },
+        ControlRequest::Resumed(vm()),
+        ControlRequest::ResetStatistics(vm()),
+        ControlRequest::Clock,
         ControlRequest::HandOff {
             vm: vm(),
             id: promotion_id(),
@@ -465,15 +481,16 @@ fn control_messages() {
     let answers = [
         ControlAnswer::Applied { answer: Ok(Outcome::Done), position: at(4) },
         ControlAnswer::Broker(Box::new(BrokerAnswer::Located(location()))),
-        ControlAnswer::Alive { storage_fault: Some("read-only file system".into()) },
+        ControlAnswer::Alive { faults: staging_faults() },
         ControlAnswer::Reached(true),
         ControlAnswer::Done,
         ControlAnswer::Members(list()),
         ControlAnswer::Figures(Box::new(figures())),
         ControlAnswer::Vms(vec![LocalVm { vm: spec(), replica: true, running: false, fault: Some(refusal()) }]),
         ControlAnswer::Confirmed { term, position: at(9) },
-        ControlAnswer::Exported { node: node("r1"), point: 3, files: vec![("vda".into(), 1 << 30)] },
+        ControlAnswer::Exported { node: node("r1"), point: 3, files: vec![("vda".into(), 1 << 30, Root([9; 32]))] },
         ControlAnswer::Refused(refusal()),
+        ControlAnswer::Clock(UnixMillis(20)),
         ControlAnswer::HandOff(HandOff::Open),
         ControlAnswer::Runs(Some(true)),
         ControlAnswer::Run(Some(Box::new(RunFigures {
@@ -484,6 +501,22 @@ fn control_messages() {
         }))),
     ];
     check_all("control_answer", &answers);
+}
+
+fn staging_faults() -> StagingFaults {
+    let storage = [("default".parse().unwrap(), "read-only file system".into())];
+    StagingFaults::new(storage, [(vm(), "the manifest is damaged".into())])
+}
+
+#[test]
+fn an_answer_with_every_fault_that_it_may_hold_fits_its_frame() {
+    let why = "ü".repeat(300);
+    let storage = (0..300).map(|at| (format!("{at:0>63}").parse().unwrap(), why.clone()));
+    let replicas = (0..300).map(|at| (VmId(uuid::Uuid::from_u128(at)), why.clone()));
+    let faults = StagingFaults::new(storage, replicas);
+    assert_eq!((faults.storage.len(), faults.replicas.len()), (FAULTS_MAX, FAULTS_MAX));
+    let bytes = codec::encode(&ControlAnswer::Alive { faults }).unwrap();
+    assert!(bytes.len() <= landfall_proto::alpn::Alpn::Control.frame_max(), "{}", bytes.len());
 }
 
 fn figures() -> Figures {
@@ -511,6 +544,22 @@ fn figures() -> Figures {
         source: Some("index".into()),
         fault: Some(refusal()),
         testing_interval_ms: Some(200),
+        assignment: Some(epoch(4)),
+        unconfirmed: Some(point()),
+        statistics: Statistics {
+            since: UnixMillis(10),
+            until: UnixMillis(11),
+            cycles: 12,
+            missed: 13,
+            failures: 14,
+            bytes: 1 << 36,
+            bytes_max: 1 << 35,
+            latency_ms: 15,
+            latency_max_ms: 16,
+        },
+        in_flight: Some(InFlight { sequence: 6, taken_at: UnixMillis(17), bytes: 1 << 20 }),
+        compared: Some(Compared { code: "asked".into(), message: "an operator asked".into(), at: UnixMillis(18) }),
+        clock_skew_ms: Some(-19),
     };
     Figures { holder: Some(holder), sender: Some(sender) }
 }
@@ -527,7 +576,7 @@ fn data_messages() {
     check_all("data_hello", &[sending, Hello::Copy { vm: vm(), epoch: epoch(4) }]);
     let staged = Some(Staged { tip: tip(), extents: 77 });
     let welcomes = [
-        Welcome::Ready { newest: Some(tip()), staged, comparable: true },
+        Welcome::Ready { newest: Some(tip()), staged, comparable: true, points: vec![point()], confirmed: true },
         Welcome::Moved(location()),
         Welcome::NotHere,
         Welcome::Refused(refusal()),

@@ -34,6 +34,8 @@ pub enum Kind {
     TimeOfDay,
     /// The name of a storage location.
     Storage,
+    /// `always`, `never`, or a part of each day, `HH:MM-HH:MM`, UTC.
+    Daily,
 }
 
 /// One setting.
@@ -115,6 +117,16 @@ pub const DECLARATIONS: &[Declaration] = &[
         default: Some("09:00"),
         hyper_v: "MonitoringStartTime",
         prose: "When, in UTC, a monitoring interval begins; the others follow from it.",
+    },
+    Declaration {
+        key: "auto_resync",
+        kind: Kind::Daily,
+        default: Some("18:30-06:00"),
+        hyper_v: "AutoResynchronizeEnabled, AutoResynchronizeIntervalStart, AutoResynchronizeIntervalEnd",
+        prose: "When, in UTC, a sender of this cluster may compare both sides by itself because its index is lost or the \
+                replica is of another line: the VM's state is waiting_to_resynchronize until then, and `landfall vm resync` \
+                begins it at once. What needs a comparison in the ordinary course (a migration, a new home of the replica, \
+                a disk that has grown) never waits.",
     },
     Declaration {
         key: "maximum_active_transfers",

@@ -17,7 +17,7 @@ use crate::limits;
 pub use declaration::{DECLARATIONS, Declaration, Kind};
 pub use page::page;
 pub use resolved::{Authentication, Placement, Settings};
-pub use value::TimeOfDay;
+pub use value::{AutoResync, TimeOfDay};
 
 /// Committed values by key: canonical text, absent where the default stands.
 pub type Values = BTreeMap<String, String>;
@@ -165,6 +165,9 @@ mod tests {
             ("node_down_after", "1s", "2s"),
             ("default_storage_location", "/srv/replicas", "storage"),
             ("placement", "spread", "random"),
+            ("auto_resync", "18:30", "18:30-06:00"),
+            ("auto_resync", "06:00-06:00", "always, never"),
+            ("auto_resync", "18:30-24:00", "UTC"),
         ];
         for (key, value, hint) in bad {
             let refusal = set(&[(key, value)]).unwrap_err();

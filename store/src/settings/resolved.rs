@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use landfall_proto::id::StorageName;
 
-use super::value::{TimeOfDay, parse_span};
+use super::value::{AutoResync, TimeOfDay, parse_span};
 use super::{Values, effective};
 
 /// How primaries prove who they are.
@@ -36,6 +36,8 @@ pub struct Settings {
     pub monitoring_interval: Duration,
     /// When an interval begins.
     pub monitoring_start_time: TimeOfDay,
+    /// When a comparison that waits may begin.
+    pub auto_resync: AutoResync,
     /// Change sets that a node sends at a time.
     pub maximum_active_transfers: usize,
     /// Disks of one VM written at a time; never 0 here.
@@ -66,6 +68,7 @@ impl Settings {
             default_storage_location: text("default_storage_location").parse().ok(),
             monitoring_interval: span("monitoring_interval"),
             monitoring_start_time: TimeOfDay::parse(&text("monitoring_start_time")).unwrap_or_default(),
+            auto_resync: AutoResync::parse(&text("auto_resync")).unwrap_or_default(),
             maximum_active_transfers: count("maximum_active_transfers").max(1),
             apply_disk_limit: Some(count("apply_disk_limit")).filter(|limit| *limit > 0).unwrap_or(DISK_LIMIT),
             apply_vm_limit: Some(count("apply_vm_limit")).filter(|limit| *limit > 0),
@@ -93,6 +96,7 @@ mod tests {
         assert!(!settings.replication_enabled);
         assert_eq!(settings.monitoring_interval, Duration::from_secs(12 * 3600));
         assert_eq!(settings.monitoring_start_time, TimeOfDay { hour: 9, minute: 0 });
+        assert_eq!(settings.auto_resync.to_string(), "18:30-06:00");
         assert_eq!((settings.maximum_active_transfers, settings.apply_disk_limit), (3, 4));
         assert_eq!(settings.apply_vm_limit, None);
         assert_eq!(settings.node_down_after, Duration::from_secs(5));

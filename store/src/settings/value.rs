@@ -44,6 +44,43 @@ impl TimeOfDay {
     }
 }
 
+/// When what waits for it may begin.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AutoResync {
+    /// At any time.
+    #[default]
+    Always,
+    /// Only by command.
+    Never,
+    /// Each day from the one time until the other, over midnight where that is the earlier one.
+    Between(TimeOfDay, TimeOfDay),
+}
+
+impl fmt::Display for AutoResync {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Always => f.write_str("always"),
+            Self::Never => f.write_str("never"),
+            Self::Between(from, until) => write!(f, "{from}-{until}"),
+        }
+    }
+}
+
+impl AutoResync {
+    /// What `text` names. A day's part that ends where it begins says nothing, so it is none.
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "always" => Some(Self::Always),
+            "never" => Some(Self::Never),
+            _ => {
+                let (from, until) = text.split_once('-')?;
+                let (from, until) = (TimeOfDay::parse(from)?, TimeOfDay::parse(until)?);
+                (from != until).then_some(Self::Between(from, until))
+            }
+        }
+    }
+}
+
 /// Units of lengths of time, longest first, with their seconds.
 const UNITS: [(char, u64); 4] = [('d', 86_400), ('h', 3600), ('m', 60), ('s', 1)];
 
@@ -89,6 +126,7 @@ impl Kind {
                 parse_span(text).filter(|span| (least..=most).contains(span)).map(format_span)
             }
             Self::TimeOfDay => TimeOfDay::parse(text).map(|time| time.to_string()),
+            Self::Daily => AutoResync::parse(text).map(|window| window.to_string()),
             Self::Storage => text.parse::<StorageName>().ok().map(|name| name.as_str().to_owned()),
         };
         checked.ok_or(Fault::NotAllowed)
@@ -104,6 +142,7 @@ impl Kind {
                 format!("a time from {} to {}, such as {}", format_span(least), format_span(most), format_span(least))
             }
             Self::TimeOfDay => "a time of day in UTC, such as 09:00".to_owned(),
+            Self::Daily => "always, never, or a part of the day in UTC, such as 18:30-06:00".to_owned(),
             Self::Storage => "the name of a storage location of the nodes' files, such as default".to_owned(),
         }
     }

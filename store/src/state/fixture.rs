@@ -204,6 +204,7 @@ impl Bench {
             to: cap('p'),
             frequency: Frequency::HalfMinute,
             recovery_points: 0,
+            starts_at: None,
         });
     }
 

@@ -9,6 +9,7 @@ mod authorization;
 mod cluster;
 mod holder;
 mod member;
+mod pause;
 mod peer;
 mod primary;
 mod promotion;
@@ -29,6 +30,7 @@ use landfall_proto::{Class, Refusal};
 use crate::settings::{Settings, Values};
 pub use archive::ArchiveError;
 pub use authorization::Permit;
+pub use pause::check_start;
 pub use session::Session;
 pub use setting::{SettingsChange, SettingsState};
 pub use table::Table;
@@ -166,13 +168,16 @@ impl State {
             Command::Seed { vm, epoch, to } => self.seed(entry, *vm, *epoch, *to),
             Command::Seeded { vm, epoch } => self.seeded(*vm, *epoch),
             Command::RemoveReplica { vm, primary } => self.remove_replica(*vm, primary.as_ref()),
-            Command::Enable { vm, to, frequency, recovery_points } => {
-                self.enable(entry, vm, to, *frequency, *recovery_points)
+            Command::Enable { vm, to, frequency, recovery_points, starts_at } => {
+                self.enable(entry, vm, to, *frequency, *recovery_points, *starts_at)
             }
             Command::Disable(vm) => self.disable(*vm),
             Command::Reshape(vm) => self.reshape(vm),
             Command::ClaimSender { vm, member, epoch, down } => self.claim_sender(entry, *vm, *member, *epoch, *down),
             Command::ReleaseSender { vm, member } => self.release_sender(*vm, *member),
+            Command::Pause(vm) => self.pause(entry, *vm),
+            Command::Resume(vm) => self.resume(*vm),
+            Command::Resync(vm) => self.resync(entry, *vm),
             Command::Failover { vm, step } => self.failover(entry, *vm, step),
         }
     }

@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use landfall_proto::id::{Fqdn, MemberId, SenderEpoch, VmId};
+use landfall_proto::id::{Fqdn, MemberId, SenderEpoch, UnixMillis, VmId};
 use landfall_proto::model::{Answer, Frequency, Outcome, Primary, VmSpec};
 use landfall_proto::{Class, Refusal};
 
+use super::pause::check_start;
 use super::vm::{check_points, check_vm};
 use super::{Entry, State};
 use crate::limits;
 
 impl State {
-    fn require_primary(&self, vm: VmId) -> Result<&Primary, Refusal> {
+    pub(super) fn require_primary(&self, vm: VmId) -> Result<&Primary, Refusal> {
         self.primaries.get(&vm).ok_or_else(|| Refusal::not_found("replicated vm", &vm.to_string()).field("vm"))
     }
 
@@ -23,9 +24,11 @@ impl State {
         to: &Fqdn,
         frequency: Frequency,
         recovery_points: u8,
+        starts_at: Option<UnixMillis>,
     ) -> Answer {
         check_vm(vm)?;
         check_points(recovery_points)?;
+        check_start(entry.at, starts_at)?;
         if self.cap() == Some(to) {
             let message = format!("{to} is this cluster itself");
             return Err(Refusal::new(Class::Refused, "same_cluster", message).field("to"));
@@ -67,6 +70,9 @@ impl State {
             rivals: BTreeSet::new(),
             stopped: None,
             created_at: entry.at,
+            paused: None,
+            resync: None,
+            starts_at,
         };
         self.primaries.put(vm.id, primary);
         Ok(Outcome::Done)

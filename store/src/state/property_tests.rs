@@ -24,7 +24,7 @@ struct Move {
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let request = prop_oneof![3 => Just(None), 1 => (0u8..3, 1u8..60).prop_map(Some)];
-    let one = (0u8..24, 0u8..4, any::<u8>(), any::<u8>(), prop::bool::weighted(0.8), request)
+    let one = (0u8..27, 0u8..4, any::<u8>(), any::<u8>(), prop::bool::weighted(0.8), request)
         .prop_map(|(kind, vm, one, two, current, request)| Move { kind, vm, one, two, current, request });
     prop::collection::vec(one, 1..120)
 }
@@ -103,13 +103,22 @@ impl World {
                 to: primary,
                 frequency: Frequency::FiveMinutes,
                 recovery_points: 0,
+                starts_at: None,
             },
             22 => {
                 let vm = vm(100 + u128::from(step.vm)).id;
                 let epoch = state.primaries.get(&vm).map(|primary| primary.sender_epoch).unwrap_or_default();
                 Command::ClaimSender { vm, member: one, epoch, down: step.two.is_multiple_of(2) }
             }
-            _ => Command::ReleaseSender { vm: vm(100 + u128::from(step.vm)).id, member: one },
+            23 => Command::ReleaseSender { vm: vm(100 + u128::from(step.vm)).id, member: one },
+            kind => {
+                let vm = if step.current { id } else { vm(100 + u128::from(step.vm)).id };
+                match kind {
+                    24 => Command::Pause(vm),
+                    25 => Command::Resume(vm),
+                    _ => Command::Resync(vm),
+                }
+            }
         }
     }
 

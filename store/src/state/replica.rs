@@ -84,6 +84,7 @@ impl State {
             handover: None,
             stopped: None,
             created_at: entry.at,
+            paused: None,
         };
         self.replicas.put(id, replica.clone());
         Ok(Outcome::Placed { replica: Box::new(replica), created: true })

@@ -322,6 +322,7 @@ fn a_vm_is_enabled_towards_one_paired_cluster() {
         to: cap(to),
         frequency: landfall_proto::model::Frequency::HalfMinute,
         recovery_points,
+        starts_at: None,
     };
     assert_eq!(bench.refused(enable(1, 'q', 4)), "unknown_peer");
     assert_eq!(bench.refused(enable(1, 'r', 4)), "same_cluster");

@@ -23,6 +23,7 @@ pub const IMAGE_BYTES: u64 = 512 << 20;
 /// Does a part that needs a process of its own, and ends the process; returns at once in the bench itself.
 pub fn play_child() {
     append::play_child();
+    echo::play_child();
 }
 
 /// Every floor, measured once.

@@ -9,16 +9,18 @@ use std::time::Instant;
 use quinn::Endpoint;
 
 use super::image::{Image, PIECE};
-use super::link::Link;
+use super::link::{Client, Papers, server};
 
 /// Sends it once, both ends in this process; returns MiB a second until the answer that it is synced.
 pub fn measure(image: &Image) -> f64 {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let target = image.beside("sent.raw");
     let rate = runtime.block_on(async {
-        let link = Link::new();
-        let receiver = tokio::spawn(receive(link.server.clone(), target.clone()));
-        let connection = link.connect().await;
+        let (papers, own) = Papers::pair();
+        let endpoint = server(&papers);
+        let client = Client::new(&own, endpoint.local_addr().expect("a bound socket"));
+        let receiver = tokio::spawn(receive(endpoint, target.clone()));
+        let connection = client.connect().await;
         let begun = Instant::now();
         let (mut send, mut recv) = connection.open_bi().await.expect("a stream");
         let mut source = File::open(image.path()).expect("an image");

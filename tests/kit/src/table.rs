@@ -13,6 +13,10 @@ pub enum Unit {
     MibPerSecond,
     /// Memory in MiB: less is better.
     Mib,
+    /// A size in millions of bytes: less is better.
+    Megabytes,
+    /// A share of one core: less is better.
+    Percent,
 }
 
 impl Unit {
@@ -30,6 +34,8 @@ impl Unit {
             Self::PerSecond => format!("{value:.0} /s"),
             Self::MibPerSecond => format!("{value:.0} MiB/s"),
             Self::Mib => format!("{value:.1} MiB"),
+            Self::Megabytes => format!("{value:.1} MB"),
+            Self::Percent => format!("{value:.2} %"),
         }
     }
 }
@@ -96,7 +102,7 @@ impl Row {
     fn cells(&self) -> [String; 6] {
         let show = |value: Option<f64>| value.map_or("-".to_owned(), |value| self.unit.show(value));
         let aim = match self.aim {
-            Some(Aim::TimesFloor(most)) => format!("<= {most:.1} x"),
+            Some(Aim::TimesFloor(most)) => format!("<= {most} x"),
             Some(Aim::Value(bound)) if self.unit.more_is_better() => format!(">= {}", self.unit.show(bound)),
             Some(Aim::Value(bound)) => format!("<= {}", self.unit.show(bound)),
             None => "-".to_owned(),

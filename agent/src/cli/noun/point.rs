@@ -84,10 +84,16 @@ impl Shown for Vec<PointStatus> {
 
 impl Shown for PointExported {
     fn text(&self) -> String {
-        let mut table = Table::new(["POINT", "DISK", "SIZE", "FILE"]);
+        let mut table = Table::new(["POINT", "DISK", "SIZE", "FILE", "ROOT"]);
         for file in &self.files {
             let path = file.path.display().to_string();
-            table.row([self.point.to_string(), file.target.to_string(), bytes(file.bytes), path]);
+            table.row([
+                self.point.to_string(),
+                file.target.to_string(),
+                bytes(file.bytes),
+                path,
+                file.root.to_string(),
+            ]);
         }
         table.text()
     }

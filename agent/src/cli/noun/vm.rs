@@ -3,16 +3,17 @@
 use clap::Subcommand;
 use hyper::Method;
 use landfall_proto::Refusal;
-use landfall_proto::id::{Fqdn, NodeName};
+use landfall_proto::id::{Fqdn, NodeName, UnixMillis};
 use landfall_proto::model::Frequency;
 
-use crate::cli::amount::{Waiting, bytes, query, seconds};
+use crate::cli::amount::{Start, Waiting, bytes, query, seconds};
 use crate::cli::client::route;
 use crate::cli::later::{Later, comes_later};
 use crate::cli::session::{Ended, Session};
 use crate::cli::table::{Facts, Shown, Table, joined, or_dash, word};
 use crate::surface::vm::{
-    NamedVm, RecoveryPoints, VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus, replication_target,
+    NamedVm, PointMark, RecoveryPoints, ReplicationStatistics, VmDetail, VmEnable, VmLocation, VmMove, VmSelector,
+    VmStatus, replication_target,
 };
 
 #[derive(Debug, Subcommand)]
@@ -43,6 +44,10 @@ pub(in crate::cli) enum Verb {
         /// Older recovery points to keep beside the newest, 0 to 24. Default: 0. Example: --recovery-points 4
         #[arg(long, value_name = "COUNT", default_value = "0", hide_default_value = true, value_parser = points)]
         recovery_points: RecoveryPoints,
+        /// When the first copy begins, up to seven days ahead: an RFC 3339 time, or + and a duration. Default: at once.
+        /// Example: --start +8h
+        #[arg(long, value_name = "TIME")]
+        start: Option<Start>,
         #[command(flatten)]
         waiting: Waiting,
     },
@@ -53,12 +58,26 @@ pub(in crate::cli) enum Verb {
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Pauses the replication of a VM (comes later).
-    Pause(Later),
-    /// Goes on with it (comes later).
-    Resume(Later),
-    /// Compares both sides and sends what differs (comes later).
-    Resync(Later),
+    /// Pauses the replication of a VM at this side, until it is resumed. The VM runs on; what changes is found afterwards.
+    Pause {
+        /// Its UUID or name.
+        vm: VmSelector,
+    },
+    /// Goes on with it. Where it is not paused, a first copy that waits for its time begins now.
+    Resume {
+        /// Its UUID or name.
+        vm: VmSelector,
+    },
+    /// Compares the contents of both sides now, and sends what differs; given at the primary's side.
+    Resync {
+        /// Its UUID or name.
+        vm: VmSelector,
+    },
+    /// Counts the statistics of this monitoring window from zero; given at the primary's side.
+    ResetStatistics {
+        /// Its UUID or name.
+        vm: VmSelector,
+    },
     /// Hands the replica of a VM to another node of this cluster, while replication goes on.
     Move {
         /// Its UUID or name.
@@ -80,6 +99,11 @@ const DISABLE_WAIT_SECONDS: u64 = 60;
 /// For the replica's files to reach the other node: a quarter of an hour.
 const MOVE_WAIT_SECONDS: u64 = 900;
 
+fn now() -> UnixMillis {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    UnixMillis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
 fn frequency(text: &str) -> Result<Frequency, Refusal> {
     let number = text.parse::<u32>().map_err(|_| Refusal::invalid("frequency", text, "use 30, 300 or 900 seconds"))?;
     Frequency::try_from(number)
@@ -98,9 +122,10 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
         Verb::List => session.read::<Vec<VmStatus>>("/v1/vms").await,
         Verb::Show { vm } => session.read::<VmDetail>(&at(vm, &[])).await,
         Verb::Locate { vm } => session.read::<VmLocation>(&at(vm, &["location"])).await,
-        Verb::Enable { vm, to, frequency, recovery_points, waiting } => {
+        Verb::Enable { vm, to, frequency, recovery_points, start, waiting } => {
             let wait = waiting.or(ENABLE_WAIT_SECONDS);
-            let request = VmEnable { to, frequency_seconds: frequency, recovery_points, wait_seconds: wait };
+            let start_at = start.map(|start| start.at(now()));
+            let request = VmEnable { to, frequency_seconds: frequency, recovery_points, start_at, wait_seconds: wait };
             let (path, doing) = (at(vm, &["replication"]), "waiting for the first complete point");
             let answer = session.ask(Method::PUT, &path, Some(&request), wait, doing).await?;
             session.print::<VmDetail>(&answer)
@@ -114,15 +139,27 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
         Verb::Move { vm, to, waiting } => {
             let wait = waiting.or(MOVE_WAIT_SECONDS);
             let doing = format!("waiting for {to} to hold the replica");
-            let request = VmMove { to, wait_seconds: wait };
+            let request = VmMove { to: to.clone(), wait_seconds: wait };
             let answer = session.ask(Method::POST, &at(vm, &["move"]), Some(&request), wait, &doing).await?;
+            if answer.shape::<VmLocation>()?.node != to {
+                session.console().note(&format!("the hand-over to {to} has begun; --wait waits for its end"));
+            }
             session.print::<VmLocation>(&answer)
         }
-        Verb::Pause(_) => Err(comes_later("vm pause").into()),
-        Verb::Resume(_) => Err(comes_later("vm resume").into()),
-        Verb::Resync(_) => Err(comes_later("vm resync").into()),
+        Verb::Pause { vm } => change(session, Method::POST, &at(vm, &["pause"]), "pausing").await,
+        Verb::Resume { vm } => change(session, Method::POST, &at(vm, &["resume"]), "resuming").await,
+        Verb::Resync { vm } => change(session, Method::POST, &at(vm, &["resync"]), "asking for a comparison").await,
+        Verb::ResetStatistics { vm } => {
+            change(session, Method::DELETE, &at(vm, &["statistics"]), "resetting statistics").await
+        }
         Verb::Seed(_) => Err(comes_later("vm seed").into()),
     }
+}
+
+/// Asks for what takes no arguments and is answered with the VM as it stands then.
+async fn change(session: &mut Session<'_>, method: Method, path: &str, doing: &str) -> Result<(), Ended> {
+    let answer = session.ask(method, path, None::<&()>, None, doing).await?;
+    session.print::<VmDetail>(&answer)
 }
 
 impl Shown for NamedVm {
@@ -170,6 +207,25 @@ impl Shown for Vec<VmStatus> {
     }
 }
 
+fn mark(mark: PointMark) -> String {
+    format!("{} of {}", mark.point, mark.taken_at)
+}
+
+fn statistics(counted: &ReplicationStatistics) -> [String; 4] {
+    let average = |value: Option<u64>| value.unwrap_or_default();
+    [
+        format!("{} until {}", counted.since, counted.until),
+        format!("{} cycles, {} missed, {} failures", counted.cycles, counted.missed, counted.failures),
+        format!(
+            "sent {}, at most {}, on average {}",
+            bytes(counted.sent_bytes),
+            bytes(counted.sent_bytes_max),
+            bytes(average(counted.sent_bytes_average))
+        ),
+        format!("latency at most {} ms, on average {} ms", counted.latency_max_ms, average(counted.latency_average_ms)),
+    ]
+}
+
 fn facts(vm: &VmStatus) -> Facts {
     Facts::default()
         .fact("name", &vm.name)
@@ -177,7 +233,7 @@ fn facts(vm: &VmStatus) -> Facts {
         .fact("role", word(&vm.role))
         .fact("state", word(&vm.state))
         .fact("health", word(&vm.health))
-        .each("reason", &vm.health_reasons)
+        .each("reason", vm.health_details.iter().map(|reason| format!("{}: {}", reason.message, reason.command)))
         .fact("connection point", or_dash(vm.connection_point.as_ref()))
         .fact("primary host", or_dash(vm.primary_host.as_ref()))
         .fact("replica cluster", or_dash(vm.replica_cluster.as_ref()))
@@ -213,6 +269,15 @@ impl Shown for VmDetail {
             .fact("frozen by", or_dash(self.freeze.as_ref()))
             .fact("frozen for", or_dash(frozen))
             .fact("changes from", or_dash(self.source.as_ref()))
+            .each("compared", self.compared.iter().map(|compared| format!("{}: {}", compared.at, compared.message)))
+            .each("paused since", self.paused_since)
+            .each("first copy begins", self.starts_at)
+            .each("sent point", self.sent_point.map(mark))
+            .each("durable point", self.durable_point.map(mark))
+            .each("verified point", self.verified_point.map(mark))
+            .each("pending", self.pending_bytes.map(bytes))
+            .each("clock skew", self.clock_skew_ms.map(|skew| format!("{skew} ms")))
+            .each("statistics", self.statistics.iter().flat_map(statistics))
             .fact("missed cycles", or_dash(self.missed_cycles))
             .each("fault", self.fault.iter().map(|fault| &fault.message))
             .each("moving to", &self.moving_to)

@@ -62,21 +62,34 @@ fn cluster_changes() -> Vec<Ask> {
 }
 
 fn vm_changes() -> Vec<Ask> {
-    let enable = |frequency, points, wait: Option<u64>| {
-        let to = "r-broker-cap.contoso.com";
-        json!(["web", {"to": to, "frequency_seconds": frequency, "recovery_points": points, "wait_seconds": wait}])
+    let enable = |frequency, points, start: Option<&str>, wait: Option<u64>| {
+        let mut request = json!({"to": "r-broker-cap.contoso.com", "frequency_seconds": frequency});
+        request["recovery_points"] = json!(points);
+        request["start_at"] = json!(start);
+        request["wait_seconds"] = json!(wait);
+        json!(["web", request])
     };
     let hand_over = |wait: Option<u64>| json!(["web", {"to": "r2", "wait_seconds": wait}]);
     let export = |point: Option<u64>, wait: Option<u64>| json!(["web", {"point": point, "dir": "/tmp/out", "wait_seconds": wait}]);
     let (vm, at, exported) = (shape(samples::vm_detail()), shape(samples::location()), shape(samples::exported()));
     vec![
-        ("vm enable web --to r-broker-cap.contoso.com", "vm_enable", enable(300, 0, None), vm.clone()),
+        ("vm enable web --to r-broker-cap.contoso.com", "vm_enable", enable(300, 0, None, None), vm.clone()),
         (
             "vm enable web --to r-broker-cap.contoso.com --frequency 30 --recovery-points 24 --timeout 2h",
             "vm_enable",
-            enable(30, 24, Some(7200)),
-            vm,
+            enable(30, 24, None, Some(7200)),
+            vm.clone(),
         ),
+        (
+            "vm enable web --to r-broker-cap.contoso.com --start 2026-11-22T18:30:00Z",
+            "vm_enable",
+            enable(300, 0, Some("2026-11-22T18:30:00.000Z"), None),
+            vm.clone(),
+        ),
+        ("vm pause web", "vm_pause", json!("web"), vm.clone()),
+        ("vm resume web", "vm_resume", json!("web"), vm.clone()),
+        ("vm resync web", "vm_resync", json!("web"), vm.clone()),
+        ("vm reset-statistics web", "vm_reset_statistics", json!("web"), vm),
         ("vm disable web", "vm_disable", json!(["web", null]), shape(samples::named_vm())),
         ("vm move web --to r2", "vm_move", hand_over(None), at.clone()),
         ("vm move web --to r2 --wait", "vm_move", hand_over(Some(900)), at.clone()),

@@ -104,6 +104,10 @@ pub(super) fn router(operations: Arc<dyn Operations>, ending: watch::Receiver<bo
         .route("/v1/vms/{vm}/location", get(vm_locate))
         .route("/v1/vms/{vm}/replication", put(vm_enable).delete(vm_disable))
         .route("/v1/vms/{vm}/move", post(vm_move))
+        .route("/v1/vms/{vm}/pause", post(vm_pause))
+        .route("/v1/vms/{vm}/resume", post(vm_resume))
+        .route("/v1/vms/{vm}/resync", post(vm_resync))
+        .route("/v1/vms/{vm}/statistics", axum::routing::delete(vm_reset_statistics))
         .route("/v1/vms/{vm}/points", get(point_list))
         .route("/v1/vms/{vm}/points/export", post(point_export))
         .route("/v1/vms/{vm}/failover", get(failover_status).post(failover))
@@ -199,7 +203,10 @@ asked! {
     vm_service_status(Report<VmServiceStatus>);
 }
 
-named! { token_revoke; node_show; authorization_remove; peer_remove; vm_show; vm_locate; point_list; failover_status; }
+named! {
+    token_revoke; node_show; authorization_remove; peer_remove; vm_show; vm_locate; vm_pause; vm_resume; vm_resync;
+    vm_reset_statistics; point_list; failover_status;
+}
 
 named_and_asked! { vm_enable(VmEnable); vm_move(VmMove); point_export(PointExport); failover(FailoverRequest); }
 

@@ -25,7 +25,6 @@ pub fn status(node: &Node) -> Result<ClusterStatus, Refusal> {
     let found = state.found.as_ref().ok_or_else(no_quorum)?;
     let consensus = node.consensus.status();
     let voters = consensus.voters.len();
-    let live = live_voters(node);
     let tolerates = u32::try_from(voters.saturating_sub(1) / 2).unwrap_or(u32::MAX);
     let mut warnings = Vec::new();
     if voters == 2 {
@@ -50,7 +49,7 @@ pub fn status(node: &Node) -> Result<ClusterStatus, Refusal> {
         role: state.members.get(&node.me).map_or(MemberRole::Learner, |member| role(node, member)),
         owner: owner(node, &state),
         term: owner(node, &state).and(state.claim.as_ref().map(|claim| claim.term)),
-        quorate: consensus.leader.is_some() && live * 2 > voters,
+        quorate: consensus.leader.is_some() && has_majority(node),
         settings_revision: state.settings.revision,
         members,
         tolerates_losses: tolerates,
@@ -59,10 +58,15 @@ pub fn status(node: &Node) -> Result<ClusterStatus, Refusal> {
 }
 
 /// The owner as far as this agent knows: the member that claimed the CAP last, while consensus has a leader.
+/// The owner as far as this node can tell: nobody where it would be this node and its lease is over, nor where too few
+/// voters answer for anybody to act.
 fn owner(node: &Node, state: &State) -> Option<NodeName> {
     let claim = state.claim.as_ref()?;
     let leads = node.consensus.status().leader == Some(claim.member);
-    leads.then(|| state.members.get(&claim.member).map(|member| member.node.clone())).flatten()
+    let acts = claim.member != node.me || node.owner.acting().is_some();
+    (leads && acts && has_majority(node))
+        .then(|| state.members.get(&claim.member).map(|member| member.node.clone()))
+        .flatten()
 }
 
 /// Who answers primaries.
@@ -78,6 +82,10 @@ pub fn broker(node: &Node) -> Result<BrokerStatus, Refusal> {
         owner,
         address: None,
     })
+}
+
+fn has_majority(node: &Node) -> bool {
+    live_voters(node) * 2 > node.consensus.status().voters.len()
 }
 
 /// Voters that answer, this node included.

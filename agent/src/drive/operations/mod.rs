@@ -4,6 +4,7 @@ mod census;
 mod clusters;
 mod failover;
 mod failover_status;
+mod pausing;
 mod points;
 mod policy;
 mod relationships;
@@ -17,7 +18,7 @@ use landfall_proto::Refusal;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::id::{Fqdn, NodeName, PrimaryPattern, Revision};
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use crate::Agent;
 use crate::drive::control::Control;
@@ -39,13 +40,15 @@ use crate::surface::wait::WaitSeconds;
 
 /// How long `cluster init` and `cluster join` wait until the node sees itself as a member under an owner.
 const SETTLE: std::time::Duration = std::time::Duration::from_secs(15);
+/// How often it looks again meanwhile.
+const LOOK_INTERVAL: std::time::Duration = std::time::Duration::from_millis(100);
 
 impl Agent {
     fn control(&self) -> Result<Control, Refusal> {
         Ok(self.member()?.control.clone())
     }
 
-    /// The status once an owner is known, or as it is when that takes too long.
+    /// The status once an owner is known and gossip has heard a majority, or as it is when that takes too long.
     async fn settled(&self, membership: &Membership) -> Result<ClusterStatus, Refusal> {
         let node = &membership.control.node;
         let deadline = Instant::now() + SETTLE;
@@ -54,7 +57,13 @@ impl Agent {
         drop(timeout(SETTLE, known).await);
         let mut status = node.consensus.watch_status();
         drop(tokio::time::timeout_at(deadline, status.wait_for(|status| status.leader.is_some())).await);
-        clusters::status(node)
+        loop {
+            let seen = clusters::status(node)?;
+            if seen.quorate || Instant::now() >= deadline {
+                return Ok(seen);
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
     }
 }
 
@@ -170,6 +179,22 @@ impl Operations for Agent {
 
     async fn vm_move(&self, vm: VmSelector, request: VmMove) -> Result<VmLocation, Refusal> {
         relationships::hand_over(&self.control()?, &vm, request).await
+    }
+
+    async fn vm_pause(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
+        pausing::pause(&self.control()?, &vm).await
+    }
+
+    async fn vm_resume(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
+        pausing::resume(&self.control()?, &vm).await
+    }
+
+    async fn vm_resync(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
+        pausing::resync(&self.control()?, &vm).await
+    }
+
+    async fn vm_reset_statistics(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
+        pausing::reset_statistics(&self.control()?, &vm).await
     }
 
     async fn point_list(&self, vm: VmSelector) -> Result<Vec<PointStatus>, Refusal> {

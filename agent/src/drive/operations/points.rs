@@ -21,7 +21,12 @@ const EXPORT_DEADLINE: Duration = Duration::from_secs(3 * 3600);
 /// The recovery points of a VM, oldest first.
 pub async fn list(control: &Control, vm: &VmSelector) -> Result<Vec<PointStatus>, Refusal> {
     let (_, holder) = holder_of(control, vm).await?;
-    Ok(holder.points.into_iter().map(Into::into).collect())
+    match holder.fault {
+        // No point and a fault is not an empty list: the points are there, or were.
+        Some(fault) if holder.points.is_empty() => Err(Refusal::new(Class::Failed, "replica_unusable", fault)
+            .remedy("mend what it names on the node that receives the replica (`landfall vm locate`)")),
+        _ => Ok(holder.points.into_iter().map(Into::into).collect()),
+    }
 }
 
 async fn holder_of(control: &Control, vm: &VmSelector) -> Result<(MemberId, HolderFigures), Refusal> {
@@ -78,9 +83,9 @@ pub async fn export(control: &Control, vm: &VmSelector, request: PointExport) ->
     };
     let files = files
         .into_iter()
-        .filter_map(|(target, bytes)| {
+        .filter_map(|(target, bytes, root)| {
             let path = request.dir.join(format!("{target}.raw"));
-            Some(ExportedFile { target: target.parse().ok()?, path, bytes })
+            Some(ExportedFile { target: target.parse().ok()?, path, bytes, root: root.into() })
         })
         .collect();
     Ok(PointExported { uuid: id, point: point.sequence, root: point.root.into(), files })

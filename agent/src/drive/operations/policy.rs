@@ -20,6 +20,7 @@ use landfall_store::state::SettingsChange;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::decide::peer_list;
 use crate::drive::events::Happening;
 use crate::drive::join;
 use crate::drive::members::control_target;
@@ -37,14 +38,8 @@ use crate::vm_service::SettingsView;
 /// How long one node is asked at a time whether its VM service has a revision.
 const ASK_DEADLINE: Duration = Duration::from_secs(6);
 
-/// Failed calls after which a node that gossip holds for live counts as one that cannot be reached.
-const UNREACHABLE_TRIES: u32 = 3;
-
-/// The pause between two such calls.
+/// The pause before a node that has not applied them, or did not answer, is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-
-/// A peer list older than this is a Warning.
-const LIST_OLD: Duration = Duration::from_secs(24 * 3600);
 
 /// Every setting.
 pub fn settings_show(node: &Node) -> Settings {
@@ -108,8 +103,7 @@ async fn everywhere(node: &Node, revision: Revision, wait: WaitSeconds) -> Resul
     }
 }
 
-/// Whether `member` says in time that its VM service has `revision`. Only a node that cannot be reached is not waited
-/// for: gossip is a hint, and one that says nothing of a node proves nothing.
+/// Whether `member` says in time that its VM service has `revision`.
 async fn has_applied(node: &Node, member: &Member, revision: Revision, deadline: Instant) -> Result<(), String> {
     if member.id == node.me {
         let mut reported = node.vms.watch();
@@ -119,28 +113,40 @@ async fn has_applied(node: &Node, member: &Member, revision: Revision, deadline:
             _ => Err(node.vms.standing().fault().unwrap_or_else(|| "it has not acknowledged them".to_owned())),
         };
     }
+    let ask = |left: Duration| {
+        let (node, member) = (node.clone(), member.id);
+        async move {
+            let target = control_target(&node.state(), member)?;
+            let request = ControlRequest::AwaitSettings(revision);
+            let asked = node.calls.call(&target, Alpn::Control, &request, left).await;
+            Some(asked.map_err(|error| error.to_string()))
+        }
+    };
+    let live = || node.view.borrow().get(&member.id).is_some_and(|seen| seen.live);
+    until_applied(ask, live, deadline).await
+}
+
+/// Asks a node until it says that it has applied, or the time is up. `ask` gives `None` once it is no member any more.
+/// Only a node that cannot be reached and is not held for live either is not waited for.
+async fn until_applied<F: Future<Output = Option<Result<ControlAnswer, String>>>>(
+    ask: impl Fn(Duration) -> F,
+    live: impl Fn() -> bool,
+    deadline: Instant,
+) -> Result<(), String> {
     let mut why = "it does not answer".to_owned();
-    let mut unreachable = 0;
     loop {
-        let Some(target) = control_target(&node.state(), member.id) else { return Ok(()) };
         let left = deadline.saturating_duration_since(Instant::now()).min(ASK_DEADLINE);
         if left.is_zero() {
             return Err(why);
         }
-        match node.calls.call(&target, Alpn::Control, &ControlRequest::AwaitSettings(revision), left).await {
-            Ok(ControlAnswer::Done) => return Ok(()),
-            Ok(ControlAnswer::Refused(refusal)) => why = refusal.message,
-            Ok(_) => why = "it gave an answer of another kind".to_owned(),
-            Err(error) => {
-                why = error.to_string();
-                unreachable += 1;
-                let live = node.view.borrow().get(&member.id).is_some_and(|seen| seen.live);
-                if unreachable >= if live { UNREACHABLE_TRIES } else { 1 } {
-                    return Ok(());
-                }
-                sleep(RETRY_PAUSE).await;
-            }
+        match ask(left).await {
+            None | Some(Ok(ControlAnswer::Done)) => return Ok(()),
+            Some(Ok(ControlAnswer::Refused(refusal))) => why = refusal.message,
+            Some(Ok(_)) => why = "it gave an answer of another kind".to_owned(),
+            Some(Err(_)) if !live() => return Ok(()),
+            Some(Err(error)) => why = error,
         }
+        sleep(RETRY_PAUSE).await;
     }
 }
 
@@ -272,16 +278,12 @@ pub fn peer_list(node: &Node) -> Vec<PeerStatus> {
 }
 
 fn peer_status(node: &Node, peer: &Peer) -> PeerStatus {
-    let age = Duration::from_millis(node.outside.clock.wall().0.saturating_sub(peer.confirmed_at.0));
-    let old = age > LIST_OLD;
+    let refusal = peer_list::refusal(peer, node.outside.clock.wall());
     PeerStatus {
         cap: peer.list.cap.clone(),
         cluster: peer.cluster.clone(),
-        health: if old { Health::Warning } else { Health::Normal },
-        health_reasons: old
-            .then(|| format!("its member list was last confirmed {} h ago", age.as_secs() / 3600))
-            .into_iter()
-            .collect(),
+        health: if refusal.is_some() { Health::Warning } else { Health::Normal },
+        health_reasons: refusal.into_iter().map(|refusal| refusal.message).collect(),
         ca_key: landfall_proto::authority::ca_fingerprint(&peer.ca).into(),
         position: peer.list.position,
         confirmed_at: peer.confirmed_at.into(),
@@ -309,4 +311,52 @@ pub async fn peer_remove(node: &Node, cap: Fqdn) -> Result<PeerRemoved, Refusal>
     let stopped = stopped.into_iter().map(|vm| NamedVm { uuid: vm, name: name(vm).unwrap_or_default() }).collect();
     node.events.record(Happening::warning("peer_removed", format!("no longer paired with {cap}")).with("cap", &cap));
     Ok(PeerRemoved { cap, stopped })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    const WAIT: Duration = Duration::from_secs(1);
+
+    /// What a wait says of a node that fails every call and is held for live for the first `live` of them.
+    async fn fails_every_call(live: u32) -> (Result<(), String>, u32) {
+        let calls = Cell::new(0);
+        let ask = |left: Duration| {
+            calls.set(calls.get() + 1);
+            async move {
+                sleep(left.min(Duration::from_millis(1))).await;
+                Some(Err("no answer".to_owned()))
+            }
+        };
+        let applied = until_applied(ask, || calls.get() <= live, Instant::now() + WAIT).await;
+        (applied, calls.get())
+    }
+
+    #[tokio::test]
+    async fn a_node_that_is_held_for_live_and_fails_every_call_is_missing() {
+        let (applied, calls) = fails_every_call(u32::MAX).await;
+        assert_eq!(applied, Err("no answer".to_owned()));
+        assert!(calls > 3, "it was asked to the end: {calls}");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_nobody_holds_for_live_is_not_waited_for() {
+        assert_eq!(fails_every_call(0).await, (Ok(()), 1));
+        assert_eq!(fails_every_call(4).await, (Ok(()), 5), "a dead node is waited for until gossip says so");
+    }
+
+    #[tokio::test]
+    async fn a_node_that_refuses_is_asked_again_and_one_that_left_is_not_waited_for() {
+        let calls = Cell::new(0);
+        let ask = |_: Duration| {
+            calls.set(calls.get() + 1);
+            let refusal = Refusal::new(Class::Failed, "not_applied", "not yet");
+            std::future::ready((calls.get() < 3).then_some(Ok(ControlAnswer::Refused(refusal))))
+        };
+        assert_eq!(until_applied(ask, || true, Instant::now() + WAIT).await, Ok(()));
+        assert_eq!(calls.get(), 3);
+    }
 }

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use landfall_proto::id::{MemberId, VmId};
-use landfall_proto::model::Command;
+use landfall_proto::model::{Command, Replica};
 use landfall_proto::{Class, Refusal};
+use landfall_store::state::check_start;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::census::{census, committed_names, resolve};
@@ -17,7 +18,7 @@ use crate::drive::node::Node;
 use crate::surface::vm::{NamedVm, VmDetail, VmEnable, VmLocation, VmMove, VmSelector};
 use crate::surface::wait::{WaitSeconds, timed_out};
 
-/// How long `vm enable` waits for a node to claim the VM before it answers all the same.
+/// How long `vm enable` waits for a node to claim the VM, and to begin, before it answers all the same.
 const CLAIM_WAIT: Duration = Duration::from_secs(3);
 
 /// How often a wait looks again.
@@ -74,6 +75,8 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
             if known.is_empty() { "none".to_owned() } else { known.join(", ") }
         )));
     }
+    // Checked where it is committed, too; by then the other side would have placed a replica.
+    check_start(node.outside.clock.wall(), request.start_at.map(|start| start.0))?;
     let recovery_points = request.recovery_points.get();
     let placed = control.senders.place(&request.to, &local.vm, request.frequency_seconds, recovery_points).await?;
     let command = Command::Enable {
@@ -81,14 +84,13 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
         to: request.to.clone(),
         frequency: request.frequency_seconds,
         recovery_points,
+        starts_at: request.start_at.map(|start| start.0),
     };
     node.proposer.commit(command).await?;
     let told = format!("{} replicates to {}, received by {}", local.vm.name, request.to, placed.node);
     node.events.record(Happening::info("replication_enabled", told).vm(id).node(&placed.node));
     // The node that has the VM claims it within a moment; waiting for that makes the answer say where it is sent from.
-    let mut states = node.consensus.watch_state();
-    let claimed = states.wait_for(|state| state.primaries.get(&id).is_none_or(|primary| primary.sender.is_some()));
-    drop(timeout(CLAIM_WAIT, claimed).await);
+    drop(timeout(CLAIM_WAIT, begun(control, id)).await);
     if let Some(wait) = request.wait_seconds {
         first_point(control, id, wait).await?;
     }
@@ -96,6 +98,18 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
     detail.status.replica_host.get_or_insert_with(|| placed.node.to_string());
     detail.status.epoch.get_or_insert(placed.epoch);
     Ok(detail)
+}
+
+/// Waits until a node sends the VM and says so, or it is not replicated any more.
+async fn begun(control: &Control, vm: VmId) {
+    loop {
+        let state = control.node.state();
+        let Some(primary) = state.primaries.get(&vm) else { return };
+        if primary_status(control, &state, primary).await.1.is_some() {
+            return;
+        }
+        sleep(LOOK_INTERVAL).await;
+    }
 }
 
 async fn first_point(control: &Control, vm: VmId, wait: WaitSeconds) -> Result<(), Refusal> {
@@ -153,6 +167,7 @@ pub async fn hand_over(control: &Control, vm: &VmSelector, request: VmMove) -> R
             .remedy(format!("the members are {}", known.into_iter().collect::<Vec<_>>().join(", ")))
     })?;
     if replica.receiver() != target.id {
+        copied_once(node, replica, request.wait_seconds).await?;
         let command = Command::Handover { vm: id, epoch: replica.epoch, to: Some(target.id) };
         node.proposer.commit(command).await?;
         if let Some(wait) = request.wait_seconds {
@@ -163,6 +178,26 @@ pub async fn hand_over(control: &Control, vm: &VmSelector, request: VmMove) -> R
     let replica = state.replicas.get(&id).ok_or_else(|| Refusal::not_found("vm", &id.to_string()))?;
     let at = broker::location(&state, replica)?;
     Ok(VmLocation { uuid: id, node: at.node, address: at.data, epoch: at.epoch })
+}
+
+/// Waits, where the caller waits at all, until the replica has a point: before that there is nothing to hand over.
+async fn copied_once(node: &Node, replica: &Replica, wait: Option<WaitSeconds>) -> Result<(), Refusal> {
+    if replica.acknowledged {
+        return Ok(());
+    }
+    let Some(wait) = wait else {
+        let message = format!("{} has no recovery point yet: its initial copy runs", replica.vm.name);
+        return Err(Refusal::new(Class::Refused, "no_point_yet", message)
+            .field("vm")
+            .remedy("give --wait, and it is moved once the first point is complete"));
+    };
+    let vm = replica.vm.id;
+    let mut state = node.consensus.watch_state();
+    let copied = state.wait_for(|state| state.replicas.get(&vm).is_none_or(|replica| replica.acknowledged));
+    match timeout(wait.duration(), copied).await {
+        Ok(_) => Ok(()),
+        Err(_) => Err(timed_out("nothing was moved", "the initial copy is not complete", wait)),
+    }
 }
 
 async fn handed_over(node: &Node, vm: VmId, to: MemberId, wait: WaitSeconds) -> Result<(), Refusal> {

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 use landfall_proto::Refusal;
 use landfall_proto::id::NodeName;
-use landfall_proto::message::control::{HolderFigures, LocalVm, SenderFigures};
+use landfall_proto::message::control::{HolderFigures, LocalVm, Point, PointState, SenderFigures};
 use landfall_proto::model::{Primary, Replica, VmSpec};
 use landfall_store::State;
 
@@ -12,6 +12,7 @@ use crate::decide::failover;
 use crate::decide::health::{self, Verdict};
 use crate::drive::control::Control;
 use crate::surface::vm::{DiskStatus, Health, ReplicationState, VmDetail, VmRole, VmSelector, VmState, VmStatus};
+use crate::surface::vm::{HealthDetail, PointMark};
 
 /// The VMs of this cluster, by name.
 pub async fn list(control: &Control) -> Vec<VmStatus> {
@@ -36,7 +37,12 @@ pub async fn list(control: &Control) -> Vec<VmStatus> {
 }
 
 fn not_replicated(host: &NodeName, vm: &LocalVm) -> VmStatus {
-    let fault = vm.fault.as_ref().map(|fault| fault.message.clone());
+    let fault = vm.fault.as_ref().map(|fault| HealthDetail {
+        code: fault.code.clone(),
+        severity: Health::NotApplicable,
+        message: fault.message.clone(),
+        command: format!("landfall vm show {}", vm.vm.id),
+    });
     VmStatus {
         primary_host: Some(host.to_string()),
         ..blank(
@@ -45,7 +51,7 @@ fn not_replicated(host: &NodeName, vm: &LocalVm) -> VmStatus {
             Verdict {
                 state: ReplicationState::Disabled,
                 health: Health::NotApplicable,
-                reasons: fault.into_iter().collect(),
+                details: fault.into_iter().collect(),
             },
         )
     }
@@ -58,7 +64,8 @@ fn blank(vm: &VmSpec, role: VmRole, verdict: Verdict) -> VmStatus {
         role,
         state: verdict.state,
         health: verdict.health,
-        health_reasons: verdict.reasons,
+        health_reasons: verdict.reasons(),
+        health_details: verdict.details,
         connection_point: None,
         primary_host: None,
         replica_cluster: None,
@@ -85,7 +92,7 @@ pub(super) async fn primary_status(
     };
     let now = control.node.outside.clock.wall();
     let verdict = health::of_primary(primary, sender.as_ref(), now);
-    let verdict = failover::at_primary(state.departures.get(&primary.vm.id), verdict);
+    let verdict = failover::at_primary(primary.vm.id, state.departures.get(&primary.vm.id), verdict);
     let newest = sender.as_ref().and_then(|sender| sender.acknowledged.clone());
     let age = newest.as_ref().map(|point| now.0.saturating_sub(point.taken_at.0) / 1000);
     let status = VmStatus {
@@ -94,6 +101,7 @@ pub(super) async fn primary_status(
         replica_cluster: Some(primary.to.clone()),
         replica_host: sender.as_ref().and_then(|sender| sender.receiver.as_ref()).map(ToString::to_string),
         in_sync: newest.as_ref().map(|point| point.copies.clone()).unwrap_or_default(),
+        epoch: sender.as_ref().and_then(|sender| sender.assignment),
         consistency: newest.as_ref().map(|point| point.consistency),
         last_point_at: newest.as_ref().map(|point| point.taken_at.into()),
         lag_seconds: age,
@@ -109,7 +117,7 @@ async fn replica_status(control: &Control, state: &State, replica: &Replica) -> 
     let holder = figures(control, state, replica.receiver(), replica.vm.id).await.and_then(|figures| figures.holder);
     let now = control.node.outside.clock.wall();
     let verdict = health::of_replica(replica, holder.as_ref(), now);
-    let verdict = failover::at_replica(state.promotions.get(&replica.vm.id), verdict);
+    let verdict = failover::at_replica(replica.vm.id, state.promotions.get(&replica.vm.id), verdict);
     let newest = holder.as_ref().and_then(|holder| newest(&holder.points)).cloned();
     let age = newest.as_ref().map(|point| now.0.saturating_sub(point.taken_at.0) / 1000);
     let status = VmStatus {
@@ -148,14 +156,23 @@ pub async fn show(control: &Control, vm: &VmSelector) -> Result<VmDetail, Refusa
             frozen_micros: sender.as_ref().map(|sender| sender.frozen_micros),
             source: sender.as_ref().and_then(|sender| sender.source.clone()),
             missed_cycles: sender.as_ref().map(|sender| sender.missed_cycles),
+            sent_point: sender.as_ref().and_then(sent_point),
+            durable_point: sender.as_ref().and_then(|sender| sender.acknowledged.as_ref()).map(Into::into),
+            verified_point: sender.as_ref().and_then(|sender| verified(sender.acknowledged.as_slice())),
+            pending_bytes: sender.as_ref().map(|sender| sender.in_flight.map_or(0, |flight| flight.bytes)),
+            clock_skew_ms: sender.as_ref().and_then(|sender| sender.clock_skew_ms),
+            statistics: sender.as_ref().map(|sender| sender.statistics.into()),
+            compared: sender.as_ref().and_then(|sender| sender.compared.clone()).map(Into::into),
             fault: sender.and_then(|sender| sender.fault).map(Into::into),
+            paused_since: primary.paused.map(Into::into),
+            starts_at: primary.starts_at.map(Into::into),
             rivals: primary.rivals.iter().map(|member| name(&state, *member)).collect(),
             passed_over: control.senders.passed_over(id),
             ..detail(&primary.vm, status)
         });
     }
     if let Some(replica) = state.replicas.get(&id) {
-        let (status, _) = replica_status(control, &state, replica).await;
+        let (status, holder) = replica_status(control, &state, replica).await;
         let promoted = state.promotions.contains(&id);
         let running = promoted && census(node).await.local.get(&id).is_some_and(|(_, vm)| vm.running);
         return Ok(VmDetail {
@@ -164,6 +181,9 @@ pub async fn show(control: &Control, vm: &VmSelector) -> Result<VmDetail, Refusa
             recovery_points: Some(replica.recovery_points),
             storage: Some(replica.storage.clone()),
             trust_group: Some(replica.trust_group.clone()),
+            paused_since: replica.paused.map(Into::into),
+            durable_point: holder.as_ref().and_then(|holder| newest(&holder.points)).map(Into::into),
+            verified_point: holder.as_ref().and_then(|holder| verified(&holder.points)),
             moving_to: replica.handover.as_ref().map(|handover| name(&state, handover.to)),
             ..detail(&replica.vm, status)
         });
@@ -175,6 +195,17 @@ pub async fn show(control: &Control, vm: &VmSelector) -> Result<VmDetail, Refusa
         fault: vm.fault.clone().map(Into::into),
         ..detail(&vm.vm, not_replicated(host, vm))
     })
+}
+
+/// The newest point that was sent, or is on its way.
+fn sent_point(sender: &SenderFigures) -> Option<PointMark> {
+    let flight = sender.in_flight.map(|flight| PointMark { point: flight.sequence, taken_at: flight.taken_at.into() });
+    flight.or_else(|| sender.acknowledged.as_ref().map(Into::into))
+}
+
+/// The newest of `points` whose holder was sure of itself when it had proven it.
+fn verified(points: &[Point]) -> Option<PointMark> {
+    points.iter().rev().find(|point| point.state == PointState::Listed).map(Into::into)
 }
 
 fn detail(vm: &VmSpec, status: VmStatus) -> VmDetail {
@@ -196,6 +227,15 @@ fn detail(vm: &VmSpec, status: VmStatus) -> VmDetail {
         missed_cycles: None,
         fault: None,
         moving_to: None,
+        sent_point: None,
+        durable_point: None,
+        verified_point: None,
+        pending_bytes: None,
+        clock_skew_ms: None,
+        statistics: None,
+        paused_since: None,
+        starts_at: None,
+        compared: None,
         rivals: Vec::new(),
         passed_over: Vec::new(),
     }

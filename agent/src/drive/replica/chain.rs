@@ -166,9 +166,38 @@ impl Base {
         }
     }
 
+    /// Bytes of the disk that the file system keeps for it: what was never written, or zeroed, takes no room.
+    pub fn stored_bytes(&self) -> Result<u64, Refusal> {
+        let mut stored = 0;
+        for (_, host, length) in &self.runs {
+            let (mut at, end) = (*host, host + length);
+            while let Some((from, until)) =
+                next_data(&self.file, at).map_err(|error| fault("read", &self.path, &error))?
+            {
+                stored += until.min(end).saturating_sub(from.min(end));
+                at = until;
+                if at >= end {
+                    break;
+                }
+            }
+        }
+        Ok(stored)
+    }
+
     /// Syncs what was written.
     pub fn sync(&self) -> Result<(), Refusal> {
         durable::sync(&self.file, &self.path)
+    }
+}
+
+/// The next run of the file from `at` that is no hole: where it starts and ends.
+fn next_data(file: &File, at: u64) -> io::Result<Option<(u64, u64)>> {
+    use rustix::fs::{SeekFrom, seek};
+    match seek(file, SeekFrom::Data(at)) {
+        Ok(from) => Ok(Some((from, seek(file, SeekFrom::Hole(from))?))),
+        // None from here on.
+        Err(rustix::io::Errno::NXIO) => Ok(None),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -296,6 +325,42 @@ impl Readable for PointDisk {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Refusal> {
         self.layers.read_at(offset, buffer)
+    }
+}
+
+/// Which parts of a disk an overlay has itself, asked for in order.
+pub struct OwnClusters {
+    image: FormatAccess<Imago>,
+    path: PathBuf,
+    /// Up to where the overlay was looked at, and whether the run that ends there is its own.
+    seen: (u64, bool),
+}
+
+impl OwnClusters {
+    /// Looks at the overlay at `path`, without what it is based on.
+    pub fn open(path: &Path) -> Result<Self, Refusal> {
+        let builder = Qcow2::<Imago>::builder_path(path).backing(None);
+        let opened = wait(Box::pin(builder.open(PermissiveImplicitOpenGate::default())));
+        let image = FormatAccess::new(opened.map_err(|error| fault("open", path, &error))?);
+        Ok(Self { image, path: path.to_owned(), seen: (0, false) })
+    }
+
+    /// Whether any of `range` is in the overlay itself. Each range begins where the one before ended.
+    pub fn touch(&mut self, range: &std::ops::Range<u64>) -> Result<bool, Refusal> {
+        let (mut until, mut own) = self.seen;
+        let mut found = own && until > range.start;
+        while until < range.end {
+            let mapped = wait(Box::pin(self.image.get_mapping(until, self.image.size().saturating_sub(until))));
+            let (mapping, length) = mapped.map_err(|error| fault("read the tables of", &self.path, &error))?;
+            if length == 0 || matches!(mapping, Mapping::Eof { .. }) {
+                return Err(damaged(&self.path, "ends before its disk does"));
+            }
+            own = !matches!(mapping, Mapping::Zero { explicit: false, .. });
+            until += length;
+            found |= own;
+        }
+        self.seen = (until, own);
+        Ok(found)
     }
 }
 

@@ -1,8 +1,11 @@
 //! A replica's files as another node reads them.
 //!
 //! The listing is one moment's: the manifest as it was then, and the files that its points need, which are pinned until
-//! the source is dropped. With `freeze` the store takes no change set meanwhile. A piece may be shorter than what was
-//! asked for: the rest of it is zero, so that the holes of a sparse file cost no bytes on the wire.
+//! the source is dropped. While they are pinned no file of the listing changes: overlays are written once, and nothing
+//! is merged into a base whose point is listed. A source that is made while an earlier one exists lists every file of
+//! that one as it was. New points are taken meanwhile, up to [`POINTS_MAX`](super::manifest::POINTS_MAX) with those that
+//! are pinned; with `freeze` none are. A piece may be shorter than what was asked for: the rest of it is zero, so that the
+//! holes of a sparse file cost no bytes on the wire.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -33,18 +36,16 @@ impl ReplicaStore {
     /// Opens the replica's files for a copy. With `freeze` nothing new is taken until it is dropped; that is refused
     /// while a change set is staged whole, because the copy would not have it.
     pub fn copy_source(&mut self, freeze: bool) -> Result<CopySource, Refusal> {
-        let standing = self.standing();
-        if freeze && standing.staged_whole {
+        // A commit that is not complete also keeps merges waiting, which would change files under the reader.
+        if self.applying.is_some() || (freeze && self.standing().staged_whole) {
             return Err(Refusal::new(Class::Failed, "staged_pending", "a change set is staged and not applied yet")
                 .remedy("complete or drop it first"));
         }
         if self.manifest().points.is_empty() {
             return Err(Refusal::not_found("point", "newest").remedy("there is nothing to copy yet: let it be sent"));
         }
-        if self.applying.is_none() {
-            // Merges that are due would change files under the reader.
-            self.retain()?;
-        }
+        // Merges that are due come first.
+        self.retain()?;
         let sequences = self.manifest().points.iter().map(|point| point.sequence).collect();
         let pin = Pin::new(&self.shared, sequences, freeze);
         let mut names = BTreeSet::new();

@@ -2,9 +2,15 @@
 //!
 //! They are written into a folder beside the replica's, whose name begins with a dot, read and checked there, and take
 //! the replica's place in one step: whatever is at that place before stays until then. A copy that breaks off is begun
-//! again. Everything blocks.
+//! again.
+//!
+//! A copy takes passes, each of one listing. From one to the next a file is kept when its name and its length stand in
+//! both. That it is the same is so because the other node keeps the points of one listing pinned until it has made the
+//! next: an overlay is written once, and the base changes only when a point that it pins is de-listed. It is no article
+//! of faith all the same: a point is found right by reading the files that are here, and a file that went or came anew
+//! makes every point be read again. Everything blocks.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -15,15 +21,13 @@ use landfall_proto::message::data::EXTENT_MAX;
 use landfall_proto::refusal::{Class, quoted};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use super::chain::{self, PointDisk};
-use super::export::{read_verified, sound_leaves};
+use super::check::Checked;
 use super::layout::{FILES_MAX, Layout, MANIFEST, is_plain};
-use super::manifest::{self, DiskEntry, Manifest, PointEntry};
+use super::leftover;
+use super::manifest::{self, Manifest};
 use super::pins::FolderLock;
-use super::store::ReplicaStore;
 use crate::drive::image::durable::{self, fault};
-use crate::drive::image::source::Readable;
-use crate::drive::image::tree::{self, LEAF_BYTES};
+use crate::drive::image::tree;
 
 /// The largest file that is taken: the base of the largest disk with its tables, and some slack.
 const FILE_BYTES_MAX: u64 = tree::MAX_DISK_BYTES + (tree::MAX_DISK_BYTES >> 8);
@@ -51,21 +55,16 @@ pub struct Import {
     asked: VecDeque<(usize, CopyStep)>,
     open: Option<(usize, File)>,
     received: u64,
+    /// Files of earlier listings that are here whole and stand in this one.
+    kept: BTreeSet<String>,
+    checked: Checked,
 }
 
 impl Import {
     /// Begins to take `files` (as the other node listed them) for the replica of `vm` in `folder`.
     pub fn begin(folder: &Path, vm: VmId, files: Vec<(String, u64)>) -> Result<Self, Refusal> {
-        if files.len() > FILES_MAX || !files.iter().any(|(name, _)| name == MANIFEST) {
-            return Err(bad_list(&format!("{} files, or no manifest", files.len())));
-        }
-        for (at, (name, size)) in files.iter().enumerate() {
-            if !is_plain(name) || *size > FILE_BYTES_MAX || files[..at].iter().any(|(earlier, _)| earlier == name) {
-                return Err(bad_list(&format!("{} of {size} bytes", quoted(name))));
-            }
-        }
-        let parent = durable::folder_of(folder);
-        let temporary = parent.join(format!(".{vm}.import"));
+        check_list(&files)?;
+        let temporary = temporary(folder, vm);
         remove_folder(&temporary)?;
         fs::create_dir_all(&temporary).map_err(|error| fault("create", &temporary, &error))?;
         let layout = Layout::new(&temporary);
@@ -78,7 +77,36 @@ impl Import {
             asked: VecDeque::new(),
             open: None,
             received: 0,
+            kept: BTreeSet::new(),
+            checked: Checked::default(),
         })
+    }
+
+    /// Removes what a copy for the replica of `vm` in `folder` left that broke off; no error where there is nothing.
+    pub fn discard(folder: &Path, vm: VmId) -> Result<(), Refusal> {
+        remove_folder(&temporary(folder, vm))
+    }
+
+    /// Begins the next pass, over what the other node lists now in the same session. What is here and still listed is
+    /// kept, the rest removed; the manifest is always taken anew.
+    pub fn again(&mut self, files: Vec<(String, u64)>) -> Result<(), Refusal> {
+        check_list(&files)?;
+        self.complete()?;
+        let listed: BTreeSet<&(String, u64)> = files.iter().collect();
+        let (mut kept, mut lost) = (BTreeSet::new(), false);
+        for file in self.files.iter().filter(|(name, _)| name != MANIFEST) {
+            if listed.contains(file) {
+                kept.insert(file.0.clone());
+            } else {
+                durable::remove(&self.layout.path(&file.0))?;
+                lost = true;
+            }
+        }
+        if lost {
+            self.checked = Checked::default();
+        }
+        (self.files, self.kept, self.next) = (files, kept, (0, 0));
+        Ok(())
     }
 
     /// What to ask for next; may be called again before the answer is there. `None` when everything was asked for.
@@ -86,7 +114,7 @@ impl Import {
         loop {
             let (at, offset) = self.next;
             let (name, size) = self.files.get(at)?;
-            if offset >= *size {
+            if offset >= *size || self.kept.contains(name) {
                 self.next = (at + 1, 0);
                 continue;
             }
@@ -119,7 +147,7 @@ impl Import {
         Ok(())
     }
 
-    /// Bytes that were received.
+    /// Bytes that were received, of all passes together.
     pub fn received(&self) -> u64 {
         self.received
     }
@@ -134,62 +162,41 @@ impl Import {
         Ok(())
     }
 
-    /// Checks everything that was copied and puts it in its place. The oldest and the newest point are read whole, of
-    /// the others what differs from the point before. Whatever fails, the replica's place is as it was.
-    pub fn finish(mut self) -> Result<ReplicaStore, Refusal> {
+    /// Refuses a pass that is not through.
+    fn complete(&mut self) -> Result<(), Refusal> {
         self.close()?;
         if !self.asked.is_empty() || self.next.0 < self.files.len() {
             return Err(bad_list("a copy that is not complete"));
         }
+        Ok(())
+    }
+
+    /// Checks every point that the pass brought and no earlier one: see `check`. After a failure the copy is of no use.
+    pub fn check(&mut self) -> Result<(), Refusal> {
+        self.verified().map(drop)
+    }
+
+    fn verified(&mut self) -> Result<Manifest, Refusal> {
+        self.complete()?;
         let path = self.layout.path(MANIFEST);
         let manifest = Manifest::load(&path)?.ok_or_else(|| manifest::bad(&path, "is missing"))?;
         if manifest.vm != self.vm {
             return Err(manifest::bad(&path, &format!("belongs to VM {}, not {}", manifest.vm, self.vm)));
         }
-        for (at, point) in manifest.points.iter().enumerate() {
-            let whole = at == 0 || at + 1 == manifest.points.len();
-            let before = if whole { None } else { manifest.points.get(at - 1) };
-            for disk in &point.disks {
-                self.check_disk(point, disk, before)?;
-            }
-        }
-        durable::sync_folder(self.layout.folder())?;
-        self.place()?;
-        ReplicaStore::open(&self.folder, self.vm)
+        // Taken for the time of checking: what a check that failed has seen counts for nothing.
+        let mut checked = std::mem::take(&mut self.checked);
+        checked.check(&self.layout, &manifest)?;
+        self.checked = checked;
+        Ok(manifest)
     }
 
-    fn check_disk(&self, point: &PointEntry, disk: &DiskEntry, before: Option<&PointEntry>) -> Result<(), Refusal> {
-        let damaged = |range: std::ops::Range<u64>, why: &str| {
-            let message = format!(
-                "the copy of point {} is damaged: disk {}, bytes {} to {}: {why}",
-                point.sequence, disk.target, range.start, range.end
-            );
-            Refusal::new(Class::Failed, "damaged", message).remedy("copy again, or from another node")
-        };
-        let Some(leaves) = sound_leaves(&self.layout, disk) else {
-            return Err(damaged(0..disk.bytes, "its leaf hashes do not make its root"));
-        };
-        chain::chain(&self.layout, &disk.file)?;
-        let content = PointDisk::open(&self.layout, &disk.file, disk.bytes)?;
-        let earlier = before.and_then(|point| point.disk(&disk.target)).filter(|entry| entry.bytes == disk.bytes);
-        let Some(earlier) = earlier.and_then(|entry| sound_leaves(&self.layout, entry)) else {
-            return read_verified(&content, disk, &self.layout, &mut |_, _| Ok(()))
-                .map_err(|fault| fault.into_refusal(damaged));
-        };
-        let (mut now, mut then) = (leaves.hashes_from(0)?, earlier.hashes_from(0)?);
-        let mut buffer = vec![0; LEAF_BYTES as usize];
-        for leaf in 0..leaves.count() {
-            let (wanted, old) = (now.next_hash()?, then.next_hash()?);
-            if wanted != old {
-                let (start, length) = (leaf * LEAF_BYTES, tree::node_length(disk.bytes, LEAF_BYTES, leaf));
-                let data = &mut buffer[..length as usize];
-                content.read_at(start, data)?;
-                if wanted != Some(tree::data_hash(disk.bytes, start, data)) {
-                    return Err(damaged(start..start + length, "its bytes do not have their hash"));
-                }
-            }
-        }
-        Ok(())
+    /// Checks what the last pass brought and puts the replica in its place, to be opened there. Whatever fails, the
+    /// replica's place is as it was.
+    pub fn finish(mut self) -> Result<(), Refusal> {
+        let manifest = self.verified()?;
+        self.checked.settle_indexes(&self.layout, &manifest)?;
+        durable::sync_folder(self.layout.folder())?;
+        self.place()
     }
 
     /// Gives the folder its place in one step, and removes what was there.
@@ -207,6 +214,24 @@ impl Import {
         durable::sync_folder(parent)?;
         remove_folder(from)
     }
+}
+
+/// Where a copy is made until it takes its place.
+fn temporary(folder: &Path, vm: VmId) -> PathBuf {
+    leftover::beside(folder, vm, leftover::IMPORT)
+}
+
+fn check_list(files: &[(String, u64)]) -> Result<(), Refusal> {
+    if files.len() > FILES_MAX || !files.iter().any(|(name, _)| name == MANIFEST) {
+        return Err(bad_list(&format!("{} files, or no manifest", files.len())));
+    }
+    let mut names = BTreeSet::new();
+    for (name, size) in files {
+        if !is_plain(name) || *size > FILE_BYTES_MAX || !names.insert(name) {
+            return Err(bad_list(&format!("{} of {size} bytes", quoted(name))));
+        }
+    }
+    Ok(())
 }
 
 fn remove_folder(folder: &Path) -> Result<(), Refusal> {

@@ -53,10 +53,19 @@ fn history(sequences: impl IntoIterator<Item = u64>) -> BTreeMap<u64, Vec<(DiskT
 fn the_child() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
     let folder = Path::new(&folder);
-    if let Some(step) = std::env::var(STEP).ok().and_then(|step| step.parse().ok()) {
-        faults::kill_at(step);
-    }
-    let mut store = ReplicaStore::open(&folder.join("r"), VM).unwrap();
+    let step = std::env::var(STEP).ok().and_then(|step| step.parse().ok());
+    let mut store = match step {
+        Some(step) => {
+            faults::kill_at(step);
+            ReplicaStore::open(&folder.join("r"), VM).unwrap()
+        }
+        None => {
+            // At a random moment, rather than at a step that this thread counts: both disks are written at once.
+            let mut store = ReplicaStore::open(&folder.join("r"), VM).unwrap();
+            store.set_disks_at_once(SIZES.len());
+            store
+        }
+    };
     store.set_recovery_points(KEEP).unwrap();
     let scratch = folder.join("scratch");
     let mut primary = Primary::new(&scratch, &SIZES, 1);

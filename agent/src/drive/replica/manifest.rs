@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use landfall_proto::Refusal;
-use landfall_proto::id::{DiskTarget, Epoch, Root, SenderEpoch, UnixMillis, VmId};
+use landfall_proto::id::{DiskTarget, Epoch, Fingerprint, Root, SenderEpoch, UnixMillis, VmId};
 use landfall_proto::message::control::{Consistency, Point, PointState};
 use landfall_proto::message::data::Tip;
 use landfall_proto::model::DiskSpec;
@@ -33,8 +33,8 @@ pub struct Manifest {
     pub vm: VmId,
     /// The highest assignment epoch that was seen here.
     pub epoch: Epoch,
-    /// The highest sender epoch that was seen here.
-    pub sender_epoch: SenderEpoch,
+    /// The highest sender epoch that was seen of each primary cluster, the present one's last.
+    pub senders: Vec<SenderSeen>,
     /// Older points to keep beside the newest.
     pub recovery_points: u8,
     /// Disks whose first content is under construction.
@@ -45,6 +45,21 @@ pub struct Manifest {
     pub elsewhere: Vec<Point>,
     /// Whether the newest point's content was found not to be what it should: the next change set must be compared.
     pub doubted: bool,
+}
+
+/// The most primary clusters whose senders are remembered: a VM has one, another after each site was made anew or moved.
+const SENDERS_MAX: usize = 8;
+
+/// The newest sender of one primary cluster. A sender epoch is a position in that cluster's log, and says nothing beside
+/// another's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SenderSeen {
+    /// The cluster, by its CA: a cluster that was made anew has another one, whatever it is called.
+    #[serde(with = "hex")]
+    pub cluster: Fingerprint,
+    /// The highest sender epoch that was seen of it.
+    pub epoch: SenderEpoch,
 }
 
 /// A listed point.
@@ -114,13 +129,26 @@ impl Manifest {
         Self {
             vm,
             epoch: Epoch::default(),
-            sender_epoch: SenderEpoch::default(),
+            senders: Vec::new(),
             recovery_points: 0,
             filling: Vec::new(),
             points: Vec::new(),
             elsewhere: Vec::new(),
             doubted: false,
         }
+    }
+
+    /// The highest sender epoch that was seen of a primary cluster; the lowest where it never sent here.
+    pub fn seen_of(&self, cluster: &Fingerprint) -> SenderEpoch {
+        let seen = self.senders.iter().find(|seen| seen.cluster == *cluster);
+        seen.map_or_else(SenderEpoch::default, |seen| seen.epoch)
+    }
+
+    /// Takes in who sends now.
+    pub fn see(&mut self, cluster: Fingerprint, epoch: SenderEpoch) {
+        self.senders.retain(|seen| seen.cluster != cluster);
+        self.senders.push(SenderSeen { cluster, epoch });
+        self.senders.drain(..self.senders.len().saturating_sub(SENDERS_MAX));
     }
 
     /// The newest listed point.
@@ -173,6 +201,9 @@ impl Manifest {
         if self.points.len() > POINTS_MAX || self.recovery_points > RECOVERY_POINTS_MAX {
             return Err(format!("lists {} points", self.points.len()));
         }
+        if self.senders.len() > SENDERS_MAX {
+            return Err(format!("names {} primary clusters", self.senders.len()));
+        }
         if !self.filling.is_empty() {
             tree::check_disks(&self.filling).map_err(|refusal| refusal.message)?;
         }
@@ -202,25 +233,44 @@ impl Manifest {
 /// The refusal for a manifest that cannot be used.
 pub fn bad(path: &Path, why: &str) -> Refusal {
     let shown = quoted(&path.to_string_lossy());
-    Refusal::new(Class::Failed, "bad_manifest", format!("the manifest {shown} {why}"))
-        .field("path")
-        .remedy("restore the replica's folder from another copy, or move it away and let the replica be sent again")
+    Refusal::new(Class::Failed, "bad_manifest", format!("the manifest {shown} {why}")).field("path").remedy(
+        "restore the replica's folder from another copy, or move it away and replicate the VM anew (`landfall vm \
+             disable`, then `enable`, at the primary)",
+    )
 }
 
 mod hex {
-    //! A root as text.
+    //! 32 bytes as text.
 
-    use landfall_proto::id::Root;
+    use std::fmt::Display;
+
+    use landfall_proto::id::{Fingerprint, Root};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) fn serialize<S: Serializer>(root: &Root, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(root)
+    pub(super) trait Wide: Display {
+        fn of(bytes: [u8; 32]) -> Self;
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Root, D::Error> {
+    impl Wide for Root {
+        fn of(bytes: [u8; 32]) -> Self {
+            Self(bytes)
+        }
+    }
+
+    impl Wide for Fingerprint {
+        fn of(bytes: [u8; 32]) -> Self {
+            Self(bytes)
+        }
+    }
+
+    pub(super) fn serialize<T: Wide, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, T: Wide, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
         let text = String::deserialize(deserializer)?;
         let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).map_err(D::Error::custom)?;
-        bytes.try_into().map(Root).map_err(|_| D::Error::custom("a root has 32 bytes"))
+        bytes.try_into().map(T::of).map_err(|_| D::Error::custom("a hash has 32 bytes"))
     }
 }
 
@@ -255,6 +305,7 @@ mod tests {
         let mut manifest = Manifest::empty(VmId(uuid::Uuid::from_u128(7)));
         manifest.points = vec![entry(3), entry(9)];
         manifest.elsewhere = vec![entry(2).point()];
+        manifest.see(Fingerprint([4; 32]), SenderEpoch::from_number(6));
         manifest.save(&path).unwrap();
         assert_eq!(Manifest::load(&path).unwrap().unwrap(), manifest);
         let good = std::fs::read(&path).unwrap();

@@ -24,12 +24,14 @@
 //! [`PinnedPoint`] and [`CopySource`] read beside it, from any thread.
 
 pub mod chain;
+mod check;
 pub mod copy;
 pub mod export;
 pub mod fill;
 pub mod import;
 pub mod landing;
 pub mod layout;
+pub mod leftover;
 pub mod manifest;
 pub mod pins;
 mod rehash;
@@ -45,6 +47,8 @@ mod fault_test;
 #[cfg(test)]
 mod figures_test;
 #[cfg(test)]
+mod import_test;
+#[cfg(test)]
 mod kill_test;
 #[cfg(test)]
 mod run_test;
@@ -59,4 +63,4 @@ pub use import::{CopyStep, Import};
 pub use manifest::{DiskEntry, Manifest, PointEntry};
 pub use run::RunFolder;
 pub use stage::Begun;
-pub use store::{Epochs, ReplicaStore, Standing};
+pub use store::{Epochs, ReplicaStore, Standing, check_acknowledged, make_folder};

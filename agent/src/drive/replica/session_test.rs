@@ -1,12 +1,13 @@
 //! What a session may and may not do to a replica, and what survives the session.
 
-use landfall_proto::id::{Epoch, Root, SenderEpoch};
+use landfall_proto::id::{Epoch, Fingerprint, Root, SenderEpoch};
 use landfall_proto::message::control::PointState;
 use landfall_proto::message::data::{Content, Extent, Tip};
 
 use super::test_primary::{Primary, VM, check_points, epochs, exported, listed, stage};
 use super::*;
 use crate::drive::image::extent;
+use crate::drive::send::record::{Known, Record};
 
 fn setup(sizes: &[usize], points: u64) -> (tempfile::TempDir, Primary, ReplicaStore) {
     let folder = tempfile::tempdir().unwrap();
@@ -24,7 +25,7 @@ fn setup(sizes: &[usize], points: u64) -> (tempfile::TempDir, Primary, ReplicaSt
 fn lower_epochs_are_refused_even_after_a_restart_and_a_newer_session_ends_an_older_one() {
     let (folder, mut primary, mut store) = setup(&[200_000], 1);
     let specs = primary.specs();
-    let newer = Epochs { assignment: Epoch::from_number(8), sender: SenderEpoch::from_number(4) };
+    let newer = Epochs { assignment: Epoch::from_number(8), sender: SenderEpoch::from_number(4), ..epochs() };
     let tip = store.standing().newest;
     let (set, extents) = primary.next_set(tip);
     store.begin(&epochs(), &set).unwrap();
@@ -56,6 +57,43 @@ fn lower_epochs_are_refused_even_after_a_restart_and_a_newer_session_ends_an_old
         "replica_in_use",
         "one process at a time"
     );
+}
+
+#[test]
+fn sender_epochs_of_different_primary_clusters_are_not_compared() {
+    let (folder, mut primary, mut store) = setup(&[200_000], 1);
+    let specs = primary.specs();
+    let of = |cluster: u8, sender| Epochs {
+        cluster: Fingerprint([cluster; 32]),
+        sender: SenderEpoch::from_number(sender),
+        ..epochs()
+    };
+    store.admit(&of(0xa1, 900), &specs, &[]).unwrap();
+    // The primary's cluster is made anew: its log begins again.
+    let anew = of(0xb2, 5);
+    store.admit(&anew, &specs, &[]).unwrap();
+    let (set, extents) = primary.next_set(store.standing().newest);
+    assert_eq!(store.begin(&of(0xa1, 900), &set).unwrap_err().code, "not_admitted", "the session before has ended");
+    store.begin(&anew, &set).unwrap();
+    for extent in &extents {
+        store.append(&anew, extent).unwrap();
+    }
+    store.finish(&anew, extents.len() as u64).unwrap();
+    store.commit().unwrap();
+    check_points(&store, &primary.history);
+    // Within each cluster the higher epoch has been seen, whatever came between, and after a restart.
+    drop(store);
+    let mut store = ReplicaStore::open(&folder.path().join("r"), VM).unwrap();
+    for stale in [of(0xa1, 899), of(0xb2, 4)] {
+        assert_eq!(store.admit(&stale, &specs, &[]).unwrap_err().code, "stale_sender", "{stale:?}");
+    }
+    store.admit(&of(0xa1, 900), &specs, &[]).unwrap();
+    // What is remembered has a bound, and the present cluster stays in it.
+    for cluster in 0..20 {
+        store.admit(&of(cluster, 7), &specs, &[]).unwrap();
+        assert_eq!(store.admit(&of(cluster, 6), &specs, &[]).unwrap_err().code, "stale_sender");
+    }
+    assert_eq!(store.manifest().senders.len(), 8);
 }
 
 #[test]
@@ -234,6 +272,26 @@ fn points_known_elsewhere_are_listed_as_unreachable_until_newer_ones_take_their_
 }
 
 #[test]
+fn points_of_an_earlier_sender_are_unreachable_when_their_holder_dies_under_the_next_one() {
+    let (_folder, mut primary, mut store) = setup(&[200_000], 3);
+    // The VM migrates: its new node knows what the holder's welcome tells, and makes one point.
+    let mut record = Record::default();
+    assert!(record.learn(&store.points()));
+    primary.write();
+    let point = primary.replicate(&mut store).unwrap();
+    let tip = Tip { sequence: point.sequence, root: point.root };
+    record.acknowledge(point, None, Known { tip, disks: Vec::new() });
+    // The holder dies, and another node is filled.
+    let other = tempfile::tempdir().unwrap();
+    let mut seeding = ReplicaStore::open(&other.path().join("r"), VM).unwrap();
+    seeding.set_recovery_points(3).unwrap();
+    seeding.admit(&epochs(), &primary.specs(), &record.known()).unwrap();
+    let states: Vec<_> = seeding.points().iter().map(|point| (point.sequence, point.state)).collect();
+    assert_eq!(states, [1, 2, 3, 4].map(|sequence| (sequence, PointState::Unreachable)));
+    assert_eq!(record.last(), 4, "the next point gets a number of its own");
+}
+
+#[test]
 fn older_points_of_its_own_do_not_hide_newer_ones_that_only_another_node_has() {
     let (_folder, mut primary, mut store) = setup(&[200_000], 2);
     let other = tempfile::tempdir().unwrap();
@@ -301,4 +359,58 @@ fn stores_readers_and_writers_can_be_moved_to_another_thread() {
     movable::<crate::drive::image::IndexWriter>();
     movable::<crate::drive::image::ChangeSetWriter>();
     movable::<crate::drive::image::ChangeSetReader>();
+}
+
+#[test]
+fn a_replica_that_was_acknowledged_is_never_begun_anew_where_its_storage_is_not_mounted() {
+    let (folder, primary, store) = setup(&[200_000], 2);
+    drop(store);
+    let (location, mounted) = (folder.path().join("location"), folder.path().join("mounted"));
+    let replica = location.join("r");
+    std::fs::create_dir(&mounted).unwrap();
+    std::fs::rename(folder.path().join("r"), mounted.join("r")).unwrap();
+    let refused = |what: &str| {
+        let refusal = ReplicaStore::open_acknowledged(&replica, VM).unwrap_err();
+        assert_eq!(refusal.code, "replica_missing", "{what}");
+        assert!(refusal.message.contains(&*replica.to_string_lossy()), "{refusal}");
+    };
+    refused("without the location");
+    assert!(!location.exists());
+    std::fs::create_dir(&location).unwrap();
+    refused("at an empty mount point");
+    assert_eq!(std::fs::read_dir(&location).unwrap().count(), 0, "nothing was made there");
+    // What a placement left there before anything was acknowledged is no replica either.
+    let mut left = ReplicaStore::open(&replica, VM).unwrap();
+    left.admit(&epochs(), &primary.specs(), &[]).unwrap();
+    drop(left);
+    refused("over what was left");
+    std::fs::remove_dir_all(&location).unwrap();
+    assert!(ReplicaStore::open(&replica, VM).is_err(), "a location that is not there is not made");
+    std::fs::rename(&mounted, &location).unwrap();
+    check_points(&ReplicaStore::open_acknowledged(&replica, VM).unwrap(), &primary.history);
+}
+
+#[test]
+fn a_replica_whose_first_point_is_only_staged_is_not_missing() {
+    let (folder, mut primary, mut store) = setup(&[200_000], 0);
+    primary.write();
+    store.admit(&epochs(), &primary.specs(), &[]).unwrap();
+    let extents = primary.compared(&mut store);
+    let set = primary.set_with(None);
+    stage(&mut store, &set, &extents).unwrap();
+    drop(store);
+    let mut store = ReplicaStore::open_acknowledged(&folder.path().join("r"), VM).unwrap();
+    store.commit().unwrap();
+}
+
+#[test]
+fn disks_that_are_written_at_once_make_the_same_points() {
+    let (_folder, mut primary, mut store) = setup(&[300_000, 65_536, 90_001, 200_000, 70_000], 0);
+    store.set_disks_at_once(3);
+    for _ in 0..6 {
+        primary.write();
+        primary.replicate(&mut store).unwrap();
+    }
+    assert_eq!(listed(&store).len(), 4);
+    check_points(&store, &primary.history);
 }

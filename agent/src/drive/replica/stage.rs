@@ -182,6 +182,7 @@ impl ReplicaStore {
     /// Takes the next extent. It is durable only once [`ReplicaStore::finish`] has returned.
     pub fn append(&mut self, epochs: &Epochs, extent: &Extent) -> Result<(), Refusal> {
         self.check_session(epochs)?;
+        self.check_frozen()?;
         let staging = self.staging_mut()?;
         let Some((disk, _)) = staging.set.disks.get(usize::from(extent.disk)) else {
             return extent::check(extent, &[]);
@@ -203,6 +204,7 @@ impl ReplicaStore {
     /// harmless. A set that does not give its root is dropped.
     pub fn finish(&mut self, epochs: &Epochs, extents: u64) -> Result<Staged, Refusal> {
         self.check_session(epochs)?;
+        self.check_frozen()?;
         let staging = self.staging_mut()?;
         let staged = staging.staged();
         if staged.extents != extents {

@@ -7,16 +7,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use landfall_proto::Refusal;
-use landfall_proto::id::{DiskTarget, Epoch, SenderEpoch, VmId};
+use landfall_proto::id::{DiskTarget, Epoch, Fingerprint, SenderEpoch, VmId};
 use landfall_proto::message::control::{Point, PointState};
 use landfall_proto::message::data::{ChangeSet, Staged, Tip};
 use landfall_proto::model::DiskSpec;
-use landfall_proto::refusal::Class;
+use landfall_proto::refusal::{Class, quoted};
 
 use super::chain::{self, Base};
 use super::export::PinnedPoint;
-use super::layout::{APPLYING, FILES_MAX, Layout, MANIFEST, is_point_name};
-use super::manifest::{self, Manifest, POINTS_MAX, PointEntry, RECOVERY_POINTS_MAX};
+use super::layout::{APPLYING, FILES_MAX, Layout, MANIFEST, STAGED, is_point_name};
+use super::manifest::{self, Manifest, POINTS_MAX, PointEntry, RECOVERY_POINTS_MAX, SenderSeen};
 use super::pins::{FolderLock, Pin, Shared};
 use super::run::{self, Runs};
 use super::stage::Staging;
@@ -25,12 +25,15 @@ use crate::drive::image::durable::{self, fault};
 use crate::drive::image::index::HashIndex;
 use crate::drive::image::tree;
 
-/// Who sends, as the holder believes: data of lower ones is refused (R3).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Who sends, as the holder believes: data of lower ones is refused (R3), senders of one cluster with one another.
+/// Which cluster may send at all is the committed state's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epochs {
     /// The assignment of the holder.
     pub assignment: Epoch,
-    /// The sender's own.
+    /// The primary cluster, by its CA.
+    pub cluster: Fingerprint,
+    /// The sender's own, in that cluster.
     pub sender: SenderEpoch,
 }
 
@@ -67,6 +70,7 @@ pub struct ReplicaStore {
     pub(super) trusted: BTreeSet<DiskTarget>,
     /// Failovers and tests that have images here.
     pub(super) runs: Runs,
+    pub(super) disks_at_once: usize,
     fault: Option<Refusal>,
     _lock: FolderLock,
 }
@@ -78,10 +82,7 @@ impl ReplicaStore {
     /// A commit that cannot be completed (a full disk) does not keep the listed points from being read: see
     /// [`ReplicaStore::fault`].
     pub fn open(folder: &Path, vm: VmId) -> Result<Self, Refusal> {
-        if !folder.exists() {
-            fs::create_dir_all(folder).map_err(|error| fault("create", folder, &error))?;
-            durable::sync_folder(durable::folder_of(folder))?;
-        }
+        make_folder(folder)?;
         let layout = Layout::new(folder);
         let lock = FolderLock::take(&layout)?;
         let manifest = load_manifest(&layout, vm)?;
@@ -93,11 +94,19 @@ impl ReplicaStore {
             filling: BTreeMap::new(),
             trusted: BTreeSet::new(),
             runs: Runs::new(),
+            disks_at_once: 1,
             fault: None,
             _lock: lock,
         };
         store.recover()?;
         Ok(store)
+    }
+
+    /// As [`ReplicaStore::open`], for a replica of which this node has acknowledged something: see
+    /// [`check_acknowledged`].
+    pub fn open_acknowledged(folder: &Path, vm: VmId) -> Result<Self, Refusal> {
+        check_acknowledged(folder)?;
+        Self::open(folder, vm)
     }
 
     fn recover(&mut self) -> Result<(), Refusal> {
@@ -143,6 +152,11 @@ impl ReplicaStore {
 
     pub(super) fn set_fault(&mut self, fault: Option<Refusal>) {
         self.fault = fault;
+    }
+
+    /// How many disks of one change set are written at a time; one where nothing else was said.
+    pub fn set_disks_at_once(&mut self, count: usize) {
+        self.disks_at_once = count;
     }
 
     pub(super) fn layout(&self) -> &Layout {
@@ -195,7 +209,7 @@ impl ReplicaStore {
         self.check_epochs(epochs)?;
         let before = self.manifest.clone();
         self.manifest.epoch = epochs.assignment;
-        self.manifest.sender_epoch = epochs.sender;
+        self.manifest.see(epochs.cluster, epochs.sender);
         let whole = self.applying.is_some() || self.staging.as_ref().is_some_and(Staging::is_whole);
         if self.manifest.points.is_empty() && !whole && self.manifest.filling != disks {
             self.drop_staged()?;
@@ -221,9 +235,9 @@ impl ReplicaStore {
             let (found, seen) = (epochs.assignment.to_string(), self.manifest.epoch.to_string());
             return stale("stale_epoch", "assignment epoch", found, seen);
         }
-        if epochs.sender < self.manifest.sender_epoch {
-            let (found, seen) = (epochs.sender.to_string(), self.manifest.sender_epoch.to_string());
-            return stale("stale_sender", "sender epoch", found, seen);
+        let seen = self.manifest.seen_of(&epochs.cluster);
+        if epochs.sender < seen {
+            return stale("stale_sender", "sender epoch", epochs.sender.to_string(), seen.to_string());
         }
         Ok(())
     }
@@ -231,8 +245,8 @@ impl ReplicaStore {
     /// As [`ReplicaStore::check_epochs`], for a session that was admitted: a newer one ends it.
     pub(super) fn check_session(&self, epochs: &Epochs) -> Result<(), Refusal> {
         self.check_epochs(epochs)?;
-        let seen = Epochs { assignment: self.manifest.epoch, sender: self.manifest.sender_epoch };
-        if *epochs == seen {
+        let sender = SenderSeen { cluster: epochs.cluster, epoch: epochs.sender };
+        if epochs.assignment == self.manifest.epoch && self.manifest.senders.last() == Some(&sender) {
             return Ok(());
         }
         Err(Refusal::new(Class::Refused, "not_admitted", "the session was not admitted with these epochs"))
@@ -303,6 +317,15 @@ impl ReplicaStore {
         durable::sync_folder(durable::folder_of(&folder))
     }
 
+    /// Refuses what a reader that froze the replica would not have, a change set that began before it as well.
+    pub(super) fn check_frozen(&self) -> Result<(), Refusal> {
+        if self.shared.is_frozen() {
+            return Err(Refusal::new(Class::Unreachable, "frozen", "the replica is being handed over to another node")
+                .remedy("ask again where it is received"));
+        }
+        Ok(())
+    }
+
     /// Refuses to take anything new: where a reader froze the replica, or it cannot hold another point.
     pub(super) fn check_open(&self) -> Result<(), Refusal> {
         let applying = self.layout().path(APPLYING);
@@ -310,10 +333,7 @@ impl ReplicaStore {
             // It may have been acknowledged: nothing may take its place.
             return Err(self.fault.clone().unwrap_or_else(|| manifest::bad(&applying, "is in the way")));
         }
-        if self.shared.is_frozen() {
-            return Err(Refusal::new(Class::Unreachable, "frozen", "the replica is being handed over to another node")
-                .remedy("ask again where it is received"));
-        }
+        self.check_frozen()?;
         if self.manifest.points.len() >= POINTS_MAX {
             return Err(Refusal::new(Class::Failed, "too_many_points", format!("{POINTS_MAX} points are pinned"))
                 .remedy("end the exports, copies and tests that read old points"));
@@ -329,6 +349,36 @@ impl ReplicaStore {
         }
         Ok(())
     }
+}
+
+/// Makes the folder of a replica, durably, where it is missing. The storage location that it lies in is never made: one
+/// that is missing is not mounted.
+pub fn make_folder(folder: &Path) -> Result<(), Refusal> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(fault("create", folder, &error)),
+        Ok(()) => durable::sync_folder(durable::folder_of(folder)),
+    }
+}
+
+/// Refuses a folder that holds nothing that can have been acknowledged, though something was: its file system is not
+/// mounted, or it was removed, and an empty replica in its place would cost every point. Nothing is created.
+pub fn check_acknowledged(folder: &Path) -> Result<(), Refusal> {
+    let layout = Layout::new(folder);
+    let listed = match Manifest::load(&layout.path(MANIFEST))? {
+        Some(manifest) => !manifest.points.is_empty(),
+        // Files of points without a manifest are another fault, which opening names.
+        None => folder.is_dir() && list(&layout)?.iter().any(|name| is_point_name(name)),
+    };
+    if listed || [APPLYING, STAGED].iter().any(|log| layout.path(log).exists()) {
+        return Ok(());
+    }
+    let message = format!("the replica's folder {} holds no recovery point", quoted(&folder.to_string_lossy()));
+    Err(Refusal::new(Class::Failed, "replica_missing", message).field("storage").remedy(
+        "mount the file system of the storage location; where the files are lost, another node is filled from the \
+         primary after `rehome_without_copy_after`, or replicate the VM anew (`landfall vm disable`, then `enable`, at \
+         the primary)",
+    ))
 }
 
 fn load_manifest(layout: &Layout, vm: VmId) -> Result<Manifest, Refusal> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use landfall_proto::Refusal;
-use landfall_proto::id::{DiskTarget, Epoch, Root, SenderEpoch, UnixMillis, VmId};
+use landfall_proto::id::{DiskTarget, Epoch, Fingerprint, Root, SenderEpoch, UnixMillis, VmId};
 use landfall_proto::message::control::{Consistency, Point};
 use landfall_proto::message::data::{ChangeSet, Extent, Tip};
 use landfall_proto::model::DiskSpec;
@@ -21,7 +21,8 @@ use crate::drive::image::{
 pub(crate) const VM: VmId = VmId(uuid::Uuid::from_u128(0x6f1c_2a52));
 
 pub(crate) fn epochs() -> Epochs {
-    Epochs { assignment: Epoch::from_number(7), sender: SenderEpoch::from_number(3) }
+    let cluster = Fingerprint([0xa1; 32]);
+    Epochs { assignment: Epoch::from_number(7), cluster, sender: SenderEpoch::from_number(3) }
 }
 
 /// The disks of a VM, and what was sent of them.

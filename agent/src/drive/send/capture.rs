@@ -9,6 +9,7 @@ use landfall_proto::message::data::{ChangeSet, Tip};
 use landfall_proto::model::DiskSpec;
 use landfall_proto::seam::Clock;
 use landfall_proto::{Class, Refusal};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
 use crate::drive::image::tree::content_root_of;
@@ -51,14 +52,26 @@ pub struct Captured {
     pub scans: Vec<(DiskTarget, LastScan)>,
 }
 
-/// Where a sender keeps its indexes and its spool.
+/// Where the senders of one VM keep its indexes and its spool.
 #[derive(Clone, Debug)]
 pub struct Workshop {
     /// The folder.
     pub folder: PathBuf,
+    turn: Arc<Mutex<()>>,
 }
 
 impl Workshop {
+    /// The workshop in `folder`. Of each folder there is one: its clones take turns.
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder, turn: Arc::default() }
+    }
+
+    /// Waits for its turn to change files here. A sender that was ended leaves its work on the disk unfinished, and that
+    /// work goes on for a while: two that wrote the same file would make it describe neither's disks. Blocks.
+    pub fn enter(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.turn).blocking_lock_owned()
+    }
+
     /// The indexes.
     pub fn indexes(&self) -> Result<IndexFolder, Refusal> {
         IndexFolder::open(&self.folder.join("index"))
@@ -163,7 +176,7 @@ async fn finish(
     frozen: &Frozen,
     stood_still_micros: u64,
 ) -> Result<Captured, Refusal> {
-    let Scanned { mut writer, disks, scans } = scanned;
+    let Scanned { mut writer, turn, disks, scans } = scanned;
     let change_set = ChangeSet {
         base: match base {
             Base::Point(tip, _) => Some(*tip),
@@ -176,7 +189,11 @@ async fn finish(
         resume_at: 0,
     };
     let sealed = change_set.clone();
-    blocking(move || writer.seal(Some(&sealed))).await?;
+    blocking(move || {
+        let _turn = turn;
+        writer.seal(Some(&sealed))
+    })
+    .await?;
     Ok(Captured { change_set, method: frozen.method, stood_still_micros, scans })
 }
 
@@ -192,13 +209,16 @@ struct Job {
 }
 
 struct Scanned {
+    // Dropped in this order: what the writer still holds reaches its file before another's turn.
     writer: ChangeSetWriter,
+    turn: OwnedMutexGuard<()>,
     disks: Vec<(DiskSpec, Root)>,
     scans: Vec<(DiskTarget, LastScan)>,
 }
 
 impl Job {
     fn run(self) -> Result<Scanned, Refusal> {
+        let turn = self.workshop.enter();
         let indexes = self.workshop.indexes()?;
         let mut writer = ChangeSetWriter::create(&self.workshop.spool(), None)?;
         let (mut disks, mut scans) = (Vec::new(), Vec::new());
@@ -237,7 +257,7 @@ impl Job {
             }
             disks.push((spec.clone(), root));
         }
-        Ok(Scanned { writer, disks, scans })
+        Ok(Scanned { writer, turn, disks, scans })
     }
 
     fn known_root(&self, target: &DiskTarget) -> Option<Root> {

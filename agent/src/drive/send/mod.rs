@@ -4,6 +4,9 @@
 //! got to. Only when the holder's newest content is of another line does the sender look at its disks again.
 
 pub mod capture;
+mod clock;
+mod flight;
+mod hold;
 mod prepare;
 pub mod record;
 pub mod session;
@@ -11,28 +14,34 @@ pub mod session;
 use std::sync::Arc;
 use std::time::Duration;
 
+use landfall_proto::Refusal;
 use landfall_proto::client::{BrokerClient, Wish};
 use landfall_proto::endpoint::Target;
-use landfall_proto::id::{Epoch, NodeName};
+use landfall_proto::id::{Epoch, NodeName, UnixMillis};
 use landfall_proto::message::broker::Location;
-use landfall_proto::message::control::{Point, PointState, SenderFigures};
+use landfall_proto::message::control::SenderFigures;
 use landfall_proto::message::data::{ChangeSet, Hello, Tip};
 use landfall_proto::model::Primary;
+use landfall_proto::seam::Time;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
 
 use crate::decide::cycle::{self, Cycle, Failure};
 use crate::drive::events::Happening;
-use crate::drive::image::{ChangeSetReader, inspect};
+use crate::drive::image::inspect;
 use crate::drive::node::Node;
 use crate::drive::send::capture::{Base, Subject, Workshop, blocking, capture, discard};
 use crate::drive::send::record::{Known, Record};
 use crate::drive::send::session::{Session, Trouble};
+use crate::drive::tally::Tally;
 use crate::drive::transfers::Transfers;
 use crate::vm_service::FreezeMethod;
 
 /// How long a question to the CAP may take, retries included.
 const BROKER_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Extents between the reader of a spool or disk and its session: 8 MiB at most.
+const EXTENTS_AHEAD: usize = 16;
 
 /// Redirects followed without a pause: more than a replica can really make in that time.
 const REDIRECTS: u32 = 4;
@@ -55,6 +64,10 @@ pub struct Sender {
     pub hurry: Arc<Notify>,
     /// How many senders of this node may transfer at once.
     pub transfers: Transfers,
+    /// Ends a wait: what was in the way is gone.
+    pub nudge: Arc<Notify>,
+    /// What is counted.
+    pub tally: Tally,
 }
 
 struct Line {
@@ -64,27 +77,58 @@ struct Line {
     record: Record,
     flight: Option<ChangeSet>,
     session: Option<Session>,
+    /// Whether the holder could not say, when it took the last change set, that it still is the holder.
+    doubt: bool,
+    /// The assignment whose node could not be reached at the last try.
+    silent: Option<Epoch>,
+    /// When the other side's clock was last asked for.
+    clock_asked: Option<Time>,
+}
+
+/// What the workshop has of the relationship that began at `relationship`: the record, and a change set that was sealed.
+/// A torn one describes no instant, and one of an earlier relationship nothing that is at the other side now. Blocks.
+fn load(workshop: &Workshop, relationship: UnixMillis) -> Result<(Record, Option<ChangeSet>), Refusal> {
+    let (folder, spool) = (&workshop.folder, workshop.spool());
+    let _turn = workshop.enter();
+    std::fs::create_dir_all(folder).map_err(|error| crate::drive::image::durable::fault("create", folder, &error))?;
+    let (record, is_new) = Record::load(folder, relationship);
+    if is_new {
+        discard(&spool)?;
+        record.save(folder)?;
+        return Ok((record, None));
+    }
+    let sealed = spool.exists().then(|| inspect(&spool)).transpose();
+    let sealed = sealed.unwrap_or_else(|refusal| {
+        tracing::warn!(%refusal, "a change set that was to be sent cannot be read: another one is taken");
+        None
+    });
+    Ok((record, sealed.filter(|found| found.complete).and_then(|found| found.change_set)))
 }
 
 impl Sender {
     /// Sends until the task is dropped.
     pub async fn run(mut self) {
-        let folder = self.workshop.folder.clone();
-        let spool = self.workshop.spool();
         let relationship = self.primary.created_at;
-        let loaded = blocking(move || {
-            std::fs::create_dir_all(&folder)
-                .map_err(|error| crate::drive::image::durable::fault("create", &folder, &error))?;
-            // A spool that was sealed is sent as it is; a torn one describes no instant.
-            let sealed = spool.exists().then(|| inspect(&spool)).transpose()?.filter(|found| found.complete);
-            Ok((Record::load(&folder, relationship), sealed.and_then(|found| found.change_set)))
-        })
-        .await;
-        let unknown = Record { relationship, ..Record::default() };
-        let (record, flight) = loaded.unwrap_or((unknown, None));
-        let newest = record.points.last().cloned();
-        self.figures.send_modify(|figures| figures.acknowledged = newest);
-        let mut line = Line { at: None, heard: None, record, flight, session: None };
+        let workshop = self.workshop.clone();
+        let loaded = blocking(move || load(&workshop, relationship)).await;
+        let (record, flight) = loaded.unwrap_or_else(|refusal| {
+            tracing::warn!(vm = %self.primary.vm.name, %refusal, "what the sender remembered cannot be read");
+            (Record { relationship, ..Record::default() }, None)
+        });
+        self.tally.load(&self.workshop.folder).await;
+        let mut line = Line {
+            at: None,
+            heard: None,
+            record,
+            flight,
+            session: None,
+            doubt: false,
+            silent: None,
+            clock_asked: None,
+        };
+        self.show_points(&line);
+        self.forget_if_asked(&mut line).await;
+        self.hold_back(&line).await;
         let interval = self.interval();
         let mut pace = Cycle::starting(self.node.outside.clock.now(), interval);
         loop {
@@ -93,8 +137,11 @@ impl Sender {
                 () = sleep(pace.due().since(now)) => {}
                 () = self.hurry.notified() => {}
             }
+            let begun = self.begin_count(&line, &pace);
             self.one_cycle(&mut line).await;
             pace.ended(self.node.outside.clock.now());
+            self.count(begun, &pace).await;
+            self.compare_clocks(&mut line).await;
             self.figures.send_modify(|figures| {
                 figures.missed_cycles = pace.missed();
                 figures.activity = "waiting".to_owned();
@@ -111,10 +158,15 @@ impl Sender {
     async fn one_cycle(&mut self, line: &mut Line) {
         let mut failures = 0;
         let mut redirects = 0;
+        let began = self.node.outside.clock.now();
         loop {
             let trouble = match self.attempt(line).await {
-                Ok(()) => {
+                Ok(sent_bytes) => {
                     self.figures.send_modify(|figures| figures.fault = None);
+                    let took = self.node.outside.clock.now().since(began);
+                    let point = line.record.points.last().map_or(0, |point| point.sequence);
+                    let (vm, took_us) = (&self.primary.vm.name, took.as_micros());
+                    tracing::debug!(%vm, point, sent_bytes, took_us, failures, "point acknowledged");
                     return;
                 }
                 Err(trouble) => trouble,
@@ -130,12 +182,18 @@ impl Sender {
                 Trouble::NotHere => line.at = None,
                 _ => {}
             }
+            let held = hold::is_held(&trouble);
             failures += 1;
+            if !held {
+                self.tally.failed();
+            }
             let mut jitter = [0];
             self.node.outside.random.fill(&mut jitter);
             let how = if matches!(trouble, Trouble::NoNode(_)) { Failure::NoNode } else { Failure::AtNode };
+            line.silent = line.at.as_ref().map(|at| at.epoch).filter(|_| how == Failure::NoNode);
             let again = cycle::again(failures, how, jitter[0]);
-            if again.ask_cap {
+            // Whoever says that it is paused is the one that receives it.
+            if again.ask_cap && !held {
                 line.at = None;
             }
             let fault = trouble.refusal();
@@ -143,14 +201,15 @@ impl Sender {
                 figures.activity = "retrying".to_owned();
                 figures.fault = Some(fault);
             });
-            // A notice that the replica has moved ends the wait.
-            let _ = tokio::time::timeout(
-                again.after,
-                self.heard.wait_for(|heard| {
-                    heard.as_ref().is_some_and(|heard| line.heard.is_none_or(|known| known < heard.epoch))
-                }),
-            )
-            .await;
+            // A notice that the replica has moved, or is no longer paused, ends the wait.
+            let moved = self.heard.wait_for(|heard| {
+                heard.as_ref().is_some_and(|heard| line.heard.is_none_or(|known| known < heard.epoch))
+            });
+            tokio::select! {
+                () = sleep(again.after) => {}
+                _ = moved => {}
+                () = self.nudge.notified() => {}
+            }
             if failures == 1 {
                 let told = format!("sending {} failed: {}", self.primary.vm.name, trouble.refusal());
                 self.node.events.record(Happening::warning("sending_failed", told).vm(self.primary.vm.id));
@@ -177,13 +236,17 @@ impl Sender {
         }
     }
 
-    /// One try: everything that is still missing for the point that is due.
-    async fn attempt(&mut self, line: &mut Line) -> Result<(), Trouble> {
+    /// One try: everything that is still missing for the point that is due. Returns the bytes of content that it sent.
+    async fn attempt(&mut self, line: &mut Line) -> Result<u64, Trouble> {
         self.listen(line);
         let at = self.locate(line).await?;
         let mut session = match line.session.take() {
             Some(session) => session,
-            None => unless_moved(self.heard.clone(), &at, self.open(line, &at)).await?,
+            None => {
+                let session = unless_moved(self.heard.clone(), &at, self.open(line, &at)).await?;
+                self.learn(line, &session).await?;
+                session
+            }
         };
         self.settle_flight(line, &session).await?;
         if line.flight.is_none() {
@@ -192,6 +255,7 @@ impl Sender {
             self.activity("capturing");
             self.take_instant(line, base, &session).await?;
         }
+        self.note_flight(line).await;
         let permit = self.transfers.enter().await;
         self.activity("sending");
         let sent = unless_moved(self.heard.clone(), &at, self.send_flight(line, &mut session)).await;
@@ -203,11 +267,18 @@ impl Sender {
             figures.sent_bytes += sent_bytes;
             figures.wire_bytes += wire_bytes;
         });
+        if let Err(trouble) = &sent {
+            self.fall_back(line, trouble).await?;
+        }
         let (point, confirmed) = sent?;
         session.newest = Some(Tip { sequence: point.sequence, root: point.root });
         self.acknowledged(line, point, confirmed).await?;
-        line.session = Some(session);
-        Ok(())
+        if line.doubt {
+            line.at = None;
+        } else {
+            line.session = Some(session);
+        }
+        Ok(sent_bytes)
     }
 
     fn activity(&self, word: &str) {
@@ -224,26 +295,33 @@ impl Sender {
             let agents: Vec<_> = peer.list.members.iter().map(|member| member.control).collect();
             self.broker.set_agents(&agents);
         }
-        let located = self.broker.locate(self.primary.vm.id, self.broker.position(), BROKER_DEADLINE).await;
+        let vm = self.primary.vm.id;
+        let located = match line.doubt {
+            true => self.broker.locate_newest(vm, BROKER_DEADLINE).await,
+            false => self.broker.locate(vm, self.broker.position(), BROKER_DEADLINE).await,
+        };
         let at = match located {
+            // Nothing was acknowledged there, so nothing is lost elsewhere; without another node it is tried again.
+            Ok(at) if line.silent == Some(at.epoch) && line.record.points.is_empty() => {
+                self.place_again(Some(at.epoch)).await.unwrap_or(at)
+            }
             Ok(at) => at,
-            Err(refusal) if refusal.code == "no_replica" => self.place_again().await?,
+            Err(refusal) if refusal.code == "no_replica" => self.place_again(None).await?,
             Err(refusal) => return Err(Trouble::Refused(refusal)),
         };
         line.at = Some(at.clone());
         let told = format!("{} was asked: {} receives {}", self.primary.to, at.node, self.primary.vm.name);
         let event = Happening::info("replica_located", told).vm(self.primary.vm.id).node(&self.node.name);
         self.node.events.record(event.with("epoch", &at.epoch));
-        let receiver: NodeName = at.node.clone();
-        self.figures.send_modify(|figures| figures.receiver = Some(receiver));
+        self.received_at(&at);
         Ok(at)
     }
 
-    /// The other side keeps no replica: it is placed anew.
-    async fn place_again(&mut self) -> Result<Location, Trouble> {
+    /// The other side keeps no replica, or on a node that does not answer: it is placed anew.
+    async fn place_again(&mut self, instead_of: Option<Epoch>) -> Result<Location, Trouble> {
         self.activity("placing");
         let Primary { vm, frequency, recovery_points, .. } = &self.primary;
-        let wish = Wish { vm: vm.clone(), frequency: *frequency, recovery_points: *recovery_points, instead_of: None };
+        let wish = Wish { vm: vm.clone(), frequency: *frequency, recovery_points: *recovery_points, instead_of };
         let placed = self.broker.place(wish, BROKER_DEADLINE).await;
         placed.map(|(at, _)| at).map_err(Trouble::Refused)
     }
@@ -254,13 +332,35 @@ impl Sender {
             epoch: at.epoch,
             sender_epoch: self.primary.sender_epoch,
             disks: self.primary.vm.disks.clone(),
-            known: line.record.points.clone(),
+            known: line.record.known(),
         };
         let target = self.data_target(at);
         let opened = Session::open(&self.node.calls, &target, &hello).await?;
-        let receiver = at.node.clone();
-        self.figures.send_modify(|figures| figures.receiver = Some(receiver));
+        self.received_at(at);
         Ok(opened)
+    }
+
+    fn received_at(&self, at: &Location) {
+        let receiver: NodeName = at.node.clone();
+        self.figures.send_modify(|figures| {
+            figures.receiver = Some(receiver);
+            figures.assignment = Some(at.epoch);
+        });
+    }
+
+    /// Takes in the points that the holder lists, durably: where it dies it is the sender who knows of them.
+    async fn learn(&self, line: &mut Line, session: &Session) -> Result<(), Trouble> {
+        if !line.record.learn(&session.points) {
+            return Ok(());
+        }
+        let (workshop, record) = (self.workshop.clone(), line.record.clone());
+        blocking(move || {
+            let _turn = workshop.enter();
+            record.save(&workshop.folder)
+        })
+        .await?;
+        self.show_points(line);
+        Ok(())
     }
 
     fn data_target(&self, at: &Location) -> Target {
@@ -269,34 +369,9 @@ impl Sender {
         Target { cap: self.primary.to.clone(), address: at.data, key: member.map(|member| member.key) }
     }
 
-    /// Decides what becomes of the change set in flight, by what the holder has.
-    async fn settle_flight(&self, line: &mut Line, session: &Session) -> Result<(), Trouble> {
-        let Some(flight) = &line.flight else { return Ok(()) };
-        if session.newest == Some(flight.tip) {
-            // It was acknowledged, and only the answer was lost.
-            let point = Point {
-                sequence: flight.tip.sequence,
-                taken_at: flight.taken_at,
-                consistency: flight.consistency,
-                bytes: 0,
-                root: flight.tip.root,
-                copies: line.at.iter().map(|at| at.node.clone()).collect(),
-                state: PointState::Listed,
-            };
-            return self.acknowledged(line, point, true).await;
-        }
-        if session.newest != flight.base || self.primary.vm.disks.iter().ne(flight.disks.iter().map(|(disk, _)| disk)) {
-            line.flight = None;
-            let spool = self.workshop.spool();
-            blocking(move || discard(&spool)).await?;
-        }
-        Ok(())
-    }
-
     async fn take_instant(&self, line: &mut Line, base: Base, session: &Session) -> Result<(), Trouble> {
-        let known = line.record.points.last().map_or(0, |point| point.sequence);
         let there = session.newest.map_or(0, |tip| tip.sequence);
-        let sequence = known.max(there) + 1;
+        let sequence = line.record.last().max(there).saturating_add(1);
         let service = self.node.vms.service()?;
         let clock = &self.node.outside.clock;
         let (vm, disks) = (self.primary.vm.id, &self.primary.vm.disks);
@@ -312,60 +387,6 @@ impl Sender {
         });
         line.record.scans = captured.scans;
         line.flight = Some(captured.change_set);
-        Ok(())
-    }
-
-    /// Sends the change set in flight, from where the holder already has it.
-    async fn send_flight(&self, line: &Line, session: &mut Session) -> Result<(Point, bool), Trouble> {
-        let Some(mut change_set) = line.flight.clone() else {
-            return Err(Trouble::Lost("there is nothing to send".to_owned()));
-        };
-        let staged = session.staged.filter(|staged| staged.tip == change_set.tip);
-        change_set.resume_at = staged.map_or(0, |staged| staged.extents);
-        let first = change_set.resume_at;
-        let spool = self.workshop.spool();
-        let mut reader = blocking(move || {
-            let mut reader = ChangeSetReader::open(&spool)?;
-            reader.skip_to(first)?;
-            Ok(reader)
-        })
-        .await?;
-        session.begin(change_set).await?;
-        let mut extents = first;
-        loop {
-            let (back, extent) = blocking(move || {
-                let extent = reader.next_extent()?;
-                Ok((reader, extent))
-            })
-            .await?;
-            reader = back;
-            match extent {
-                Some(extent) => session.extent(extent).await?,
-                None => break,
-            }
-            extents += 1;
-        }
-        let acknowledged = session.end(extents).await?;
-        session.staged = None;
-        Ok(acknowledged)
-    }
-
-    /// Takes in that the change set in flight is durable at the other side.
-    async fn acknowledged(&self, line: &mut Line, mut point: Point, confirmed: bool) -> Result<(), Trouble> {
-        let Some(flight) = line.flight.take() else { return Ok(()) };
-        if !confirmed {
-            point.state = PointState::Unconfirmed;
-        }
-        let disks: Vec<_> = flight.disks.iter().map(|(disk, root)| (disk.target.clone(), *root)).collect();
-        line.record.acknowledge(point.clone(), Known { tip: flight.tip, disks: disks.clone() });
-        let (workshop, record) = (self.workshop.clone(), line.record.clone());
-        blocking(move || {
-            record.save(&workshop.folder)?;
-            discard(&workshop.spool())?;
-            workshop.indexes()?.retain(&disks)
-        })
-        .await?;
-        self.figures.send_modify(|figures| figures.acknowledged = Some(point));
         Ok(())
     }
 }

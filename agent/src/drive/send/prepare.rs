@@ -16,27 +16,29 @@ use landfall_proto::seam::Clock;
 use landfall_proto::{Class, Refusal};
 use tokio::sync::mpsc;
 
-use super::Sender;
 use super::capture::{Base, Workshop, blocking, image_of};
 use super::record::Known;
 use super::session::{Session, Trouble};
+use super::{EXTENTS_AHEAD, Sender};
+use crate::decide::resync::Indexes;
 use crate::drive::image::index::UNKNOWN;
 use crate::drive::image::tree::Hash;
 use crate::drive::image::{Baseline, Comparison, HashIndex, Question, Source, scan, send_ranges};
 use crate::vm_service::Image;
 
-/// Extents between the reader of a disk and its session: 8 MiB at most.
-const EXTENTS_AHEAD: usize = 16;
-
 /// What the next capture compares with.
 pub(super) async fn base(sender: &Sender, known: Option<Known>, session: &mut Session) -> Result<Base, Trouble> {
+    let mut indexes = Indexes::Lost;
     if let (Some(newest), Some(known)) = (session.newest, known)
         && known.tip == newest
-        && has_indexes(sender, &known).await?
     {
-        sender.figures.send_modify(|figures| figures.source = Some("index".to_owned()));
-        return Ok(Base::Point(newest, known.disks));
+        indexes = indexes_of(sender, &known).await?;
+        if indexes == Indexes::Whole {
+            sender.figures.send_modify(|figures| figures.source = Some("index".to_owned()));
+            return Ok(Base::Point(newest, known.disks));
+        }
     }
+    sender.note_comparison(session.newest, session.comparable, indexes)?;
     let disks = sender.primary.vm.disks.clone();
     let report =
         sender.node.vms.vm(sender.primary.vm.id).ok_or_else(|| {
@@ -64,7 +66,7 @@ pub(super) async fn base(sender: &Sender, known: Option<Known>, session: &mut Se
     Ok(Base::Fuzzy(session.newest))
 }
 
-async fn has_indexes(sender: &Sender, known: &Known) -> Result<bool, Refusal> {
+async fn indexes_of(sender: &Sender, known: &Known) -> Result<Indexes, Refusal> {
     let (workshop, known) = (sender.workshop.clone(), known.clone());
     let disks: Vec<DiskSpec> = sender.primary.vm.disks.clone();
     blocking(move || {
@@ -72,15 +74,14 @@ async fn has_indexes(sender: &Sender, known: &Known) -> Result<bool, Refusal> {
         for disk in &disks {
             let root: Option<Root> =
                 known.disks.iter().find(|(target, _)| *target == disk.target).map(|(_, root)| *root);
-            let found = match root {
-                Some(root) => indexes.find(&disk.target, &root)?.is_some_and(|index| index.disk_bytes() == disk.bytes),
-                None => false,
-            };
-            if !found {
-                return Ok(false);
+            let Some(root) = root else { return Ok(Indexes::Reshaped) };
+            match indexes.find(&disk.target, &root)? {
+                Some(index) if index.disk_bytes() == disk.bytes => {}
+                Some(_) => return Ok(Indexes::Reshaped),
+                None => return Ok(Indexes::Lost),
             }
         }
-        Ok(true)
+        Ok(Indexes::Whole)
     })
     .await
 }
@@ -103,8 +104,9 @@ async fn compare(
         comparison.answer(&own, &theirs)?;
     }
     let ranges = comparison.into_ranges();
-    let marked = ranges.clone();
+    let (marked, workshop) = (ranges.clone(), sender.workshop.clone());
     blocking(move || {
+        let _turn = workshop.enter();
         for range in &marked {
             index.forget(range)?;
         }
@@ -136,6 +138,7 @@ async fn hashes_there(
 }
 
 fn hash_disk(workshop: &Workshop, clock: &dyn Clock, disk: &DiskSpec, image: &Image) -> Result<HashIndex, Refusal> {
+    let _turn = workshop.enter();
     let indexes = workshop.indexes()?;
     let source = Source::open(image)?;
     let writer = indexes.begin(&disk.target, disk.bytes)?;
@@ -171,6 +174,7 @@ async fn fill(
                 .blocking_send(extent)
                 .map_err(|_| Refusal::new(Class::Failed, "session_ended", "the session has ended"))
         };
+        let _turn = workshop.enter();
         let source = Source::open(&image)?;
         match pass {
             Pass::Everything => {

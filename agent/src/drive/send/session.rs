@@ -8,7 +8,9 @@ use landfall_proto::endpoint::{Link, Target};
 use landfall_proto::id::DiskTarget;
 use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::Point;
-use landfall_proto::message::data::{ChangeSet, Content, DataAnswer, DataRequest, Extent, Hello, Staged, Tip, Welcome};
+use landfall_proto::message::data::{
+    ChangeSet, Content, DataAnswer, DataRequest, Extent, Hello, POINTS_TOLD, Staged, Tip, Welcome,
+};
 use landfall_proto::{Class, Refusal, frame};
 use quinn::SendStream;
 use tokio::io::AsyncWriteExt;
@@ -41,6 +43,8 @@ pub enum Trouble {
     NoNode(String),
     /// The connection is gone, or the other side is silent.
     Lost(String),
+    /// What was to be sent cannot be read here.
+    Spoilt(Refusal),
     /// This side failed: the VM could not be frozen, an image not read.
     Here(Refusal),
 }
@@ -59,7 +63,7 @@ impl Trouble {
                 Refusal::new(Class::Failed, "moved", format!("the replica is received by {} now", to.node))
             }
             Self::NotHere => Refusal::new(Class::Failed, "not_here", "the node does not receive this replica"),
-            Self::Refused(refusal) | Self::Here(refusal) => refusal.clone(),
+            Self::Refused(refusal) | Self::Spoilt(refusal) | Self::Here(refusal) => refusal.clone(),
             Self::NoNode(why) | Self::Lost(why) => Refusal::new(Class::Unreachable, "connection_lost", why.clone())
                 .remedy("it is retried by itself; see `landfall node list` at the other cluster if it lasts"),
         }
@@ -78,6 +82,10 @@ pub struct Session {
     pub staged: Option<Staged>,
     /// Whether there is content to compare with.
     pub comparable: bool,
+    /// The points that the holder lists.
+    pub points: Vec<Point>,
+    /// Whether the holder was sure that it still is the holder.
+    pub confirmed: bool,
     /// Bytes of disk content sent.
     pub sent_bytes: u64,
     /// Bytes of frames sent.
@@ -98,12 +106,15 @@ impl Session {
             Ok(Err(error)) => return Err(Trouble::Lost(error.to_string())),
             Err(_) => return Err(Trouble::NoNode(format!("{} does not answer", target.address))),
         };
-        let (newest, staged, comparable) = match welcome {
-            Welcome::Ready { newest, staged, comparable } => (newest, staged, comparable),
+        let (newest, staged, comparable, mut points, confirmed) = match welcome {
+            Welcome::Ready { newest, staged, comparable, points, confirmed } => {
+                (newest, staged, comparable, points, confirmed)
+            }
             Welcome::Moved(to) => return Err(Trouble::Moved(Box::new(to))),
             Welcome::NotHere => return Err(Trouble::NotHere),
             Welcome::Refused(refusal) => return Err(Trouble::Refused(refusal)),
         };
+        points.truncate(POINTS_TOLD);
         let (heard, answers) = mpsc::channel(ANSWERS);
         tokio::spawn(async move {
             loop {
@@ -115,7 +126,18 @@ impl Session {
             }
         });
         let wire_bytes = hello.len() as u64;
-        Ok(Self { stream, _link: link, answers, newest, staged, comparable, sent_bytes: 0, wire_bytes })
+        Ok(Self {
+            stream,
+            _link: link,
+            answers,
+            newest,
+            staged,
+            comparable,
+            points,
+            confirmed,
+            sent_bytes: 0,
+            wire_bytes,
+        })
     }
 
     /// Asks for the hashes of a run of nodes.

@@ -11,7 +11,8 @@ async fn every_route_reaches_its_operation() {
     let served = Served::start();
     let report = serde_json::to_value(samples::vm_service_status()).unwrap();
     let enable = json!({
-        "to": "r-broker-cap.contoso.com", "frequency_seconds": 30, "recovery_points": 4, "wait_seconds": 60,
+        "to": "r-broker-cap.contoso.com", "frequency_seconds": 30, "recovery_points": 4,
+        "start_at": "2026-11-22T18:30:00.000Z", "wait_seconds": 60,
     });
     let entry = json!({"primary": "*.contoso.com", "storage": "default", "trust_group": "T1"});
     let init = json!({"name": "Cluster-R", "cap": "r-broker-cap.contoso.com"});
@@ -49,6 +50,10 @@ async fn every_route_reaches_its_operation() {
         ("PUT", "/v1/vms/a/replication", enable.clone(), "vm_enable", json!(["a", enable])),
         ("DELETE", "/v1/vms/a/replication", none.clone(), "vm_disable", json!(["a", null])),
         ("POST", "/v1/vms/a/move", json!({"to": "r2"}), "vm_move", json!(["a", {"to": "r2", "wait_seconds": null}])),
+        ("POST", "/v1/vms/a/pause", none.clone(), "vm_pause", json!("a")),
+        ("POST", "/v1/vms/a/resume", none.clone(), "vm_resume", json!("a")),
+        ("POST", "/v1/vms/a/resync", none.clone(), "vm_resync", json!("a")),
+        ("DELETE", "/v1/vms/a/statistics", none.clone(), "vm_reset_statistics", json!("a")),
         ("GET", "/v1/vms/a/points", none.clone(), "point_list", json!("a")),
         ("POST", "/v1/vms/a/points/export", export.clone(), "point_export", json!(["a", export])),
         ("PUT", "/v1/vm-service/applied", json!({"revision": 7}), "vm_service_applied", json!({"revision": 7})),
