@@ -253,12 +253,13 @@ impl BrokerClient {
         let mut last = None;
         let (mut wait, mut referrals) = (RETRY_WAIT, 0);
         let (mut asked, mut under_way) = (FuturesUnordered::new(), BTreeSet::new());
-        let (mut round, mut next_at) = (self.round(), Instant::now());
+        // When the next agent is asked; `None` is at once, for which no timer is fine enough.
+        let (mut round, mut next_at) = (self.round(), None);
         loop {
             let (agent, step) = tokio::select! {
                 biased;
                 Some(answered) = asked.next() => answered,
-                () = sleep_until(next_at.min(end)) => {
+                () = until(next_at.map(|at: Instant| at.min(end))) => {
                     let now = Instant::now();
                     let left = end.saturating_duration_since(now);
                     if left.is_zero() {
@@ -270,13 +271,13 @@ impl BrokerClient {
                             let share = (left / 2).clamp(ATTEMPT_TIME_MIN, ATTEMPT_TIME).min(left);
                             let (request, take) = (make(self.position()), &take);
                             asked.push(async move { (agent, self.attempt(agent, &request, share, take).await) });
-                            next_at = now + HEDGE_AFTER;
+                            next_at = Some(now + HEDGE_AFTER);
                         }
                         // It has not answered yet: it is not asked twice at a time.
-                        Some(_) => {}
+                        Some(_) => next_at = None,
                         None => {
                             (round, referrals) = (self.round(), 0);
-                            next_at = now + self.jittered(wait);
+                            next_at = Some(now + self.jittered(wait));
                             wait = (wait * 2).min(RETRY_WAIT_MAX);
                         }
                     }
@@ -284,7 +285,7 @@ impl BrokerClient {
                 }
             };
             under_way.remove(&agent);
-            next_at = Instant::now();
+            next_at = None;
             match step? {
                 Step::Done(value) => {
                     lock(&self.known).preferred = Some(agent);
@@ -367,6 +368,13 @@ impl BrokerClient {
             _ => Refusal::new(Class::Unreachable, code, text)
                 .remedy("check that an agent of that cluster runs and that this node reaches its control address"),
         }
+    }
+}
+
+/// Waits until `at`; not at all, not even for a timer's tick, where there is none.
+async fn until(at: Option<Instant>) {
+    if let Some(at) = at {
+        sleep_until(at).await;
     }
 }
 

@@ -57,7 +57,17 @@ pub fn event_after(node: &Node, kind: &str, uuid: &str, after: SystemTime) -> Du
     })
 }
 
-/// The time of an RFC 3339 text in UTC with milliseconds, such as 2025-11-22T18:42:41.250Z.
+/// When one of `nodes` first claimed the CAP after `after`, as its log says; zero where none did.
+pub fn claim_after<'a>(nodes: impl Iterator<Item = &'a Node>, after: SystemTime) -> Duration {
+    let claims = nodes.flat_map(|node| {
+        let log = node.log();
+        let claims = log.lines().filter(|line| line.contains("claimed the CAP"));
+        claims.filter_map(|line| unix_time(line.split_whitespace().next()?)).collect::<Vec<_>>()
+    });
+    claims.filter_map(|at| at.duration_since(after).ok()).min().unwrap_or_default()
+}
+
+/// The time of an RFC 3339 text in UTC with a fraction, such as 2025-11-22T18:42:41.250Z.
 fn unix_time(text: &str) -> Option<SystemTime> {
     let at: landfall_agent::surface::Utc = serde_json::from_value(text.into()).ok()?;
     Some(UNIX_EPOCH + Duration::from_millis(at.0.0))
