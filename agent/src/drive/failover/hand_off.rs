@@ -51,7 +51,7 @@ async fn settle(control: &Control, from: &Fqdn, asked: Asked) -> Result<ControlA
         HandOffWish::Look => return Ok(ControlAnswer::HandOff(state.hand_off(vm, from, id, order))),
         HandOffWish::Decline => FailoverStep::Decline { id, order, from: from.clone() },
         HandOffWish::Take => {
-            has(&holder_of(control, &state, replica).await?, point)?;
+            let point = present(&holder_of(control, &state, replica).await?, point)?;
             FailoverStep::Take { epoch: replica.epoch, id, order, from: from.clone(), point }
         }
     };
@@ -67,11 +67,15 @@ async fn settle(control: &Control, from: &Fqdn, asked: Asked) -> Result<ControlA
     }
 }
 
-/// Refuses a release whose content is not the newest here.
-fn has(holder: &HolderFigures, point: PointName) -> Result<(), Refusal> {
+/// The newest point here; refused where its content is not the released one. Its number may be higher: a sender that was
+/// about to take the next instant of the stopped VM has sent the same content once more.
+fn present(holder: &HolderFigures, point: PointName) -> Result<PointName, Refusal> {
     let newest = holder.points.iter().rev().find(|listed| listed.state != PointState::Unreachable);
-    if newest.is_some_and(|newest| newest.sequence == point.sequence && newest.root == point.root) {
-        return Ok(());
+    if let Some(newest) = newest
+        && newest.sequence >= point.sequence
+        && newest.root == point.root
+    {
+        return Ok(PointName { sequence: newest.sequence, root: newest.root });
     }
     let found = newest.map_or_else(|| "none".to_owned(), |newest| newest.sequence.to_string());
     let message = format!("the newest point here is {found}, released was {}", point.sequence);
@@ -118,4 +122,39 @@ pub async fn runs(control: &Control, from: &Fqdn, vm: VmId) -> ControlAnswer {
         }
     };
     ControlAnswer::Runs(listed.iter().find(|local| local.vm.id == vm && !local.replica).map(|local| local.running))
+}
+
+#[cfg(test)]
+mod tests {
+    use landfall_proto::id::{Epoch, Root, UnixMillis};
+    use landfall_proto::message::control::{Consistency, Point};
+
+    use super::*;
+
+    fn listed(sequence: u64, content: u8, state: PointState) -> Point {
+        Point {
+            sequence,
+            taken_at: UnixMillis(1),
+            consistency: Consistency::Off,
+            bytes: 0,
+            root: Root([content; 32]),
+            copies: Vec::new(),
+            state,
+        }
+    }
+
+    #[test]
+    fn a_release_is_taken_at_the_newest_point_of_its_content() {
+        let released = PointName { sequence: 5, root: Root([5; 32]) };
+        let taken = |points: Vec<Point>| {
+            let holder = HolderFigures { epoch: Epoch::from_number(1), points, received_bytes: 0, fault: None };
+            present(&holder, released).map(|point| point.sequence).map_err(|refusal| refusal.code.to_string())
+        };
+        assert_eq!(taken(vec![listed(5, 5, PointState::Listed)]), Ok(5));
+        assert_eq!(taken(vec![listed(5, 5, PointState::Listed), listed(6, 5, PointState::Listed)]), Ok(6));
+        assert_eq!(taken(vec![listed(5, 5, PointState::Listed), listed(6, 6, PointState::Unreachable)]), Ok(5));
+        for points in [vec![], vec![listed(4, 5, PointState::Listed)], vec![listed(6, 6, PointState::Listed)]] {
+            assert_eq!(taken(points), Err("other_content".to_owned()));
+        }
+    }
 }

@@ -22,6 +22,7 @@ use landfall_proto::refusal::Class;
 use super::chain;
 use super::export::PinnedPoint;
 use super::layout::Layout;
+use super::manifest::PointEntry;
 use super::pins::{Pin, Shared};
 use super::store::{ReplicaStore, list};
 use crate::drive::image::durable::{self, fault};
@@ -98,7 +99,14 @@ impl ReplicaStore {
     /// Begins a run over a listed point, or finds the one that was begun: from here on the point stays, also over a
     /// restart. Refused where the point does not have that content.
     pub fn begin_run(&mut self, id: PromotionId, point: PointName, test: bool) -> Result<RunFolder, Refusal> {
-        let pinned = self.pin(Some(point.sequence))?;
+        // The same content may have got another number since, and its first one may be gone.
+        let again = |newest: &&PointEntry| newest.root == point.root && newest.sequence > point.sequence;
+        let again = self.manifest.newest().filter(again);
+        let sequence = match self.manifest.point(point.sequence) {
+            Some(listed) => listed.sequence,
+            None => again.map_or(point.sequence, |newest| newest.sequence),
+        };
+        let pinned = self.pin(Some(sequence))?;
         if pinned.entry().root != point.root {
             let message = format!("point {} is not the one that was chosen: its content is another", point.sequence);
             return Err(Refusal::new(Class::Refused, "other_content", message).field("point"));
@@ -110,10 +118,10 @@ impl ReplicaStore {
             let begun = layout.path(&format!("{}{BEGUN}", run_name(id, test)));
             remove_folder(&begun)?;
             fs::create_dir(&begun).map_err(|error| fault("create", &begun, &error))?;
-            durable::replace(&begun.join(NEEDS), point.sequence.to_string().as_bytes())?;
+            durable::replace(&begun.join(NEEDS), sequence.to_string().as_bytes())?;
             durable::rename(&begun, &folder)?;
             durable::sync_folder(layout.folder())?;
-            let pin = Some(Pin::new(&shared, vec![point.sequence], false));
+            let pin = Some(Pin::new(&shared, vec![sequence], false));
             self.runs.insert(id, Held { test, pin });
         }
         Ok(RunFolder { point: pinned, folder, layout })
