@@ -139,8 +139,13 @@ impl Group {
         Some(Self { session: Session { pid: marked.session, start }, child: None })
     }
 
-    /// Whether any process is left.
-    pub(super) fn is_alive(&mut self, processes: &Processes) -> bool {
+    /// Whether no process is left. `processes` may have been read before the VM was started: only a table read now, while
+    /// nobody else can start it, proves an end. A running VM that counted as ended would be taken for a stranger's.
+    pub(super) fn has_ended(&mut self, processes: &Processes) -> bool {
+        !self.is_alive(processes) && Processes::read().is_ok_and(|now| !self.is_alive(&now))
+    }
+
+    fn is_alive(&mut self, processes: &Processes) -> bool {
         if let Some(child) = &mut self.child
             && !matches!(child.try_wait(), Ok(None))
         {
@@ -180,5 +185,22 @@ impl Group {
             }
         }
         Err(failed("killed, but still there".to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_from_before_the_start_ends_nothing() {
+        let now = Processes::read().unwrap();
+        let own = now.get(i32::try_from(std::process::id()).unwrap()).unwrap().session;
+        let start = now.get(own).map_or(0, |first| first.start);
+        let mut running = Group { session: Session { pid: own, start }, child: None };
+        assert!(!running.has_ended(&now));
+        assert!(!running.has_ended(&Processes::default()), "it is not in a table that is older than it");
+        let mut gone = Group { session: Session { pid: i32::MAX, start: 1 }, child: None };
+        assert!(gone.has_ended(&Processes::default()));
     }
 }

@@ -62,7 +62,7 @@ impl Core {
 
     /// Notices that its processes have ended; whether they have.
     pub(super) fn notice_end(&mut self, inner: &Inner, processes: &Processes) -> bool {
-        let ended = self.group.as_mut().is_some_and(|group| !group.is_alive(processes));
+        let ended = self.group.as_mut().is_some_and(|group| group.has_ended(processes));
         if ended {
             tracing::info!(vm = %self.id, "VM has ended");
             self.group = None;
