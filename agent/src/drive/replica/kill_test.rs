@@ -168,8 +168,8 @@ fn killed_at_random_moments_every_listed_point_restores() {
 fn goes_on(folder: &Path, newest: u64) {
     let mut child = spawn(folder, None);
     let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-    let listed = lines.filter_map(|line| line.strip_prefix("@ listed ")?.parse::<u64>().ok());
-    let further = listed.skip_while(|listed| *listed < newest + 4).next();
+    let mut listed = lines.filter_map(|line| line.strip_prefix("@ listed ")?.parse::<u64>().ok());
+    let further = listed.find(|listed| *listed >= newest + 4);
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(further.is_some(), "the child ended before it got beyond point {newest}");
