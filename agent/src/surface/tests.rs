@@ -214,7 +214,7 @@ fn vms_and_points() {
         &samples::exported(),
         &json!({
             "uuid": samples::VM, "point": 5, "root": "cd".repeat(32),
-            "files": [{"target": "vda", "path": "/tmp/out/vda.raw", "bytes": 4_294_967_296_u64}],
+            "files": [{"target": "vda", "path": "/tmp/out/vda.raw", "bytes": 4_294_967_296_u64, "root": "ab".repeat(32)}],
         }),
     );
 }
