@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use landfall_proto::Refusal;
 use landfall_proto::id::{DiskTarget, Root};
-use landfall_proto::message::control::Consistency;
+use rustix::process::Signal;
 
 use super::enabled::holder;
 use super::pointed::{every_point, export};
+use crate::demo::company::{signal, stands, working_in};
 use crate::demo::props::{WORKLOAD, digest, qemu_img_compare};
 use crate::demo::story::Story;
 use crate::demo::until::{check, io, not_so, until};
@@ -19,47 +20,77 @@ use crate::vm_service::{Image, ImageFormat, VmReport, VmService};
 
 /// The node on which the VM runs by now.
 const HOST: &str = "p4";
-/// How long until every listed point was made after the VM was shut down.
-const OFF_WITHIN: Duration = Duration::from_secs(40);
+/// How long until every listed point shows the VM as it stands.
+const STANDS_WITHIN: Duration = Duration::from_secs(40);
 
-/// Shuts the VM down, so that its disks stay as they are, and compares.
+/// Stops the VM's process where it is, so that its disks stay as they are at one instant, and compares.
 pub async fn play(story: &Story) -> Result<(), Refusal> {
     let asked = "r1";
     let read = every_point(story, asked).await?;
     let newest = read.iter().map(|(_, records)| *records).max().unwrap_or_default();
     story.stage.saw(&format!("each is one instant; the newest holds records 1..{newest}"));
-    story.stage.say(&format!(
-        "{HOST}'s VM service shuts the VM down, so that its disks stay as they are. The demo reads them itself."
-    ));
-    let service = story.cast.at(HOST)?.vm_service();
-    service.stop(story.workload.id).await?;
-    let newest = still(story, asked).await?;
+    story.stage.say(
+        "The VM's process is stopped between two of its writes (kill -STOP): its disks are frozen, and the demo reads \
+         them itself.",
+    );
+    let guest = Guest(working_in(&vm_folder(story).await?));
+    check(!guest.0.is_empty(), || format!("no process of {WORKLOAD} runs at {HOST}"))?;
+    let newest = still(story, asked, &guest).await?;
     compare(story, asked, &newest).await?;
-    service.start(story.workload.id).await?;
-    let stopped = story.show(HOST).await?;
-    let after = story.next_point(HOST, &stopped, OFF_WITHIN).await?;
-    story.stage.saw(&format!("the VM is started again, and its points go on, received by {}", holder(&after)?));
+    let stood = story.show(HOST).await?;
+    drop(guest);
+    let after = story.next_point(HOST, &stood, STANDS_WITHIN).await?;
+    story.stage.saw(&format!("the VM goes on, and so do its points, received by {}", holder(&after)?));
     Ok(())
 }
 
-/// Waits until all points were made while the VM was off, so that no file of the replica changes any more.
-async fn still(story: &Story, node: &str) -> Result<PointStatus, Refusal> {
-    until("points of the VM that is off", OFF_WITHIN, async || {
+/// The VM's processes; they go on when it is dropped.
+struct Guest(Vec<i32>);
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        for pid in &self.0 {
+            // One that has ended does not go on, which the next step finds.
+            let _ = signal(*pid, Signal::CONT);
+        }
+    }
+}
+
+/// The folder of the VM, which its process works in.
+async fn vm_folder(story: &Story) -> Result<PathBuf, Refusal> {
+    let report = report(story).await?;
+    let image = report.images.first().and_then(|image| image.path.parent().map(Path::to_owned));
+    image.ok_or_else(|| not_so(format!("{WORKLOAD} has no image at {HOST}")))
+}
+
+async fn report(story: &Story) -> Result<VmReport, Refusal> {
+    let reports = story.cast.at(HOST)?.vm_service().list().await?;
+    let report = reports.into_iter().find(|report| report.vm.id == story.workload.id);
+    report.ok_or_else(|| not_so(format!("{HOST} does not list {WORKLOAD}")))
+}
+
+/// Keeps the VM stopped until every listed point has the same content: then it stood still while all of them were made,
+/// no file of the replica changes any more, and any of them is the present one.
+async fn still(story: &Story, node: &str, guest: &Guest) -> Result<PointStatus, Refusal> {
+    until("points of the VM that stands still", STANDS_WITHIN, async || {
+        let moving: Vec<i32> = guest.0.iter().copied().filter(|pid| !stands(*pid)).collect();
+        // A freeze that had begun before may have let it go on when it ended.
+        moving.iter().try_for_each(|pid| signal(*pid, Signal::STOP))?;
         let listed = story.listed(node).await?;
-        let off = listed.iter().filter(|point| point.consistency == Consistency::Off).count();
         let newest = listed.last().cloned().ok_or("none is listed")?;
-        if off == listed.len() { Ok(newest) } else { Err(format!("{off} of {}", listed.len()).into()) }
+        let same = listed.iter().filter(|point| point.root == newest.root).count();
+        if moving.is_empty() && listed.len() > 1 && same == listed.len() {
+            return Ok(newest);
+        }
+        Err(format!("{same} of {} have the same content", listed.len()).into())
     })
     .await
 }
 
 async fn compare(story: &Story, node: &str, newest: &PointStatus) -> Result<(), Refusal> {
-    let reports = story.cast.at(HOST)?.vm_service().list().await?;
-    let report = reports.into_iter().find(|report| report.vm.id == story.workload.id);
-    let report = report.ok_or_else(|| not_so(format!("{HOST} does not list {WORKLOAD}")))?;
-    let raws = raw_images(story, &report)?;
+    let raws = raw_images(story, &report(story).await?)?;
     let own = root_of(&raws)?;
-    story.stage.saw(&format!("root of the primary's disks: {own}"));
+    story.stage.saw(&format!("root of the frozen images:   {own}"));
     story.stage.saw(&format!("root of the newest point:    {}", newest.root));
     check(own == newest.root, || format!("point {} has root {}, the disks {own}", newest.point, newest.root))?;
     let folder = story.cast.folder().join("export-newest");

@@ -80,7 +80,12 @@ impl Freeze {
         state.since = Some(now);
     }
 
-    /// Lets the VM go on, once.
+    /// Notes that the VM stood still before: somebody else stopped it, and the thaw does not let it go on.
+    pub(super) fn found_still(&self, session: Session) {
+        locked(&self.state).session = Some(session);
+    }
+
+    /// Lets the VM go on, once, where this freeze has stopped it.
     pub(super) fn go_on(&self, clock: &dyn Clock) {
         let mut state = locked(&self.state);
         if let Some(since) = state.since.take() {

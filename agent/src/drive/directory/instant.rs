@@ -2,7 +2,8 @@
 //!
 //! A running VM is stopped, all its threads, and then either its images are copied by reference and it goes on, or it
 //! stands still until the thaw. Writes that it has handed to the kernel and that the kernel has not confirmed may land
-//! later: they are what a power cut would have torn, too. A VM that is off is kept off, its images locked.
+//! later: they are what a power cut would have torn, too. A VM that somebody else has stopped is left as it was found. A
+//! VM that is off is kept off, its images locked.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -46,9 +47,13 @@ pub(super) fn take(inner: &Inner, freeze: &Freeze) -> Result<Frozen, Refusal> {
         Some(session) => {
             let files = open_synced(&images)?;
             let clones = if core.no_reflink { None } else { Some(prepare_clones(&core, freeze, &images)?) };
-            freeze.stopping(session, inner.options.clock.now());
-            let left = freeze.until.since(inner.options.clock.now());
-            session.stand_still(&*inner.options.clock, left)?;
+            if session.is_still() {
+                freeze.found_still(session);
+            } else {
+                freeze.stopping(session, inner.options.clock.now());
+                let left = freeze.until.since(inner.options.clock.now());
+                session.stand_still(&*inner.options.clock, left)?;
+            }
             running(inner, &mut core, freeze, &files, clones)
         }
     };

@@ -79,6 +79,38 @@ async fn what_was_resumed_behind_the_services_back_has_not_held() {
     assert!(!service.thaw(frozen.freeze).await.unwrap().held, "it was stopped");
 }
 
+/// Signals the VM's processes as an operator would, and waits until `still` is so.
+async fn signal_all(folder: &Path, signal: rustix::process::Signal, still: bool) {
+    for pid in alive_in(folder) {
+        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+    let all = |pids: Vec<i32>| pids.into_iter().all(|pid| process::Process::is_still(pid) == still);
+    until("the signal has come", async || all(alive_in(folder)).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vm_that_somebody_else_stopped_is_left_standing() {
+    let path = tempfile::tempdir().unwrap();
+    let (service, folder) = service_with_guest(path.path(), options("p1", path.path())).await;
+    signal_all(&folder, rustix::process::Signal::STOP, true).await;
+    let before = content(&folder);
+    for _ in 0..2 {
+        let frozen = service.freeze(vm_id(1), LONG).await.unwrap();
+        assert_eq!((frozen.method, frozen.consistency), (FreezeMethod::Stopped, Consistency::Crash));
+        let thawed = service.thaw(frozen.freeze).await.unwrap();
+        assert_eq!(thawed, Thawed { held: true, stood_still_micros: 0 });
+        assert!(alive_in(&folder).into_iter().all(process::Process::is_still), "the thaw let it go on");
+    }
+    // A freeze that ends by itself does not wake it either, and one that it was woken in has not held.
+    let frozen = service.freeze(vm_id(1), Duration::from_millis(50)).await.unwrap();
+    until("the freeze is over", async || service.freeze(vm_id(1), LONG).await.ok()).await;
+    assert!(!service.thaw(frozen.freeze).await.unwrap().held);
+    assert!(content(&folder) == before, "a byte changed meanwhile");
+    signal_all(&folder, rustix::process::Signal::CONT, false).await;
+    progress(&folder).await;
+    service.stop(vm_id(1)).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dropped_service_leaves_no_vm_standing() {
     let path = tempfile::tempdir().unwrap();
