@@ -42,7 +42,7 @@ pub enum CallError {
     #[error("the connection was lost: {0}")]
     Lost(String),
     /// No answer in time. The request may have been carried out.
-    #[error("no answer within {0:?}")]
+    #[error("no answer within {:.1} s", .0.as_secs_f32())]
     Late(Duration),
     /// Request or answer is not what the protocol allows.
     #[error("{0}")]

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -56,13 +57,7 @@ pub struct BrokerClient {
     cap: Fqdn,
     known: Mutex<Known>,
     /// Requests that change something go one after the other: the cluster executes no sequence below one it has seen.
-    turn: tokio::sync::Mutex<Turn>,
-}
-
-#[derive(Debug)]
-struct Turn {
-    session: u128,
-    sequence: u64,
+    turn: tokio::sync::Mutex<RequestId>,
 }
 
 #[derive(Debug, Default)]
@@ -89,16 +84,9 @@ impl BrokerClient {
     /// A client of the cluster `cap`, whose agents answer at `agents` (control addresses).
     pub fn new(calls: Calls, cap: Fqdn, agents: Vec<SocketAddr>) -> Self {
         let random = Arc::clone(&calls.endpoint(Alpn::Broker).outside().random);
-        let mut session = [0; 16];
-        random.fill(&mut session);
-        let known = Known { first: agents, ..Known::default() };
-        Self {
-            calls,
-            random,
-            cap,
-            known: Mutex::new(known),
-            turn: tokio::sync::Mutex::new(Turn { session: u128::from_le_bytes(session), sequence: 0 }),
-        }
+        let known = Mutex::new(Known { first: agents, ..Known::default() });
+        let turn = tokio::sync::Mutex::new(RequestId { session: random.u128(), sequence: 0 });
+        Self { calls, random, cap, known, turn }
     }
 
     /// The cluster's CAP.
@@ -237,8 +225,19 @@ impl BrokerClient {
         let end = Instant::now() + deadline;
         let mut turn = timeout_at(end, self.turn.lock()).await.map_err(|_| self.unreachable(None, deadline))?;
         turn.sequence += 1;
-        let request = make(RequestId { session: turn.session, sequence: turn.sequence });
-        self.ask(&|_| request.clone(), end.saturating_duration_since(Instant::now()), take).await
+        let sent = AtomicU32::new(0);
+        let send = |_| {
+            sent.fetch_add(1, Ordering::Relaxed);
+            make(*turn)
+        };
+        let answer = self.ask(&send, end.saturating_duration_since(Instant::now()), &take).await;
+        match answer {
+            Err(refusal) if refusal.never_applied(sent.into_inner()) => {
+                *turn = RequestId { session: self.random.u128(), sequence: 1 };
+                self.ask(&|_| make(*turn), end.saturating_duration_since(Instant::now()), &take).await
+            }
+            answer => answer,
+        }
     }
 
     /// Sends what `make` gives for the highest position seen, to one agent after the other, until one gives an answer
@@ -356,11 +355,12 @@ impl BrokerClient {
 
     fn unreachable(&self, last: Option<Refusal>, deadline: Duration) -> Refusal {
         let code = "broker_unreachable";
+        let within = format!("{:.1} s", deadline.as_secs_f32());
         let text = match &last {
             Some(refusal) => {
-                format!("no agent of {} gave an answer within {deadline:?}: {}", self.cap, refusal.message)
+                format!("no agent of {} gave an answer within {within}: {}", self.cap, refusal.message)
             }
-            None => format!("no agent of {} gave an answer within {deadline:?}", self.cap),
+            None => format!("no agent of {} gave an answer within {within}", self.cap),
         };
         // Where every agent refused for the same lasting reason, that is what the user must act on.
         match last {

@@ -39,7 +39,7 @@ pub enum FrameError {
     #[error("the stream failed: {0}")]
     Io(#[from] io::Error),
     /// It took longer than the caller allows.
-    #[error("no answer within {0:?}")]
+    #[error("no answer within {:.1} s", .0.as_secs_f32())]
     Late(Duration),
 }
 

@@ -95,6 +95,19 @@ impl Refusal {
         self
     }
 
+    /// The code of a refusal whose request may have been applied and forgotten (R6).
+    pub const TOO_OLD: &str = "too_old";
+
+    /// Whether the refused request is known not to have been applied, and may go out again in a new session. `attempts`
+    /// is how often it was sent.
+    ///
+    /// A session that was idle while many others came is forgotten, and refused as too old from then on. That is the
+    /// answer to the very first attempt then; after any other one the request may have been applied and forgotten, and
+    /// sending it anew would risk applying it twice (R6).
+    pub fn never_applied(&self, attempts: u32) -> bool {
+        self.code == Self::TOO_OLD && attempts == 1
+    }
+
     /// Whether the same request may succeed later without change.
     pub fn is_retryable(&self) -> bool {
         matches!(self.class, Class::Failed | Class::Unreachable)

@@ -47,6 +47,13 @@ impl dyn Random {
         self.fill(&mut bytes);
         u64::from_le_bytes(bytes)
     }
+
+    /// A random integer that is never drawn twice: what sessions and promotions are named by.
+    pub fn u128(&self) -> u128 {
+        let mut bytes = [0; 16];
+        self.fill(&mut bytes);
+        u128::from_le_bytes(bytes)
+    }
 }
 
 /// UDP sockets, and the runtime that drives QUIC over them.

@@ -35,9 +35,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Requests that this agent may have under way: each lane is a session, and a session is strictly in order.
 const LANES: usize = 16;
 
-/// The code of a refusal whose request may have been applied and forgotten.
-const TOO_OLD: &str = "too_old";
-
 /// Where commands go in.
 #[derive(Clone)]
 pub struct Proposer {
@@ -63,7 +60,7 @@ impl Proposer {
         down: watch::Receiver<DownSince>,
     ) -> Self {
         let random = Arc::clone(&outside.random);
-        let lane = || Mutex::new(RequestId { session: new_session(random.as_ref()), sequence: 0 });
+        let lane = || Mutex::new(RequestId { session: random.u128(), sequence: 0 });
         let lanes = Arc::new((0..LANES).map(|_| lane()).collect());
         let clock = Arc::clone(&outside.clock);
         Self { me, consensus, owner, calls, clock, random, lanes, down, grouping: Arc::default() }
@@ -75,8 +72,8 @@ impl Proposer {
         lane.sequence += 1;
         let mut attempts = 0;
         match self.commit_counted(*lane, command.clone(), &mut attempts).await {
-            Err(refusal) if never_applied(&refusal, attempts) => {
-                *lane = RequestId { session: new_session(self.random.as_ref()), sequence: 1 };
+            Err(refusal) if refusal.never_applied(attempts) => {
+                *lane = RequestId { session: self.random.u128(), sequence: 1 };
                 self.commit_as(*lane, command).await
             }
             other => other,
@@ -225,21 +222,6 @@ impl Proposer {
     }
 }
 
-fn new_session(random: &dyn Random) -> u128 {
-    let mut bytes = [0; 16];
-    random.fill(&mut bytes);
-    u128::from_le_bytes(bytes)
-}
-
-/// Whether a refused request of a lane is known not to have been applied, and may go out again in a new session.
-///
-/// A lane that was idle while many other sessions came was forgotten, and is refused as too old from then on. That is
-/// the answer to the very first attempt then; after any other one the request may have been applied and forgotten, and
-/// sending it anew would risk applying it twice (R6).
-fn never_applied(refusal: &Refusal, attempts: u32) -> bool {
-    refusal.code == TOO_OLD && attempts == 1
-}
-
 /// What is said while nobody owns the CAP, or the owner cannot be reached.
 pub fn no_quorum() -> Refusal {
     Refusal::new(Class::Unreachable, "no_quorum", "no owner of the CAP answers: the cluster may have lost its quorum")
@@ -309,13 +291,13 @@ mod tests {
         for _ in 0..2 {
             lane.sequence += 1;
             let refusal = log.apply(Some(lane), Command::Probe).unwrap_err();
-            assert!(never_applied(&refusal, 1), "{refusal}");
-            assert!(!never_applied(&refusal, 2), "it may have been applied by the attempt before");
+            assert!(refusal.never_applied(1), "{refusal}");
+            assert!(!refusal.never_applied(2), "it may have been applied by the attempt before");
         }
         let anew = RequestId { session: 8, sequence: 1 };
         log.apply(Some(anew), Command::Probe).unwrap();
         log.apply(Some(RequestId { sequence: 2, ..anew }), Command::Probe).unwrap();
         let other = Refusal::new(Class::Refused, "unknown_node", "another refusal was applied");
-        assert!(!never_applied(&other, 1));
+        assert!(!other.never_applied(1));
     }
 }

@@ -156,6 +156,25 @@ async fn one_wish_keeps_its_request_id_however_often_it_is_sent_and_the_next_has
 }
 
 #[tokio::test]
+async fn a_session_that_was_forgotten_is_replaced_where_nothing_can_have_been_applied() {
+    let too_old = || Act::Answer(BrokerAnswer::Refused(Refusal::new(Class::Refused, Refusal::TOO_OLD, "forgotten")));
+    let first = scene(97, 1);
+    play(&first.agents[0], 0, &first.heard, vec![placed(3), too_old(), placed(4)]);
+    for epoch in [3, 4] {
+        let (at, _) = soon(first.client.place(wish(), LONG)).await.unwrap();
+        assert_eq!(at.epoch, Epoch::from_number(epoch));
+    }
+    let sent: Vec<RequestId> = first.heard.lock().unwrap().iter().filter_map(|(_, it)| request_of(it)).collect();
+    assert_eq!(sent[1], RequestId { sequence: 2, ..sent[0] });
+    assert_eq!((sent[2].sequence, sent[2].session == sent[0].session), (1, false), "{sent:?}");
+
+    // Sent more than once, an earlier try may have been carried out: the caller must look.
+    let second = scene(99, 1);
+    play(&second.agents[0], 0, &second.heard, vec![Act::Cut, too_old(), placed(4)]);
+    assert_eq!(soon(second.client.place(wish(), LONG)).await.unwrap_err().code, Refusal::TOO_OLD);
+}
+
+#[tokio::test]
 async fn an_agent_that_is_down_or_silent_costs_a_try_and_no_more() {
     let mut scene = scene(84, 3);
     drop(scene.agents.remove(0));

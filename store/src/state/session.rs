@@ -45,7 +45,7 @@ impl State {
             return Ok(());
         }
         let message = format!("request {} of this session is too old: its answer is no longer kept", request.sequence);
-        Err(Refusal::new(Class::Refused, "too_old", message)
+        Err(Refusal::new(Class::Refused, Refusal::TOO_OLD, message)
             .field("request")
             .remedy("look whether it took effect; begin a new session to ask again"))
     }
