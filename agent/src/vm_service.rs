@@ -153,6 +153,9 @@ pub struct VmReport {
     pub fault: Option<Refusal>,
 }
 
+/// The code of [`VmReport::fault`] of a VM whose images have not been looked at yet: a matter of a moment.
+pub const NOT_MEASURED: &str = "not_measured";
+
 /// One disk's file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {

@@ -146,8 +146,8 @@ impl Operations for Fake {
     async fn vm_enable(&self, vm: VmSelector, request: VmEnable) -> Result<VmDetail, Refusal> {
         self.called("vm_enable", (vm.to_string(), request), samples::vm_detail())
     }
-    async fn vm_disable(&self, vm: VmSelector, wait: Option<WaitSeconds>) -> Result<NamedVm, Refusal> {
-        self.called("vm_disable", (vm.to_string(), wait), samples::named_vm())
+    async fn vm_disable(&self, vm: VmSelector, wait: Option<WaitSeconds>) -> Result<VmDisabled, Refusal> {
+        self.called("vm_disable", (vm.to_string(), wait), samples::disabled())
     }
     async fn vm_move(&self, vm: VmSelector, request: VmMove) -> Result<VmLocation, Refusal> {
         let answer = self.called("vm_move", (vm.to_string(), request), samples::location());

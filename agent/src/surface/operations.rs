@@ -15,7 +15,7 @@ use super::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
 use super::point::{PointExport, PointExported, PointStatus};
 use super::settings::{Settings, SettingsEvent, SettingsRevision, SettingsSet};
 use super::token::{TokenCreate, TokenCreated, TokenId, TokenRevoked, TokenStatus};
-use super::vm::{NamedVm, VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus};
+use super::vm::{VmDetail, VmDisabled, VmEnable, VmLocation, VmMove, VmSelector, VmStatus};
 use super::vm_service::{VmServiceApplied, VmServiceStatus};
 use super::wait::WaitSeconds;
 
@@ -105,7 +105,7 @@ pub trait Operations: Send + Sync + 'static {
     /// Replicates a VM of this cluster.
     async fn vm_enable(&self, vm: VmSelector, request: VmEnable) -> Result<VmDetail, Refusal>;
     /// Ends the replication of a VM: at the primary's side on both, at the replica's on that one. Files stay.
-    async fn vm_disable(&self, vm: VmSelector, wait: Option<WaitSeconds>) -> Result<NamedVm, Refusal>;
+    async fn vm_disable(&self, vm: VmSelector, wait: Option<WaitSeconds>) -> Result<VmDisabled, Refusal>;
     /// Hands the replica of a VM to another node.
     async fn vm_move(&self, vm: VmSelector, request: VmMove) -> Result<VmLocation, Refusal>;
 

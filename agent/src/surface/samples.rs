@@ -149,6 +149,11 @@ pub fn named_vm() -> NamedVm {
     NamedVm { uuid: vm(), name: "VirtualMachine_Workload".to_owned() }
 }
 
+pub fn disabled() -> VmDisabled {
+    let left = "no agent of r-broker-cap.contoso.com gave an answer within 15 s";
+    VmDisabled { uuid: vm(), name: "VirtualMachine_Workload".to_owned(), replica_left: Some(left.to_owned()) }
+}
+
 pub fn peer_status() -> PeerStatus {
     PeerStatus {
         cap: name("p-broker-cap.contoso.com"),

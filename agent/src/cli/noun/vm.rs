@@ -12,7 +12,7 @@ use crate::cli::later::{Later, comes_later};
 use crate::cli::session::{Ended, Session};
 use crate::cli::table::{Facts, Shown, Table, joined, or_dash, word};
 use crate::surface::vm::{
-    NamedVm, PointMark, RecoveryPoints, ReplicationStatistics, VmDetail, VmEnable, VmLocation, VmMove, VmSelector,
+    PointMark, RecoveryPoints, ReplicationStatistics, VmDetail, VmDisabled, VmEnable, VmLocation, VmMove, VmSelector,
     VmStatus, replication_target,
 };
 
@@ -132,9 +132,16 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
         }
         Verb::Disable { vm, waiting } => {
             let wait = waiting.or(DISABLE_WAIT_SECONDS);
+            let named = vm.to_string();
             let path = at(vm, &["replication"]) + &query(wait);
             let answer = session.ask(Method::DELETE, &path, None::<&()>, wait, "disabling").await?;
-            session.print::<NamedVm>(&answer)
+            if let Some(why) = answer.shape::<VmDisabled>()?.replica_left {
+                session.console().note(&format!(
+                    "the replica's cluster was not told, and keeps the replica: {why}; give `landfall vm disable {named}` \
+                     there, too"
+                ));
+            }
+            session.print::<VmDisabled>(&answer)
         }
         Verb::Move { vm, to, waiting } => {
             let wait = waiting.or(MOVE_WAIT_SECONDS);
@@ -162,7 +169,7 @@ async fn change(session: &mut Session<'_>, method: Method, path: &str, doing: &s
     session.print::<VmDetail>(&answer)
 }
 
-impl Shown for NamedVm {
+impl Shown for VmDisabled {
     fn text(&self) -> String {
         format!("{} ({}) is not replicated any more\n", crate::cli::table::printable(&self.name), self.uuid)
     }

@@ -90,7 +90,7 @@ fn vm_changes() -> Vec<Ask> {
         ("vm resume web", "vm_resume", json!("web"), vm.clone()),
         ("vm resync web", "vm_resync", json!("web"), vm.clone()),
         ("vm reset-statistics web", "vm_reset_statistics", json!("web"), vm),
-        ("vm disable web", "vm_disable", json!(["web", null]), shape(samples::named_vm())),
+        ("vm disable web", "vm_disable", json!(["web", null]), shape(samples::disabled())),
         ("vm move web --to r2", "vm_move", hand_over(None), at.clone()),
         ("vm move web --to r2 --wait", "vm_move", hand_over(Some(900)), at.clone()),
         ("vm move web --to r2 --wait --timeout 30s", "vm_move", hand_over(Some(30)), at),

@@ -11,7 +11,7 @@ use crate::demo::props::{SMALL, small};
 use crate::demo::story::{R_CAP, Story};
 use crate::demo::until::{check, until};
 use crate::surface::node::{NodeStatus, VmServiceState};
-use crate::surface::vm::{NamedVm, VmDetail};
+use crate::surface::vm::{VmDetail, VmDisabled};
 
 /// The node whose VM service stands still.
 const AWAY: &str = "r2";
@@ -38,7 +38,7 @@ pub async fn play(story: &Story) -> Result<(), Refusal> {
     stream::iter(1..=SMALL)
         .map(Ok)
         .try_for_each_concurrent(AT_ONCE, async |number| {
-            let _: NamedVm = story.quietly("p3", &["vm", "disable", &small(number), "--wait"]).await?;
+            let _: VmDisabled = story.quietly("p3", &["vm", "disable", &small(number), "--wait"]).await?;
             Ok(())
         })
         .await

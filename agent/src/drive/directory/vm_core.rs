@@ -14,7 +14,7 @@ use super::launch::LOGS;
 use super::ledger::{Entry, Wish};
 use super::process::Processes;
 use super::vm_file::{DiskFile, VmFile};
-use crate::vm_service::{Image, ImageFormat, VmReport, VmRole, VmState};
+use crate::vm_service::{Image, ImageFormat, NOT_MEASURED, VmReport, VmRole, VmState};
 
 /// The longest a VM's standard output or error may grow; then it is set aside once and begins again.
 const LOG_MAX: u64 = 4 << 20;
@@ -206,7 +206,7 @@ impl Core {
             .iter()
             .find(|disk| disk.bytes.is_none() && !self.images.iter().any(|image| image.target == disk.target))?;
         let message = format!("the image of disk '{}' has not been looked at yet", unknown.target);
-        Some(Refusal::new(Class::Failed, "not_measured", message).field("disk").remedy("try again in a second"))
+        Some(Refusal::new(Class::Failed, NOT_MEASURED, message).field("disk").remedy("try again in a second"))
     }
 
     /// Its name; its folder's where the file gives none.

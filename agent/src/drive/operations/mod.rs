@@ -34,7 +34,7 @@ use crate::surface::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, Pee
 use crate::surface::point::{PointExport, PointExported, PointStatus};
 use crate::surface::settings::{Settings, SettingsEvent, SettingsRevision, SettingsSet};
 use crate::surface::token::{TokenCreate, TokenCreated, TokenId, TokenRevoked, TokenStatus};
-use crate::surface::vm::{NamedVm, VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus};
+use crate::surface::vm::{VmDetail, VmDisabled, VmEnable, VmLocation, VmMove, VmSelector, VmStatus};
 use crate::surface::vm_service::{VmServiceApplied, VmServiceStatus};
 use crate::surface::wait::WaitSeconds;
 
@@ -59,7 +59,7 @@ impl Agent {
         drop(tokio::time::timeout_at(deadline, status.wait_for(|status| status.leader.is_some())).await);
         loop {
             let seen = clusters::status(node)?;
-            if seen.quorate || Instant::now() >= deadline {
+            if (seen.quorate && seen.owner.is_some()) || Instant::now() >= deadline {
                 return Ok(seen);
             }
             sleep(LOOK_INTERVAL).await;
@@ -173,7 +173,7 @@ impl Operations for Agent {
         relationships::enable(&self.control()?, &vm, request).await
     }
 
-    async fn vm_disable(&self, vm: VmSelector, _wait: Option<WaitSeconds>) -> Result<NamedVm, Refusal> {
+    async fn vm_disable(&self, vm: VmSelector, _wait: Option<WaitSeconds>) -> Result<VmDisabled, Refusal> {
         relationships::disable(&self.control()?, &vm).await
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use landfall_proto::id::{MemberId, VmId};
+use landfall_proto::message::control::LocalVm;
 use landfall_proto::model::{Command, Replica};
 use landfall_proto::{Class, Refusal};
 use landfall_store::state::check_start;
@@ -15,11 +16,15 @@ use crate::drive::broker;
 use crate::drive::control::Control;
 use crate::drive::events::Happening;
 use crate::drive::node::Node;
-use crate::surface::vm::{NamedVm, VmDetail, VmEnable, VmLocation, VmMove, VmSelector};
+use crate::surface::vm::{VmDetail, VmDisabled, VmEnable, VmLocation, VmMove, VmSelector};
 use crate::surface::wait::{WaitSeconds, timed_out};
+use crate::vm_service::NOT_MEASURED;
 
 /// How long `vm enable` waits for a node to claim the VM, and to begin, before it answers all the same.
 const CLAIM_WAIT: Duration = Duration::from_secs(3);
+
+/// How long `vm enable` waits until the images of a VM that was just found have been looked at.
+const MEASURE_WAIT: Duration = Duration::from_secs(5);
 
 /// How often a wait looks again.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
@@ -55,13 +60,7 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
         .field("vm")
         .remedy("disable it first: `landfall vm disable`"));
     }
-    let census = census(node).await;
-    let (_, local) = census.local.get(&id).ok_or_else(|| {
-        Refusal::new(Class::NotFound, "not_found", format!("no live node of this cluster has the VM {vm}")).field("vm")
-    })?;
-    if let Some(fault) = &local.fault {
-        return Err(fault.clone());
-    }
+    let local = measured(node, vm, id).await?;
     if !state.peers.contains(&request.to) {
         let known: Vec<&str> = state.peers.keys().map(|cap| cap.as_str()).collect();
         return Err(Refusal::new(
@@ -100,6 +99,24 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
     Ok(detail)
 }
 
+/// The VM as it is on a live node, without a fault. One that was found a moment ago is waited for: its images are looked
+/// at in the background.
+async fn measured(node: &Node, vm: &VmSelector, id: VmId) -> Result<LocalVm, Refusal> {
+    let deadline = Instant::now() + MEASURE_WAIT;
+    loop {
+        let mut census = census(node).await;
+        let (_, report) = census.local.remove(&id).ok_or_else(|| {
+            Refusal::new(Class::NotFound, "not_found", format!("no live node of this cluster has the VM {vm}"))
+                .field("vm")
+        })?;
+        match &report.fault {
+            None => return Ok(report),
+            Some(fault) if fault.code == NOT_MEASURED && Instant::now() < deadline => sleep(LOOK_INTERVAL).await,
+            Some(fault) => return Err(fault.clone()),
+        }
+    }
+}
+
 /// Waits until a node sends the VM and says so, or it is not replicated any more.
 async fn begun(control: &Control, vm: VmId) {
     loop {
@@ -130,16 +147,18 @@ async fn first_point(control: &Control, vm: VmId, wait: WaitSeconds) -> Result<(
 }
 
 /// Ends the replication of a VM.
-pub async fn disable(control: &Control, vm: &VmSelector) -> Result<NamedVm, Refusal> {
+pub async fn disable(control: &Control, vm: &VmSelector) -> Result<VmDisabled, Refusal> {
     let node = &control.node;
     let id = resolve(node, vm).await?;
     let state = node.state();
     let named = committed_names(&state).get(&id).cloned().unwrap_or_default();
+    let mut replica_left = None;
     if let Some(primary) = state.primaries.get(&id) {
         node.proposer.commit(Command::Disable(id)).await?;
         if let Err(refusal) = control.senders.give_up(primary).await {
             let told = format!("{named} is disabled here, but {} was not told: {refusal}", primary.to);
             node.events.record(Happening::warning("replica_left", told).vm(id));
+            replica_left = Some(refusal.message);
         }
     } else if state.replicas.contains(&id) {
         node.proposer.commit(Command::RemoveReplica { vm: id, primary: None }).await?;
@@ -147,7 +166,7 @@ pub async fn disable(control: &Control, vm: &VmSelector) -> Result<NamedVm, Refu
         return Err(Refusal::new(Class::NotFound, "not_replicated", format!("{vm} is not replicated")).field("vm"));
     }
     node.events.record(Happening::info("replication_disabled", format!("{named} is no longer replicated")).vm(id));
-    Ok(NamedVm { uuid: id, name: named })
+    Ok(VmDisabled { uuid: id, name: named, replica_left })
 }
 
 /// Hands a replica to another node of this cluster.
