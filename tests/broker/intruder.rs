@@ -51,6 +51,11 @@ impl Intruder {
 
     /// What `node` answers to a sender of `vm` that believes in the assignment `epoch`.
     pub fn opens(&self, node: &Node, vm: &VmFolder, epoch: Epoch) -> Welcome {
+        self.tries(node, vm, epoch).unwrap()
+    }
+
+    /// As [`Intruder::opens`]; an error where the node takes no such session, or ends it without an answer.
+    pub fn tries(&self, node: &Node, vm: &VmFolder, epoch: Epoch) -> Result<Welcome, String> {
         let mut address: SocketAddr = node.address().parse().unwrap();
         // The kit's nodes listen for data on the next port.
         address.set_port(address.port() + 1);
@@ -63,11 +68,12 @@ impl Intruder {
         };
         self.runtime.block_on(async {
             let target = Target { cap: self.cap.clone(), address, key: None };
-            let mut session = self.calls.open(&target, Alpn::Data, DEADLINE).await.unwrap();
+            let opened = self.calls.open(&target, Alpn::Data, DEADLINE).await;
+            let mut session = opened.map_err(|error| error.to_string())?;
             let most = Alpn::Data.frame_max();
-            frame::send(&mut session.send, &hello, most).await.unwrap();
+            frame::send(&mut session.send, &hello, most).await.map_err(|error| error.to_string())?;
             let welcome = tokio::time::timeout(DEADLINE, frame::receive(&mut session.receive, most)).await;
-            welcome.expect("an answer in time").unwrap()
+            welcome.expect("an answer in time").map_err(|error| error.to_string())
         })
     }
 }

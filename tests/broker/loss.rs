@@ -29,6 +29,44 @@ fn a_lost_holder_is_replaced_and_a_lost_owner_too() {
     owner_dies(&p, &r);
 }
 
+/// Between the first byte and the first acknowledgement nothing can be lost, so nobody waits for the node to return.
+#[test]
+fn a_holder_that_dies_within_the_initial_copy_is_replaced_at_once() {
+    let r = replicas().node("r1").node("r2").witness("rw").start();
+    let p = primaries(&["p1"]).start();
+    join_up(&p, &r);
+    // The wait for a node that has the only copy stays at 15 minutes.
+    r.first().cli(["settings", "set", "node_down_after=2s"]);
+    put(&workload(WORK), p.first());
+    // Disks are read while the VM runs, but no instant can be taken: nothing can be acknowledged.
+    p.first().stop_vm_service();
+    p.first().cli(["vm", "enable", WORK, "--to", R_CAP, "--recovery-points", "4"]);
+    let lost = holder(r.first(), WORK);
+    let left = if lost == "r1" { "r2" } else { "r1" };
+    let (lost, left) = (r.node(&lost), r.node(left));
+    eventually(SOON, "the first content to come", || {
+        let answer = lost.call(["event", "tail", "--recent", "1000", "--no-follow", "-o", "json"]);
+        if answer.stdout.contains("replica_receiving") { Ok(()) } else { Err(answer.to_string()) }
+    });
+    let epoch = number(&left.cli(["vm", "locate", WORK])["epoch"]);
+    assert_eq!(left.cli(["point", "list", WORK]), Value::Array(Vec::new()));
+    lost.lose();
+    p.first().continue_vm_service();
+
+    let at = eventually(LONG, "the replica to get another home", || {
+        let at = left.try_cli(["vm", "locate", WORK]).map_err(|failure| failure.to_string())?;
+        if at["node"] == left.name() { Ok(at) } else { Err(at.to_string()) }
+    });
+    assert!(number(&at["epoch"]) > epoch);
+    goes_on(left, WORK);
+    let points = left.cli(["point", "list", WORK]);
+    let listed = |point: &Value| point["state"] == "listed" && point["copies"] == Value::from(vec![left.name()]);
+    assert!(points.as_array().unwrap().iter().all(listed), "nothing was acknowledged by {}: {points}", lost.name());
+    let folder = r.folder().join("after-the-first-loss");
+    export(left, WORK, None, &folder).unwrap();
+    check(left, &folder);
+}
+
 fn holder_dies(p: &Cluster, r: &Cluster) {
     let lost = holder(r.first(), WORK);
     let left = if lost == "r1" { "r2" } else { "r1" };

@@ -16,5 +16,7 @@ mod placing;
 mod points;
 mod quorum;
 mod rejoining;
+mod removing;
 mod returning;
 mod stage;
+mod storing;

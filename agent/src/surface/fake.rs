@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::authorization::*;
 use super::broker::*;
 use super::cluster::*;
+use super::disabled::*;
 use super::event::*;
 use super::failover::*;
 use super::node::*;

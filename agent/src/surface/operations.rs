@@ -8,6 +8,7 @@ use landfall_proto::id::{Fqdn, NodeName, PrimaryPattern, Revision};
 use super::authorization::{Authorization, AuthorizationRemoved};
 use super::broker::BrokerStatus;
 use super::cluster::{ClusterInit, ClusterJoin, ClusterStatus};
+use super::disabled::VmDisabled;
 use super::event::{Event, EventQuery};
 use super::failover::{FailoverAnswer, FailoverRequest, FailoverStatus};
 use super::node::{NodeDetail, NodeRemoved, NodeStatus};
@@ -15,7 +16,7 @@ use super::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
 use super::point::{PointExport, PointExported, PointStatus};
 use super::settings::{Settings, SettingsEvent, SettingsRevision, SettingsSet};
 use super::token::{TokenCreate, TokenCreated, TokenId, TokenRevoked, TokenStatus};
-use super::vm::{VmDetail, VmDisabled, VmEnable, VmLocation, VmMove, VmSelector, VmStatus};
+use super::vm::{VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus};
 use super::vm_service::{VmServiceApplied, VmServiceStatus};
 use super::wait::WaitSeconds;
 

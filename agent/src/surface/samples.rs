@@ -10,6 +10,7 @@ use landfall_proto::{Class, Refusal};
 use super::authorization::*;
 use super::broker::*;
 use super::cluster::*;
+use super::disabled::*;
 use super::event::*;
 use super::failover::*;
 use super::node::*;

@@ -88,17 +88,6 @@ pub struct NamedVm {
     pub name: String,
 }
 
-/// A VM that is not replicated any more.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VmDisabled {
-    /// Its identity.
-    pub uuid: VmId,
-    /// Its name: data only.
-    pub name: String,
-    /// Why the replica's cluster could not be told; it keeps the replica until the same command is given there.
-    pub replica_left: Option<String>,
-}
-
 /// How a VM's replication stands (Hyper-V's ReplicationState).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -11,9 +11,10 @@ use crate::cli::client::route;
 use crate::cli::later::{Later, comes_later};
 use crate::cli::session::{Ended, Session};
 use crate::cli::table::{Facts, Shown, Table, joined, or_dash, word};
+use crate::surface::disabled::VmDisabled;
 use crate::surface::vm::{
-    PointMark, RecoveryPoints, ReplicationStatistics, VmDetail, VmDisabled, VmEnable, VmLocation, VmMove, VmSelector,
-    VmStatus, replication_target,
+    PointMark, RecoveryPoints, ReplicationStatistics, VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus,
+    replication_target,
 };
 
 #[derive(Debug, Subcommand)]

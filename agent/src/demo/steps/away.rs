@@ -10,8 +10,9 @@ use super::enabled::holder;
 use crate::demo::props::{SMALL, small};
 use crate::demo::story::{R_CAP, Story};
 use crate::demo::until::{check, until};
+use crate::surface::disabled::VmDisabled;
 use crate::surface::node::{NodeStatus, VmServiceState};
-use crate::surface::vm::{VmDetail, VmDisabled};
+use crate::surface::vm::VmDetail;
 
 /// The node whose VM service stands still.
 const AWAY: &str = "r2";

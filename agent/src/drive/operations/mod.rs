@@ -26,6 +26,7 @@ use crate::drive::membership::Membership;
 use crate::surface::authorization::{Authorization, AuthorizationRemoved};
 use crate::surface::broker::BrokerStatus;
 use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterStatus};
+use crate::surface::disabled::VmDisabled;
 use crate::surface::event::{Event, EventQuery};
 use crate::surface::failover::{FailoverAnswer, FailoverRequest, FailoverStatus};
 use crate::surface::node::{NodeDetail, NodeRemoved, NodeStatus};
@@ -34,7 +35,7 @@ use crate::surface::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, Pee
 use crate::surface::point::{PointExport, PointExported, PointStatus};
 use crate::surface::settings::{Settings, SettingsEvent, SettingsRevision, SettingsSet};
 use crate::surface::token::{TokenCreate, TokenCreated, TokenId, TokenRevoked, TokenStatus};
-use crate::surface::vm::{VmDetail, VmDisabled, VmEnable, VmLocation, VmMove, VmSelector, VmStatus};
+use crate::surface::vm::{VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus};
 use crate::surface::vm_service::{VmServiceApplied, VmServiceStatus};
 use crate::surface::wait::WaitSeconds;
 

@@ -16,7 +16,8 @@ use crate::drive::broker;
 use crate::drive::control::Control;
 use crate::drive::events::Happening;
 use crate::drive::node::Node;
-use crate::surface::vm::{VmDetail, VmDisabled, VmEnable, VmLocation, VmMove, VmSelector};
+use crate::surface::disabled::VmDisabled;
+use crate::surface::vm::{VmDetail, VmEnable, VmLocation, VmMove, VmSelector};
 use crate::surface::wait::{WaitSeconds, timed_out};
 use crate::vm_service::NOT_MEASURED;
 
