@@ -98,6 +98,10 @@ pub struct Run {
     pub command: Vec<String>,
     /// Its images, which it alone writes, ordered by target.
     pub images: Vec<RunImage>,
+    /// A cloud-init NoCloud image that tells the guest its addresses, absolute: to be attached as a disk of its own,
+    /// read-only. `None` where the guest keeps what it has.
+    #[serde(default)]
+    pub seed: Option<PathBuf>,
 }
 
 /// One disk of a [`Run`].

@@ -36,6 +36,10 @@ pub const DISKS: usize = 128;
 pub const ADAPTERS: usize = 16;
 /// Bytes of an adapter's name.
 pub const ADAPTER_NAME: usize = 64;
+/// Adapters with failover addresses, of all VMs: two for each replica and each primary, about a hundred bytes each.
+pub const FAILOVER_ADDRESSES: usize = 4 * REPLICAS;
+/// Rules of subnets, of all peers: each is looked at for every address of a VM that is brought up.
+pub const NETWORK_RULES: usize = 1024;
 /// Bytes of a disk: the largest VHDX is 64 TiB.
 pub const DISK_BYTES: u64 = 64 << 40;
 /// Older points kept beside the newest; a qcow2 chain of 25 layers already reads three times slower than its base.

@@ -28,17 +28,31 @@ fn quick(node: &str) -> NodeSpec {
     spec
 }
 
+/// A VM with two disks, over which its guest writes; `script` is what a shell does before.
+pub fn workload(script: &str) -> VmFolder {
+    let vm =
+        DISKS.iter().zip(1..).fold(VmFolder::new(WORK), |vm, ((target, bytes), seed)| vm.disk(target, *bytes, seed));
+    let mut guest = vec![LANDFALL, "guest", "write", "--offset", GUEST_OFFSET, "--length", GUEST_LENGTH];
+    guest.extend(["--disk", "vda.raw", "--disk", "vdb.raw"]);
+    let started = format!("{script}; exec \"$@\"");
+    let command = match script {
+        "" => guest,
+        _ => [vec!["/bin/sh", "-c", &started, "sh"], guest].concat(),
+    };
+    vm.adapter("eth0", "synthetic", "52:54:00:aa:bb:01").command(command)
+}
+
 /// The replica's cluster and the primary's, paired; the VM runs at p1 and has been replicated for a while.
 pub fn replicated(r_nodes: &[&str]) -> (Cluster, Cluster, PathBuf) {
+    replicated_vm(r_nodes, &workload(""))
+}
+
+/// The same with a VM of one's own.
+pub fn replicated_vm(r_nodes: &[&str], vm: &VmFolder) -> (Cluster, Cluster, PathBuf) {
     let r = r_nodes.iter().fold(Cluster::of(LANDFALL, "Cluster-R", R_CAP), |cluster, node| cluster.node(node)).start();
     let p = Cluster::of(LANDFALL, "Cluster-P", P_CAP).spec(quick("p1")).start();
     pair(&p, &r);
     r.first().cli(["settings", "set", "replication_enabled=true"]);
-    let vm =
-        DISKS.iter().zip(1..).fold(VmFolder::new(WORK), |vm, ((target, bytes), seed)| vm.disk(target, *bytes, seed));
-    let mut command = vec![LANDFALL, "guest", "write", "--offset", GUEST_OFFSET, "--length", GUEST_LENGTH];
-    command.extend(["--disk", "vda.raw", "--disk", "vdb.raw"]);
-    let vm = vm.adapter("eth0", "synthetic", "52:54:00:aa:bb:01").command(command);
     let folder = vm.create_in(&p.first().vm_path()).expect("the VM path can be written");
     runs(p.first());
     let arguments = ["vm", "enable", WORK, "--to", R_CAP, "--frequency", "30", "--recovery-points", "4"];

@@ -8,7 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use landfall_proto::{Class, Refusal};
 
 use super::Demo;
-use super::later::{Later, NetworkVerb};
+use super::later::Later;
 use super::noun;
 
 /// Landfall: a replica broker for virtual machines.
@@ -119,10 +119,10 @@ pub(super) enum Command {
         #[command(subcommand)]
         verb: noun::failover::Verb,
     },
-    /// Failover addresses of a VM's adapters (comes later).
+    /// Failover addresses of a VM's adapters.
     Network {
         #[command(subcommand)]
-        verb: NetworkVerb,
+        verb: noun::network::Verb,
     },
     /// What happened.
     Event {

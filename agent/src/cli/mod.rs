@@ -139,7 +139,7 @@ async fn ask(command: Command, mut session: Session<'_>) -> Result<(), Ended> {
         Command::Point { verb } => noun::point::run(verb, session).await,
         Command::Event { verb } => noun::event::run(verb, session).await,
         Command::Failover { verb } => noun::failover::run(verb, session).await,
-        Command::Network { verb } => Err(verb.refuse().into()),
+        Command::Network { verb } => noun::network::run(verb, session).await,
         Command::Agent(_)
         | Command::VmService(_)
         | Command::Demo(_)

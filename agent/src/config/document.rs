@@ -166,7 +166,7 @@ impl<'r, 't> Section<'r, 't> {
         };
         let texts: Option<Vec<String>> = list.iter().map(|item| Some(item.get_ref().as_str()?.to_owned())).collect();
         if texts.is_none() {
-            self.fault(key, "every part must be a text", "write it as [\"program\", \"argument\"]");
+            self.fault(key, "every part must be a text", "write it as [\"one\", \"two\"]");
         }
         texts
     }

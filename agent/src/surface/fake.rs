@@ -17,6 +17,7 @@ use super::cluster::*;
 use super::disabled::*;
 use super::event::*;
 use super::failover::*;
+use super::network::*;
 use super::node::*;
 use super::peer::*;
 use super::point::*;
@@ -183,6 +184,24 @@ impl Operations for Fake {
     }
     async fn failover_status(&self, vm: VmSelector) -> Result<FailoverStatus, Refusal> {
         self.called("failover_status", vm.to_string(), samples::failover_status())
+    }
+    async fn network_show(&self, vm: VmSelector) -> Result<NetworkStatus, Refusal> {
+        self.called("network_show", vm.to_string(), samples::network_status())
+    }
+    async fn network_set(&self, vm: VmSelector, request: NetworkSet) -> Result<NetworkStatus, Refusal> {
+        self.called("network_set", (vm.to_string(), request), samples::network_status())
+    }
+    async fn network_clear(&self, vm: VmSelector, request: NetworkClear) -> Result<NetworkStatus, Refusal> {
+        self.called("network_clear", (vm.to_string(), request), samples::network_status())
+    }
+    async fn network_map_list(&self) -> Result<Vec<NetworkMapRule>, Refusal> {
+        self.called("network_map_list", (), vec![samples::network_rule()])
+    }
+    async fn network_map_add(&self, request: NetworkMapAdd) -> Result<NetworkMapRule, Refusal> {
+        self.called("network_map_add", request, samples::network_rule())
+    }
+    async fn network_map_remove(&self, request: NetworkMapRemove) -> Result<NetworkMapRule, Refusal> {
+        self.called("network_map_remove", request, samples::network_rule())
     }
     async fn event_tail(&self, query: EventQuery) -> Result<Stream<Event>, Refusal> {
         self.called("event_tail", (query.recent, query.follow), ())?;

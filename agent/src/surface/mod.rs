@@ -14,6 +14,7 @@ pub mod event;
 pub mod failover;
 pub mod failure;
 pub mod hex;
+pub mod network;
 pub mod node;
 pub mod operations;
 pub mod peer;

@@ -11,6 +11,7 @@ use super::cluster::{ClusterInit, ClusterJoin, ClusterStatus};
 use super::disabled::VmDisabled;
 use super::event::{Event, EventQuery};
 use super::failover::{FailoverAnswer, FailoverRequest, FailoverStatus};
+use super::network::{NetworkClear, NetworkMapAdd, NetworkMapRemove, NetworkMapRule, NetworkSet, NetworkStatus};
 use super::node::{NodeDetail, NodeRemoved, NodeStatus};
 use super::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
 use super::point::{PointExport, PointExported, PointStatus};
@@ -128,6 +129,19 @@ pub trait Operations: Send + Sync + 'static {
     async fn failover(&self, vm: VmSelector, request: FailoverRequest) -> Result<FailoverAnswer, Refusal>;
     /// How far the failover of a VM is.
     async fn failover_status(&self, vm: VmSelector) -> Result<FailoverStatus, Refusal>;
+
+    /// What each adapter of a VM would have if this cluster brought it up now.
+    async fn network_show(&self, vm: VmSelector) -> Result<NetworkStatus, Refusal>;
+    /// Gives an adapter of a VM its failover addresses at this cluster.
+    async fn network_set(&self, vm: VmSelector, request: NetworkSet) -> Result<NetworkStatus, Refusal>;
+    /// Takes failover addresses away from an adapter.
+    async fn network_clear(&self, vm: VmSelector, request: NetworkClear) -> Result<NetworkStatus, Refusal>;
+    /// Which subnet here stands for which of a peer's, by peer.
+    async fn network_map_list(&self) -> Result<Vec<NetworkMapRule>, Refusal>;
+    /// Adds such a rule.
+    async fn network_map_add(&self, request: NetworkMapAdd) -> Result<NetworkMapRule, Refusal>;
+    /// Removes one.
+    async fn network_map_remove(&self, request: NetworkMapRemove) -> Result<NetworkMapRule, Refusal>;
 
     /// Past events, oldest first, then new ones. A slow reader misses events, and sees it by their ids.
     async fn event_tail(&self, query: EventQuery) -> Result<Stream<Event>, Refusal>;

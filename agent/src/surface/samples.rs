@@ -1,12 +1,15 @@
 //! One value of every shape, for tests of the shapes and of what carries them.
 
+mod network;
+
 use std::collections::BTreeMap;
 
 use landfall_proto::id::{Epoch, Fingerprint, MemberId, Position, Revision, Root, SenderEpoch, Term, UnixMillis, VmId};
 use landfall_proto::message::control::{Consistency, PointState};
-use landfall_proto::model::{Adapter, AdapterKind, DiskSpec, Frequency, VmSpec};
+use landfall_proto::model::{Adapter, AdapterKind, Addresses, DiskSpec, Frequency, VmSpec};
 use landfall_proto::{Class, Refusal};
 
+pub use self::network::*;
 use super::authorization::*;
 use super::broker::*;
 use super::cluster::*;
@@ -226,6 +229,7 @@ pub fn vm_detail() -> VmDetail {
             name: "eth0".to_owned(),
             kind: AdapterKind::Synthetic,
             mac: "52:54:00:aa:bb:01".to_owned(),
+            network: Addresses::default(),
         }],
         activity: Some("waiting".to_owned()),
         freeze: Some("stopped".to_owned()),

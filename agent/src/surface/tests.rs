@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::surface::vm::VmSelector;
 
+mod network;
+
 /// The JSON of `shape`, which must read back as the same shape.
 fn golden<T: Serialize + DeserializeOwned + PartialEq + std::fmt::Debug>(shape: &T, expected: &Value) {
     let text = serde_json::to_string(shape).unwrap();
@@ -180,7 +182,10 @@ fn vms_and_points() {
         "vm_state": "stopped", "frequency_seconds": 30, "testing_interval_ms": 200, "recovery_points": 4,
         "storage": "default", "trust_group": "T1", "sender_epoch": 8,
         "disks": [{"target": "vda", "bytes": 4_294_967_296_u64}],
-        "adapters": [{"name": "eth0", "kind": "synthetic", "mac": "52:54:00:aa:bb:01"}],
+        "adapters": [{
+            "name": "eth0", "kind": "synthetic", "mac": "52:54:00:aa:bb:01",
+            "network": {"addresses": [], "gateways": [], "dns": []},
+        }],
         "activity": "waiting", "freeze": "stopped", "frozen_micros": 1500, "source": "index", "missed_cycles": 0,
         "fault": {
             "class": "unreachable", "code": "unreachable", "message": "r2 does not answer", "field": null,

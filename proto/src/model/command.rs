@@ -12,7 +12,8 @@ use crate::id::{
     VmId,
 };
 use crate::model::{
-    AuthorizationEntry, FailoverStep, Found, Frequency, HandOff, MemberList, Peer, Replica, Ticket, VmSpec,
+    AuthorizationEntry, FailoverStep, Found, Frequency, HandOff, MemberList, NetworkChange, Peer, Replica, Ticket,
+    VmSpec,
 };
 use crate::refusal::Refusal;
 
@@ -225,6 +226,8 @@ pub enum Command {
         /// The step.
         step: Box<FailoverStep>,
     },
+    /// Changes what adapters have after a failover.
+    Network(Box<NetworkChange>),
 }
 
 /// What a command gave.

@@ -2,16 +2,22 @@
 //!
 //! These types are formats: a changed field changes old bytes, so the golden files of `proto/tests/golden` hold them.
 
+mod adapter_addresses;
+mod address;
 mod authorization;
 mod command;
 mod member;
+mod network;
 mod promotion;
 mod relationship;
 mod vm;
 
+pub use adapter_addresses::{AddressFault, AddressList, Addresses};
+pub use address::{Family, HostAddress, IpAddr, Subnet, unusable};
 pub use authorization::{AuthorizationEntry, Ticket, TicketKind};
 pub use command::{Answer, Command, Outcome, Proposal};
 pub use member::{Found, Member, MemberList, Peer, Timing};
+pub use network::{NetworkChange, NetworkRule};
 pub use promotion::{
     Departure, DepartureState, FailoverKind, FailoverStep, HandOff, Loss, PointName, Promotion, PromotionId,
     PromotionState, TestRun,

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{DiskTarget, VmId, VmName};
+use crate::model::Addresses;
 
 /// One disk.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +33,9 @@ pub struct Adapter {
     pub kind: AdapterKind,
     /// Its hardware address, `52:54:00:aa:bb:01`.
     pub mac: String,
+    /// What the guest has there, as the VM's file says; empty where it does not.
+    #[serde(default)]
+    pub network: Addresses,
 }
 
 /// What the replica's cluster must know to register a VM.

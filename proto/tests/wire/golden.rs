@@ -22,10 +22,10 @@ use landfall_proto::message::data::{
 };
 use landfall_proto::message::join::{self, Ask, Invitation, JoinAnswer, JoinRequest};
 use landfall_proto::model::{
-    Adapter, AdapterKind, Answer, AuthorizationEntry, Command, Departure, DepartureState, DiskSpec, FailoverKind,
-    FailoverStep, Found, Frequency, HandOff, Handover, Launch, LaunchImage, Loss, Member, MemberList, Outcome, Peer,
-    PointName, Primary, Promotion, PromotionId, PromotionState, Proposal, Replica, Stop, TestRun, Ticket, TicketKind,
-    Timing, VmSpec,
+    Adapter, AdapterKind, Addresses, Answer, AuthorizationEntry, Command, Departure, DepartureState, DiskSpec,
+    FailoverKind, FailoverStep, Family, Found, Frequency, HandOff, Handover, Launch, LaunchImage, Loss, Member,
+    MemberList, NetworkChange, NetworkRule, Outcome, Peer, PointName, Primary, Promotion, PromotionId, PromotionState,
+    Proposal, Replica, Stop, TestRun, Ticket, TicketKind, Timing, VmSpec,
 };
 use landfall_proto::refusal::{Class, Refusal};
 use serde::Serialize;
@@ -164,13 +164,35 @@ fn disk() -> DiskSpec {
     DiskSpec { target: "vda".parse::<DiskTarget>().unwrap(), bytes: 4 << 30 }
 }
 
+fn addresses() -> Addresses {
+    Addresses {
+        addresses: vec!["10.1.0.5/16".parse().unwrap(), "fd00:1::5/64".parse().unwrap()],
+        gateways: vec!["10.1.0.1".parse().unwrap(), "fe80::1".parse().unwrap()],
+        dns: vec!["10.1.0.53".parse().unwrap()],
+    }
+}
+
+fn network_changes() -> Vec<NetworkChange> {
+    let (adapter, from) = (|| "eth0".to_owned(), || "fd00:1::/48".parse().unwrap());
+    vec![
+        NetworkChange::Set { vm: vm(), adapter: adapter(), addresses: addresses() },
+        NetworkChange::Clear { vm: vm(), adapter: adapter(), families: vec![Family::Ipv4, Family::Ipv6] },
+        NetworkChange::AddRule(NetworkRule { peer: cap(), from: from(), to: "fd00:9::/48".parse().unwrap() }),
+        NetworkChange::RemoveRule { peer: cap(), from: from() },
+    ]
+}
+
 fn spec() -> VmSpec {
-    let adapter = |kind, name: &str| Adapter { name: name.into(), kind, mac: "52:54:00:aa:bb:01".into() };
+    let adapter =
+        |kind, name: &str, network| Adapter { name: name.into(), kind, mac: "52:54:00:aa:bb:01".into(), network };
     VmSpec {
         id: vm(),
         name: "VirtualMachine_Workload".parse().unwrap(),
         disks: vec![disk()],
-        adapters: vec![adapter(AdapterKind::Synthetic, "eth0"), adapter(AdapterKind::Legacy, "eth1")],
+        adapters: vec![
+            adapter(AdapterKind::Synthetic, "eth0", addresses()),
+            adapter(AdapterKind::Legacy, "eth1", Addresses::default()),
+        ],
         launch: Launch {
             command: vec!["./guest".to_owned(), "disk.raw".to_owned()],
             images: vec![LaunchImage { target: disk().target, path: "disk.raw".to_owned(), raw: true }],
@@ -322,6 +344,7 @@ fn commands() -> Vec<Command> {
         Command::Resume(vm_id),
         Command::Resync(vm_id),
         Command::Failover { vm: vm_id, step: Box::new(FailoverStep::Depart { id: promotion_id() }) },
+        Command::Network(Box::new(network_changes()[0].clone())),
     ]
 }
 
@@ -399,6 +422,7 @@ fn commands_and_outcomes() {
     };
     check("proposal", &commands().into_iter().map(proposal).collect::<Vec<_>>());
     check_all("command", &commands());
+    check_all("network_change", &network_changes());
     let outcomes = [
         Outcome::Done,
         Outcome::Claimed(Term::from_number(1)),

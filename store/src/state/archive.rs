@@ -3,7 +3,8 @@
 
 use landfall_proto::id::{Fqdn, Position, Revision, VmId};
 use landfall_proto::model::{
-    Answer, AuthorizationEntry, Departure, Found, Member, Peer, Primary, Promotion, Replica, TestRun, Ticket,
+    Addresses, Answer, AuthorizationEntry, Departure, Found, Member, NetworkRule, Peer, Primary, Promotion, Replica,
+    TestRun, Ticket,
 };
 use serde::{Deserialize, Serialize};
 
@@ -59,6 +60,8 @@ enum Row {
     Test(VmId, Box<TestRun>),
     Departure(VmId, Box<Departure>),
     Floor(VmId, Fqdn, Position),
+    FailoverAddresses(VmId, String, Box<Addresses>),
+    NetworkRule(Box<NetworkRule>),
 }
 
 impl State {
@@ -105,7 +108,13 @@ impl State {
         let departures = self.departures.iter().map(|(vm, row)| Row::Departure(*vm, Box::new(row.clone())));
         let floors = self.hand_off_floors.iter().map(|((vm, from), at)| Row::Floor(*vm, from.clone(), *at));
         let failovers = promotions.chain(tests).chain(departures).chain(floors);
-        cluster.chain(replicas).chain(primaries).chain(sessions).chain(failovers)
+        let addresses = self.failover_addresses.iter();
+        let addresses =
+            addresses.map(|((vm, name), row)| Row::FailoverAddresses(*vm, name.clone(), Box::new(row.clone())));
+        let rules = self.network_rules.iter().map(|((peer, from), to)| {
+            Row::NetworkRule(Box::new(NetworkRule { peer: peer.clone(), from: *from, to: *to }))
+        });
+        cluster.chain(replicas).chain(primaries).chain(sessions).chain(failovers).chain(addresses).chain(rules)
     }
 
     /// The state that `bytes` are of.
@@ -146,6 +155,8 @@ impl State {
             Row::Test(vm, row) => self.tests.put(vm, *row),
             Row::Departure(vm, row) => self.departures.put(vm, *row),
             Row::Floor(vm, from, at) => self.hand_off_floors.put((vm, from), at),
+            Row::FailoverAddresses(vm, name, row) => self.failover_addresses.put((vm, name), *row),
+            Row::NetworkRule(row) => self.network_rules.put((row.peer, row.from), row.to),
             Row::Session { id, forgotten, used } => {
                 self.sessions.put(id, super::Session { forgotten, used, ..Default::default() });
             }

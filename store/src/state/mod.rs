@@ -9,6 +9,7 @@ mod authorization;
 mod cluster;
 mod holder;
 mod member;
+mod network;
 mod pause;
 mod peer;
 mod primary;
@@ -22,8 +23,8 @@ mod vm;
 
 use landfall_proto::id::{Fqdn, MemberId, NodeName, Position, PrimaryPattern, Revision, Term, UnixMillis, VmId};
 use landfall_proto::model::{
-    Answer, AuthorizationEntry, Command, Departure, Found, Member, MemberList, Outcome, Peer, Primary, Promotion,
-    Proposal, Replica, TestRun, Ticket, Timing,
+    Addresses, Answer, AuthorizationEntry, Command, Departure, Found, Member, MemberList, Outcome, Peer, Primary,
+    Promotion, Proposal, Replica, Subnet, TestRun, Ticket, Timing,
 };
 use landfall_proto::{Class, Refusal};
 
@@ -83,6 +84,10 @@ pub struct State {
     pub departures: Table<VmId, Departure>,
     /// Of each VM and its primary's cluster the last hand-over that this cluster took or declined.
     pub hand_off_floors: Table<(VmId, Fqdn), Position>,
+    /// What adapters have where this cluster brings their VM up, by VM and name.
+    pub failover_addresses: Table<(VmId, String), Addresses>,
+    /// Of each peer's subnets the one that stands for it here.
+    pub network_rules: Table<(Fqdn, Subnet), Subnet>,
 }
 
 /// Where and when a command is applied.
@@ -179,6 +184,7 @@ impl State {
             Command::Resume(vm) => self.resume(*vm),
             Command::Resync(vm) => self.resync(entry, *vm),
             Command::Failover { vm, step } => self.failover(entry, *vm, step),
+            Command::Network(change) => self.change_network(change),
         }
     }
 

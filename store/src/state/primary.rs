@@ -82,6 +82,7 @@ impl State {
         self.require_primary(vm)?;
         self.refuse_departing(vm)?;
         self.primaries.take(&vm);
+        self.settle_failover_addresses(vm);
         Ok(Outcome::Done)
     }
 

@@ -132,6 +132,7 @@ impl State {
         self.refuse_promoted(vm)?;
         self.tests.take(&vm);
         self.replicas.take(&vm);
+        self.settle_failover_addresses(vm);
         Ok(Outcome::Done)
     }
 }

@@ -50,7 +50,12 @@ fn a_placement_is_refused_with_the_field_and_the_remedy() {
 fn a_vm_that_no_cluster_could_register_is_refused() {
     let (mut bench, [r1, ..]) = Bench::ready();
     let disk = |target: &str, bytes| DiskSpec { target: name(target), bytes };
-    let adapter = |mac: &str| Adapter { name: "eth0".into(), kind: AdapterKind::Synthetic, mac: mac.into() };
+    let adapter = |mac: &str| Adapter {
+        name: "eth0".into(),
+        kind: AdapterKind::Synthetic,
+        mac: mac.into(),
+        network: Default::default(),
+    };
     let mut bad = Vec::new();
     for disks in
         [vec![], vec![disk("vda", 0)], vec![disk("vdb", 1), disk("vda", 1)], vec![disk("vda", 1), disk("vda", 2)]]

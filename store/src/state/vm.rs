@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use landfall_proto::Refusal;
-use landfall_proto::model::{Launch, VmSpec};
+use landfall_proto::model::{AddressList, Launch, VmSpec};
 
 use crate::limits;
 
@@ -39,6 +39,13 @@ pub(super) fn check_vm(vm: &VmSpec) -> Result<(), Refusal> {
         if !is_mac(&adapter.mac) {
             return Err(Refusal::invalid("adapter.mac", &adapter.mac, "write it as 52:54:00:aa:bb:01"));
         }
+        adapter.network.check().map_err(|fault| {
+            fault.refusal(match fault.list {
+                AddressList::Addresses => "adapter.addresses",
+                AddressList::Gateways => "adapter.gateways",
+                AddressList::Dns => "adapter.dns",
+            })
+        })?;
     }
     if !vm.launch.fits() {
         let value = format!("{} parts", vm.launch.command.len());

@@ -6,6 +6,7 @@ pub(super) mod cluster;
 pub(super) mod config;
 pub(super) mod event;
 pub(super) mod failover;
+pub(super) mod network;
 pub(super) mod node;
 pub(super) mod peer;
 pub(super) mod point;

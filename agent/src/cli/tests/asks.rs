@@ -29,6 +29,8 @@ fn reads() -> Vec<Ask> {
         ("vm show web", "vm_show", json!("web"), shape(samples::vm_detail())),
         ("vm locate web", "vm_locate", json!("web"), shape(samples::location())),
         ("failover status web", "failover_status", json!("web"), shape(samples::failover_status())),
+        ("network show web", "network_show", json!("web"), shape(samples::network_status())),
+        ("network map list", "network_map_list", none(), json!([shape(samples::network_rule())])),
         ("point list web", "point_list", json!("web"), json!([shape(samples::point())])),
     ]
 }
@@ -131,10 +133,35 @@ fn failovers() -> Vec<Ask> {
     ]
 }
 
+fn networks() -> Vec<Ask> {
+    let (status, rule) = (shape(samples::network_status()), shape(samples::network_rule()));
+    let set = json!({
+        "adapter": "eth0", "addresses": ["10.9.0.5/24", "fd00:9::5/64"], "gateways": ["10.9.0.1"], "dns": ["10.9.0.53"],
+    });
+    let clear = |families: Value| json!(["web", {"adapter": "eth0", "families": families}]);
+    let (from, to, peer) = ("10.1.0.0/16", "10.9.0.0/16", "p.contoso.com");
+    let add = json!({"peer": null, "from": from, "to": to});
+    let remove = json!({"peer": peer, "from": from});
+    vec![
+        (
+            "network set web --adapter eth0 --ipv4 10.9.0.5/24 --ipv6 fd00:9::5/64 --gateway 10.9.0.1 --dns 10.9.0.53",
+            "network_set",
+            json!(["web", set]),
+            status.clone(),
+        ),
+        ("network clear web --adapter eth0", "network_clear", clear(json!([])), status.clone()),
+        ("network clear web --adapter eth0 --ipv6", "network_clear", clear(json!(["ipv6"])), status),
+        ("network map add 10.1.0.0/16 10.9.0.0/16", "network_map_add", add, rule.clone()),
+        ("network map remove 10.1.0.0/16 --peer p.contoso.com", "network_map_remove", remove, rule),
+    ]
+}
+
 #[test]
 fn every_command_asks_its_operation_and_prints_its_shape() {
     let agent = Agent::start();
-    for (line, operation, arguments, printed) in [reads(), cluster_changes(), vm_changes(), failovers()].concat() {
+    for (line, operation, arguments, printed) in
+        [reads(), cluster_changes(), vm_changes(), failovers(), networks()].concat()
+    {
         let done = agent.ask(&[&line.split(' ').collect::<Vec<_>>()[..], &["-o", "json"]].concat());
         assert_eq!((done.code, done.err.as_str()), (0, ""), "{line}");
         assert_eq!(agent.fake.take(), [(operation, arguments)], "{line}");

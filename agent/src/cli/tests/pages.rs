@@ -80,6 +80,8 @@ fn example(name: &str) -> String {
         "point" => json(&samples::point()),
         "exported" => json(&samples::exported()),
         "failover_status" => json(&samples::failover_status()),
+        "network_status" => json(&samples::network_status()),
+        "network_rule" => json(&samples::network_rule()),
         "failover_plan" => json(&samples::failover_plan()),
         other => panic!("docs/api.md asks for an example of {other}"),
     }
@@ -99,7 +101,7 @@ fn the_examples_of_the_api_page_are_the_shapes() {
             inside = false;
         }
     }
-    assert_eq!(count, 21, "an example was lost");
+    assert_eq!(count, 23, "an example was lost");
     compare("api.md", &filled);
 }
 
@@ -112,7 +114,7 @@ fn the_routes_of_the_api_page_are_those_that_are_served() {
         .flat_map(code)
         .filter(|code| methods.iter().any(|method| code.starts_with(method)) && code.contains("/v1/"))
         .collect();
-    assert_eq!(routes.len(), 38, "as many as the trait has operations");
+    assert_eq!(routes.len(), 44, "as many as the trait has operations");
     for route in routes {
         let (method, path) = route.split_once(' ').unwrap();
         let path = path.replace("{id}", "000000000000001f").replace("{node}", "r1").replace("{vm}", "web");

@@ -22,6 +22,7 @@ use crate::surface::authorization::Authorization;
 use crate::surface::cluster::{ClusterInit, ClusterJoin};
 use crate::surface::event::EventQuery;
 use crate::surface::failover::FailoverRequest;
+use crate::surface::network::{NetworkClear, NetworkMapAdd, NetworkMapRemove, NetworkSet};
 use crate::surface::peer::{PeerAccept, PeerInvite};
 use crate::surface::point::PointExport;
 use crate::surface::settings::SettingsSet;
@@ -111,6 +112,10 @@ pub(super) fn router(operations: Arc<dyn Operations>, ending: watch::Receiver<bo
         .route("/v1/vms/{vm}/points", get(point_list))
         .route("/v1/vms/{vm}/points/export", post(point_export))
         .route("/v1/vms/{vm}/failover", get(failover_status).post(failover))
+        .route("/v1/vms/{vm}/network", get(network_show).put(network_set))
+        .route("/v1/vms/{vm}/network/clear", post(network_clear))
+        .route("/v1/network/map", get(network_map_list).post(network_map_add))
+        .route("/v1/network/map/remove", post(network_map_remove))
         .route("/v1/events", get(event_tail))
         .route("/v1/vm-service/applied", put(vm_service_applied))
         .route("/v1/vm-service/status", put(vm_service_status))
@@ -189,7 +194,7 @@ macro_rules! named_and_awaited {
 
 plain! {
     cluster_status; token_list; node_list; broker_status; settings_show; settings_history; authorization_list; peer_list;
-    vm_list;
+    vm_list; network_map_list;
 }
 
 asked! {
@@ -199,16 +204,21 @@ asked! {
     authorization_add(Ask<Authorization>);
     peer_invite(Ask<PeerInvite>);
     peer_accept(Ask<PeerAccept>);
+    network_map_add(Ask<NetworkMapAdd>);
+    network_map_remove(Ask<NetworkMapRemove>);
     vm_service_applied(Ask<VmServiceApplied>);
     vm_service_status(Report<VmServiceStatus>);
 }
 
 named! {
     token_revoke; node_show; authorization_remove; peer_remove; vm_show; vm_locate; vm_pause; vm_resume; vm_resync;
-    vm_reset_statistics; point_list; failover_status;
+    vm_reset_statistics; point_list; failover_status; network_show;
 }
 
-named_and_asked! { vm_enable(VmEnable); vm_move(VmMove); point_export(PointExport); failover(FailoverRequest); }
+named_and_asked! {
+    vm_enable(VmEnable); vm_move(VmMove); point_export(PointExport); failover(FailoverRequest); network_set(NetworkSet);
+    network_clear(NetworkClear);
+}
 
 named_and_awaited! { node_remove; vm_disable; }
 

@@ -7,6 +7,7 @@
 //! What is its own lies in `<path>/.landfall`: the lock that says which node the path belongs to, the ledger of VMs, the
 //! settings it has applied, its socket.
 
+mod adapter_file;
 mod disk_image;
 mod durable;
 mod foreign;

@@ -260,7 +260,7 @@ impl Vm {
             folder: core.folder.clone(),
             command: core.file.command.clone(),
             images: core.file.disks.iter().map(|disk| disk.path.clone()).collect(),
-            environment: environment(core.file.role),
+            environment: environment(&core.file),
         };
         match inner.options.launcher.start(&job, &token) {
             Ok(group) => {
@@ -300,11 +300,16 @@ impl Vm {
 /// Tells a command that it runs for a failover, so that it connects no adapter in a test.
 const RUN_KIND: &str = "LANDFALL_FAILOVER";
 
-fn environment(role: VmRole) -> Vec<(String, String)> {
-    let kind = match role {
-        VmRole::Test => "test",
-        VmRole::FailedOver => "real",
-        VmRole::Primary | VmRole::Replica => return Vec::new(),
+/// Tells a command where the seed image of its guest is, which it attaches as a disk of its own, read-only.
+const SEED: &str = "LANDFALL_SEED";
+
+fn environment(file: &VmFile) -> Vec<(String, String)> {
+    let kind = match file.role {
+        VmRole::Test => Some("test"),
+        VmRole::FailedOver => Some("real"),
+        VmRole::Primary | VmRole::Replica => None,
     };
-    vec![(RUN_KIND.to_owned(), kind.to_owned())]
+    let kind = kind.map(|kind| (RUN_KIND.to_owned(), kind.to_owned()));
+    let seed = file.seed.as_ref().map(|seed| (SEED.to_owned(), seed.to_string_lossy().into_owned()));
+    kind.into_iter().chain(seed).collect()
 }

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use landfall_proto::id::{DiskTarget, Epoch, Fqdn, VmId, VmName};
-use landfall_proto::model::{Adapter, AdapterKind, DiskSpec, VmSpec};
+use landfall_proto::model::{Adapter, DiskSpec, VmSpec};
 use landfall_proto::refusal::quoted;
 use landfall_proto::{Class, Refusal};
 
+use super::adapter_file::{self, adapters};
 use crate::config::document::{Reader, Section};
 use crate::config::{Fault, Faults};
 use crate::vm_service::{Registration, Run, RunImage, VmRole};
@@ -15,13 +16,10 @@ use crate::vm_service::{Registration, Run, RunImage, VmRole};
 pub(super) const VM_FILE: &str = "vm.toml";
 /// The largest file that is read.
 pub(super) const VM_FILE_MAX: u64 = 256 << 10;
-/// The most disks and the most adapters of a VM; Hyper-V allows 64 and 12.
+/// The most disks of a VM: as many as Hyper-V allows on SCSI controllers of one kind.
 const DISKS_MAX: usize = 64;
-const ADAPTERS_MAX: usize = 64;
 /// The most parts of a command.
 const COMMAND_MAX: usize = 1024;
-/// The longest name of an adapter in characters.
-const ADAPTER_NAME_MAX: usize = 64;
 /// The largest disk: what a signed 64-bit file offset reaches.
 const DISK_MAX: u64 = i64::MAX as u64;
 
@@ -53,6 +51,8 @@ pub(super) struct VmFile {
     pub disks: Vec<DiskFile>,
     /// Its adapters.
     pub adapters: Vec<Adapter>,
+    /// The seed image of its guest, absolute.
+    pub seed: Option<PathBuf>,
 }
 
 impl VmFile {
@@ -72,6 +72,7 @@ impl VmFile {
             command: Vec::new(),
             disks: Vec::new(),
             adapters: Vec::new(),
+            seed: None,
         }
     }
 
@@ -116,7 +117,8 @@ fn read(folder: &Path, top: &Section<'_, '_>) -> VmFile {
             _ => {}
         }
     }
-    VmFile { id, name, role, command, disks: disks(folder, top, role), adapters: adapters(top) }
+    let (disks, seed) = (disks(folder, top, role), seed(folder, top, role));
+    VmFile { id, name, role, command, disks, adapters: adapters(top), seed }
 }
 
 fn command(top: &Section<'_, '_>, role: VmRole) -> Vec<String> {
@@ -190,63 +192,25 @@ fn disks(folder: &Path, top: &Section<'_, '_>, role: VmRole) -> Vec<DiskFile> {
     disks
 }
 
-fn adapters(top: &Section<'_, '_>) -> Vec<Adapter> {
-    let sections = top.sections("adapter");
-    if sections.len() > ADAPTERS_MAX {
-        top.fault("adapter", &format!("{} adapters", sections.len()), &format!("use at most {ADAPTERS_MAX}"));
-        return Vec::new();
+/// The seed image that a failover made for the guest; of what kind the VM is does not matter to a command that finds it.
+fn seed(folder: &Path, top: &Section<'_, '_>, role: VmRole) -> Option<PathBuf> {
+    let section = top.section("seed")?;
+    if !section.has("path") {
+        section.missing("path", "give the image's file");
     }
-    let mut adapters: Vec<Adapter> = Vec::new();
-    for section in &sections {
-        for (key, remedy) in [
-            ("name", "name it, such as name = \"eth0\""),
-            ("kind", "use synthetic or legacy"),
-            ("mac", "give its hardware address, such as 52:54:00:aa:bb:01"),
-        ] {
-            if !section.has(key) {
-                section.missing(key, remedy);
-            }
+    let path = section.text("path").filter(|path| {
+        let good = !path.is_empty() && !path.contains('\0');
+        if !good {
+            section.fault("path", &format!("{} is not a path", quoted(path)), "give the image's file");
         }
-        let name = section.text("name").filter(|name| {
-            let length = name.chars().count();
-            let good = (1..=ADAPTER_NAME_MAX).contains(&length) && !name.chars().any(char::is_control);
-            let taken = adapters.iter().any(|other| other.name == *name);
-            if !good || taken {
-                let why = if taken { "is taken by another adapter" } else { "is not allowed" };
-                let remedy = format!("give each its own name of 1 to {ADAPTER_NAME_MAX} characters");
-                section.fault("name", &format!("{} {why}", quoted(name)), &remedy);
-            }
-            good && !taken
-        });
-        let kind = section.text("kind").and_then(|kind| match kind.as_str() {
-            "synthetic" => Some(AdapterKind::Synthetic),
-            "legacy" => Some(AdapterKind::Legacy),
-            other => {
-                section.fault("kind", &format!("{} is not allowed", quoted(other)), "use synthetic or legacy");
-                None
-            }
-        });
-        let mac = section.text("mac").filter(|mac| {
-            let good = is_mac(mac);
-            if !good {
-                let problem = format!("{} is not a hardware address", quoted(mac));
-                section.fault("mac", &problem, "use six pairs of hex digits, such as 52:54:00:aa:bb:01");
-            }
-            good
-        });
-        // What it is for is said to the command, which is what connects anything.
-        section.boolean("connected");
-        section.finish();
-        if let (Some(name), Some(kind), Some(mac)) = (name, kind, mac) {
-            adapters.push(Adapter { name, kind, mac });
-        }
+        good
+    });
+    section.finish();
+    if role == VmRole::Replica {
+        top.fault("seed", "a replica is not started", "remove it: a failover makes the image");
+        return None;
     }
-    adapters
-}
-
-fn is_mac(text: &str) -> bool {
-    let pairs: Vec<&str> = text.split(':').collect();
-    pairs.len() == 6 && pairs.iter().all(|pair| pair.len() == 2 && pair.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    path.map(|path| folder.join(path))
 }
 
 /// The file of a replica that the agent registers.
@@ -273,15 +237,8 @@ pub(super) fn replica(registration: &Registration) -> Result<String, Refusal> {
         }
         Some(run) => text = runnable(run, text)?,
     }
-    let connected = if run.as_ref().is_some_and(|run| run.test) { "connected = false\n" } else { "" };
-    for Adapter { name, kind, mac } in adapters {
-        let kind = match kind {
-            AdapterKind::Synthetic => "synthetic",
-            AdapterKind::Legacy => "legacy",
-        };
-        text +=
-            &format!("[[adapter]]\nname = {}\nkind = \"{kind}\"\nmac = {}\n{connected}", literal(name), literal(mac));
-    }
+    let unconnected = run.as_ref().is_some_and(|run| run.test);
+    adapters.iter().for_each(|adapter| text += &adapter_file::written(adapter, unconnected));
     Ok(text)
 }
 
@@ -298,11 +255,17 @@ fn runnable(run: &Run, head: String) -> Result<String, Refusal> {
             .ok_or_else(|| Refusal::invalid("path", &path.to_string_lossy(), "use a storage path of valid UTF-8"))?;
         text += &format!("[[disk]]\ntarget = {}\npath = {}\n", literal(target.as_str()), literal(path));
     }
+    if let Some(seed) = &run.seed {
+        let path = seed
+            .to_str()
+            .ok_or_else(|| Refusal::invalid("seed", &seed.to_string_lossy(), "use a storage path of valid UTF-8"))?;
+        text += &format!("[seed]\npath = {}\n", literal(path));
+    }
     Ok(text)
 }
 
 /// `text` as TOML writes it.
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 

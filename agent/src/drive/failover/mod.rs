@@ -5,6 +5,7 @@
 //! asked:
 //!
 //! - `runs`: the holder makes images, registers a VM and starts it, or stops it and discards them;
+//! - `network`, `seed_image`: what its adapters have, and how the guest is told;
 //! - `departing`: the node that sends a VM stops it, releases it and offers it to the other cluster;
 //! - `hand_off`: any node of the replica's cluster answers that offer by commit;
 //! - `locks`: every node keeps a VM whose right to run is on its way from being started.
@@ -12,7 +13,9 @@
 mod departing;
 pub mod hand_off;
 mod locks;
+mod network;
 mod runs;
+mod seed_image;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -9,7 +9,7 @@ use landfall_proto::{Class, Refusal};
 use landfall_store::State;
 use tokio::time::timeout;
 
-use super::{Failover, SERVICE_DEADLINE, lock};
+use super::{Failover, SERVICE_DEADLINE, lock, network};
 use crate::decide::failover::command;
 use crate::drive::events::Happening;
 use crate::drive::replica::RunFolder;
@@ -176,8 +176,10 @@ impl Failover {
             true => format!("{}{TEST_NAME}", run.replica.vm.name).parse()?,
             false => run.replica.vm.name.clone(),
         };
-        let spec = VmSpec { id: run.vm(), name, ..run.replica.vm.clone() };
-        let run_as = Some(Run { test: run.test, command, images });
+        let (state, replica, id, at) = (self.node.state(), run.replica.clone(), run.id, folder.places());
+        let network = blocking(move || network::decide(&state, &replica, id, &at)).await?;
+        let spec = VmSpec { id: run.vm(), name, adapters: network.adapters, ..run.replica.vm.clone() };
+        let run_as = Some(Run { test: run.test, command, images, seed: network.seed });
         self.register(run, spec, run_as).await?;
         let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
         if startable && folder.started_in().as_deref() != Some(boot.trim()) {

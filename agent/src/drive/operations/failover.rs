@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 
 use super::census::{committed_names, name, newest, resolve};
 use super::failover_status::status_of;
+use super::network;
 use crate::decide::failover::loss;
 use crate::drive::control::{Control, local_vms};
 use crate::drive::events::Happening;
@@ -231,6 +232,9 @@ async fn prepare_replica(
     prepared.plan.node = Some(name(state, replica.holder));
     prepared.plan.command.clone_from(&replica.vm.launch.command);
     describe(replica, request.action, &mut prepared.plan);
+    let (steps, warnings) = network::told(state, replica);
+    prepared.plan.steps.splice(1..1, steps);
+    prepared.plan.warnings.extend(warnings);
     if let Some(refusal) = at_rest(state, replica, request.action) {
         prepared.blockers.push(refusal);
     }

@@ -4,6 +4,7 @@ mod census;
 mod clusters;
 mod failover;
 mod failover_status;
+pub(crate) mod network;
 mod pausing;
 mod points;
 mod policy;
@@ -29,6 +30,9 @@ use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterStatus};
 use crate::surface::disabled::VmDisabled;
 use crate::surface::event::{Event, EventQuery};
 use crate::surface::failover::{FailoverAnswer, FailoverRequest, FailoverStatus};
+use crate::surface::network::{
+    NetworkClear, NetworkMapAdd, NetworkMapRemove, NetworkMapRule, NetworkSet, NetworkStatus,
+};
 use crate::surface::node::{NodeDetail, NodeRemoved, NodeStatus};
 use crate::surface::operations::{Caller, Operations, Stream};
 use crate::surface::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
@@ -212,6 +216,30 @@ impl Operations for Agent {
 
     async fn failover_status(&self, vm: VmSelector) -> Result<FailoverStatus, Refusal> {
         failover_status::status(&self.control()?, &vm).await
+    }
+
+    async fn network_show(&self, vm: VmSelector) -> Result<NetworkStatus, Refusal> {
+        network::show(&self.control()?.node, &vm).await
+    }
+
+    async fn network_set(&self, vm: VmSelector, request: NetworkSet) -> Result<NetworkStatus, Refusal> {
+        network::set(&self.control()?.node, &vm, request).await
+    }
+
+    async fn network_clear(&self, vm: VmSelector, request: NetworkClear) -> Result<NetworkStatus, Refusal> {
+        network::clear(&self.control()?.node, &vm, request).await
+    }
+
+    async fn network_map_list(&self) -> Result<Vec<NetworkMapRule>, Refusal> {
+        Ok(network::map_list(&self.control()?.node))
+    }
+
+    async fn network_map_add(&self, request: NetworkMapAdd) -> Result<NetworkMapRule, Refusal> {
+        network::map_add(&self.control()?.node, request).await
+    }
+
+    async fn network_map_remove(&self, request: NetworkMapRemove) -> Result<NetworkMapRule, Refusal> {
+        network::map_remove(&self.control()?.node, request).await
     }
 
     async fn event_tail(&self, query: EventQuery) -> Result<Stream<Event>, Refusal> {

@@ -61,6 +61,6 @@ pub use copy::CopySource;
 pub use export::{ExportReport, PinnedPoint};
 pub use import::{CopyStep, Import};
 pub use manifest::{DiskEntry, Manifest, PointEntry};
-pub use run::RunFolder;
+pub use run::{NetworkPlaces, RunFolder};
 pub use stage::Begun;
 pub use store::{Epochs, ReplicaStore, Standing, check_acknowledged, make_folder};

@@ -4,6 +4,8 @@
 //!   run-<id>/needs       the number of the point that the images are based on, while they are; it is kept as long
 //!   run-<id>/images/     one image a disk, complete: an overlay over the point, or the whole disk byte for byte
 //!   run-<id>/images.tmp  images that are being made, and begun anew after a crash
+//!   run-<id>/network     what its adapters have, once that is decided
+//!   run-<id>/seed.img    what the guest is told of it
 //! ```
 //!
 //! An overlay is there at once and keeps its point from being de-listed. A raw image is for commands that know nothing
@@ -85,6 +87,15 @@ pub(super) fn find(shared: &std::sync::Arc<Shared>) -> Result<Runs, Refusal> {
         runs.insert(id, Held { test, pin });
     }
     Ok(runs)
+}
+
+/// Where a run keeps what concerns its adapters.
+#[derive(Clone, Debug)]
+pub struct NetworkPlaces {
+    /// What they have.
+    pub network: PathBuf,
+    /// The image that tells the guest.
+    pub seed: PathBuf,
 }
 
 /// A run whose images are to be made, or are there.
@@ -180,6 +191,11 @@ impl RunFolder {
     /// Where the image of a disk is, once it is made.
     pub fn image(&self, target: &DiskTarget, raw: bool) -> PathBuf {
         image_in(&self.folder.join(IMAGES), target, raw)
+    }
+
+    /// Where what is decided of the adapters' addresses is kept, and the image that tells the guest.
+    pub fn places(&self) -> NetworkPlaces {
+        NetworkPlaces { network: self.folder.join("network"), seed: self.folder.join("seed.img") }
     }
 
     /// Whether the images are there.

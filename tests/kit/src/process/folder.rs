@@ -60,6 +60,18 @@ impl VmFolder {
         self
     }
 
+    /// A list of the last adapter: `addresses`, `gateways` or `dns`.
+    ///
+    /// # Panics
+    ///
+    /// Where no adapter was given before.
+    #[must_use]
+    pub fn adapter_list(mut self, key: &str, values: &[&str]) -> Self {
+        let values: Vec<toml::Value> = values.iter().map(|value| (*value).into()).collect();
+        self.adapters.last_mut().expect("an adapter").insert(key.into(), values.into());
+        self
+    }
+
     /// What the VM runs, in its folder.
     #[must_use]
     pub fn command<'a>(mut self, command: impl IntoIterator<Item = &'a str>) -> Self {

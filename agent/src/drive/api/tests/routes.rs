@@ -17,6 +17,9 @@ async fn every_route_reaches_its_operation() {
     let entry = json!({"primary": "*.contoso.com", "storage": "default", "trust_group": "T1"});
     let init = json!({"name": "Cluster-R", "cap": "r-broker-cap.contoso.com"});
     let export = json!({"point": 5, "dir": "/tmp/out", "wait_seconds": null});
+    let network = json!({"adapter": "eth0", "addresses": ["10.9.0.5/24"], "gateways": [], "dns": []});
+    let clear = json!({"adapter": "eth0", "families": ["ipv4"]});
+    let rule = json!({"peer": "p.contoso.com", "from": "10.1.0.0/16", "to": "10.9.0.0/16"});
     let none = Value::Null;
     let routes = [
         ("GET", "/v1/cluster", none.clone(), "cluster_status", none.clone()),
@@ -56,6 +59,18 @@ async fn every_route_reaches_its_operation() {
         ("DELETE", "/v1/vms/a/statistics", none.clone(), "vm_reset_statistics", json!("a")),
         ("GET", "/v1/vms/a/points", none.clone(), "point_list", json!("a")),
         ("POST", "/v1/vms/a/points/export", export.clone(), "point_export", json!(["a", export])),
+        ("GET", "/v1/vms/a/network", none.clone(), "network_show", json!("a")),
+        ("PUT", "/v1/vms/a/network", network.clone(), "network_set", json!(["a", network])),
+        ("POST", "/v1/vms/a/network/clear", clear.clone(), "network_clear", json!(["a", clear])),
+        ("GET", "/v1/network/map", none.clone(), "network_map_list", none.clone()),
+        ("POST", "/v1/network/map", rule.clone(), "network_map_add", rule.clone()),
+        (
+            "POST",
+            "/v1/network/map/remove",
+            json!({"from": "10.1.0.0/16"}),
+            "network_map_remove",
+            json!({"peer": null, "from": "10.1.0.0/16"}),
+        ),
         ("PUT", "/v1/vm-service/applied", json!({"revision": 7}), "vm_service_applied", json!({"revision": 7})),
         ("PUT", "/v1/vm-service/status", report.clone(), "vm_service_status", report),
     ];

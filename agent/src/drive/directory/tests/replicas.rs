@@ -17,6 +17,7 @@ fn registration(number: u128, epoch: u64) -> Registration {
             name: "eth0".to_owned(),
             kind: AdapterKind::Legacy,
             mac: "52:54:00:00:00:01".to_owned(),
+            network: Default::default(),
         }],
         launch: Default::default(),
     };
@@ -115,8 +116,10 @@ async fn storage_tells_its_room_or_why_nothing_can_be_stored() {
 fn run_over(folder: &Path, test: bool) -> Option<Run> {
     let image = folder.join("vda.raw");
     File::create(&image).unwrap().set_len(DISK).unwrap();
-    let command = vec!["sh".to_owned(), "-c".to_owned(), "echo $LANDFALL_FAILOVER > kind; exec sleep 600".to_owned()];
-    Some(Run { test, command, images: vec![RunImage { target: "vda".parse().unwrap(), path: image }] })
+    let script = "echo $LANDFALL_FAILOVER $LANDFALL_SEED > kind.new; mv kind.new kind; exec sleep 600";
+    let command = vec!["sh".to_owned(), "-c".to_owned(), script.to_owned()];
+    let images = vec![RunImage { target: "vda".parse().unwrap(), path: image }];
+    Some(Run { test, command, images, seed: Some(folder.join("seed.img")) })
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,7 +140,8 @@ async fn only_a_failover_makes_a_replica_startable_and_it_becomes_one_again() {
     service.start(vm_id(7)).await.unwrap();
     running(&service, 7).await;
     until("the command knows what it is for", async || fs::read_to_string(folder.join("kind")).ok()).await;
-    assert_eq!(fs::read_to_string(folder.join("kind")).unwrap().trim(), "real");
+    let told = format!("real {}", storage.path().join("seed.img").display());
+    assert_eq!(fs::read_to_string(folder.join("kind")).unwrap().trim(), told);
     drop(service);
     let service = until("the path is free", async || Directory::open(options("r1", path.path())).await.ok()).await;
     running(&service, 7).await;
