@@ -8,7 +8,7 @@ use std::path::Path;
 use landfall_kit::process::{Node, VmFolder, eventually};
 use serde_json::Value;
 
-use crate::stage::{LONG, WORK, at_step, failover, goes_on, replicated_vm, run_images, runs, workload};
+use crate::stage::{LONG, WORK, at_step, failover, goes_on, replicated_vm, run_images, workload};
 
 /// Prints what a guest can read of its addresses: the seed's files are plain text within the image.
 const READ: &str = "cat vm.toml; echo; echo started as ${LANDFALL_FAILOVER:-primary}; \
@@ -122,10 +122,9 @@ fn a_failed_over_guest_is_told_its_addresses_once_and_again_at_the_next_failover
     assert_eq!(texts(&file, 0, "addresses"), ["10.1.7.5/24", "fd00:1::5/64"], "it is the replica of the primary again");
     assert!(!file.contains_key("seed") && !Path::new(&seed).exists());
 
+    // At home it was never told anything; its process was lost with the node, so that it is off there now.
     p1.start();
     p1.wait_ready();
-    runs(p1);
-    holds(&read_by_guest(p1, folder.file_name().unwrap().to_str().unwrap(), 2), &["started as primary"]);
     assert!(!fs::read_to_string(folder.join("stdout.log")).unwrap().contains("instance-id"), "no seed at home");
     goes_on(r1);
     network(r1, &["clear", WORK, "--adapter", "eth0", "--ipv6"]);
