@@ -10,7 +10,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,14 +19,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use landfall_proto::id::NodeName;
-use landfall_proto::{Class, Refusal};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::kv::{Batch, Change, Health, Kv, KvError, Pair};
 use crate::limits;
+pub use crate::unopened::OpenError;
 
 /// The layout of the keys. A store of another one is refused.
-const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 const FORMAT_KEY: &[u8] = b"!format";
 const NODE_KEY: &[u8] = b"!node";
 /// Held for as long as the store is open.
@@ -37,82 +37,47 @@ const NUDGE_AFTER: Duration = Duration::from_millis(500);
 /// sled's log, where every record is.
 const SLED_LOG: &str = "db";
 
-/// Why a store could not be opened. Nothing in the folder was changed by us.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// Another process has it open.
-    #[error("{} is open in another process", .folder.display())]
-    InUse {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// It belongs to a node of another name.
-    #[error("{} holds the data of node {owner}, this is {node}", .folder.display())]
-    OtherNode {
-        /// The folder.
-        folder: PathBuf,
-        /// Whose it is.
-        owner: String,
-        /// Who wanted it.
-        node: NodeName,
-    },
-    /// Its layout is one that this version does not know.
-    #[error("{} has store format {found}, this version knows format {FORMAT} only", .folder.display())]
-    OtherFormat {
-        /// The folder.
-        folder: PathBuf,
-        /// What it has.
-        found: String,
-    },
-    /// There are files in the folder, but no store.
-    #[error("{} is not empty and holds no store", .folder.display())]
-    NotAStore {
-        /// The folder.
-        folder: PathBuf,
-    },
-    /// It does not open: a disk fault, a full disk, or damage.
-    #[error("the store in {} does not open: {why}", .folder.display())]
-    Damaged {
-        /// The folder.
-        folder: PathBuf,
-        /// This node.
-        node: NodeName,
-        /// What went wrong.
-        why: String,
-    },
+/// Syncs the log file; a test puts in one that fails.
+type Sync = Box<dyn Fn(&File) -> io::Result<()> + Send>;
+
+/// What one commit changes.
+enum Writes {
+    /// One key, to a value or to nothing: sled needs no record of a batch for it, and half the writes.
+    One(Vec<u8>, Option<Vec<u8>>),
+    Many(sled::Batch),
 }
 
-impl OpenError {
-    /// The error as it is shown, with what to do.
-    pub fn refusal(&self) -> Refusal {
-        let refusal =
-            |code, remedy: String| Refusal::new(Class::Failed, code, self.to_string()).field("data_dir").remedy(remedy);
+impl Writes {
+    fn of(batch: Batch) -> Self {
+        let mut changes = batch.into_changes();
+        if changes.len() == 1 {
+            match changes.pop() {
+                Some(Change::Put(key, value)) => return Self::One(key, Some(value)),
+                Some(Change::Delete(key)) => return Self::One(key, None),
+                None => {}
+            }
+        }
+        let mut many = sled::Batch::default();
+        for change in changes {
+            match change {
+                Change::Put(key, value) => many.insert(key, value),
+                Change::Delete(key) => many.remove(key),
+            }
+        }
+        Self::Many(many)
+    }
+
+    fn apply(self, db: &sled::Db) -> sled::Result<()> {
         match self {
-            Self::InUse { .. } => {
-                refusal("store_in_use", "stop the other agent, or give this one its own data_dir".into())
-            }
-            Self::OtherNode { owner, .. } => {
-                refusal("store_of_other_node", format!("give this node its own data_dir, or name it {owner} again"))
-            }
-            Self::OtherFormat { .. } => refusal("store_format", "run the version of landfall that wrote it".into()),
-            Self::NotAStore { .. } => refusal("not_a_store", "give an empty folder".into()),
-            Self::Damaged { folder, node, .. } => refusal(
-                "store_damaged",
-                format!(
-                    "if the disk is full, make room and start again; else set it aside with `mv {0} {0}.damaged`, then \
-                     run `landfall token create --replaces {node}` on another node and `landfall cluster join TOKEN` here",
-                    folder.display()
-                ),
-            ),
+            Self::One(key, Some(value)) => db.insert(key, value).map(drop),
+            Self::One(key, None) => db.remove(key).map(drop),
+            Self::Many(batch) => db.apply_batch(batch),
         }
     }
 }
 
-/// Syncs the log file; a test puts in one that fails.
-type Sync = Box<dyn Fn(&File) -> io::Result<()> + Send>;
-
 struct Work {
-    batch: sled::Batch,
+    writes: Writes,
     done: oneshot::Sender<Result<(), KvError>>,
 }
 
@@ -148,13 +113,24 @@ impl DurableSled {
         let lock = lock(folder)?;
         let fresh = is_fresh(folder)?;
         let db = open_sled(folder).map_err(damaged)?;
-        check_owner(&db, folder, node, fresh)?;
-        db.flush().map_err(|error| damaged(error.to_string()))?;
-        let log = File::open(folder.join(SLED_LOG)).map_err(failed)?;
-        log.sync_all().map_err(failed)?;
-        if fresh {
-            sync_folders(folder, parent).map_err(failed)?;
-        }
+        let prepared = || -> Result<File, OpenError> {
+            check_owner(&db, folder, node, fresh)?;
+            db.flush().map_err(|error| damaged(error.to_string()))?;
+            let log = File::open(folder.join(SLED_LOG)).map_err(failed)?;
+            log.sync_all().map_err(failed)?;
+            if fresh {
+                sync_folders(folder, parent).map_err(failed)?;
+            }
+            Ok(log)
+        };
+        let log = match prepared() {
+            Ok(log) => log,
+            Err(error) => {
+                // sled syncs once more while it closes, and panics where that fails.
+                drop(thread::spawn(move || drop(db)).join());
+                return Err(error);
+            }
+        };
 
         let (work, waiting) = mpsc::channel(limits::COMMITS_WAITING);
         let (health_in, health) = watch::channel(Health::Good);
@@ -334,8 +310,7 @@ impl Writer {
             let mut next = Some(first);
             while let Some(work) = next {
                 if failure.is_none() {
-                    failure =
-                        self.db.apply_batch(work.batch).err().map(|error| self.poison("write", &error.to_string()));
+                    failure = work.writes.apply(&self.db).err().map(|error| self.poison("write", &error.to_string()));
                 }
                 answers.push(work.done);
                 next = if answers.len() < limits::COMMITS_TOGETHER { waiting.try_recv().ok() } else { None };
@@ -397,16 +372,9 @@ impl Kv for DurableSled {
         if let Health::Poisoned(why) = &*self.health.borrow() {
             return Err(KvError::Poisoned(why.clone()));
         }
-        let mut changes = sled::Batch::default();
-        for change in batch.into_changes() {
-            match change {
-                Change::Put(key, value) => changes.insert(key, value),
-                Change::Delete(key) => changes.remove(key),
-            }
-        }
         let (done, answer) = oneshot::channel();
         let work = self.work.as_ref().ok_or(KvError::Closed)?;
-        work.send(Work { batch: changes, done }).await.map_err(|_| KvError::Closed)?;
+        work.send(Work { writes: Writes::of(batch), done }).await.map_err(|_| KvError::Closed)?;
         answer.await.map_err(|_| KvError::Closed)?
     }
 

@@ -14,6 +14,7 @@ pub mod memory_kv;
 mod rows;
 pub mod settings;
 pub mod state;
+mod unopened;
 
 pub use consensus::{Applied, Consensus, ProposeError, Status, Wire, WireError};
 pub use kv::{Batch, Health, Kv, KvError};

@@ -70,6 +70,15 @@ pub const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Proposals that wait for their commit on one node.
 pub const PROPOSALS_WAITING: usize = 1024;
 
+/// Entries, and their bytes, at the end of the log that are kept in memory though they are on disk: followers are sent
+/// and this node applies them a moment later. What is not on disk yet is kept besides; proposals are bounded.
+pub const TAIL_ENTRIES: usize = 64;
+/// See [`TAIL_ENTRIES`].
+pub const TAIL_BYTES: usize = 256 << 10;
+/// How long the word that an entry is committed waits for the leader's own sync: a fifth of a heartbeat, with which it
+/// goes out otherwise.
+pub const COMMIT_NOTICE_WAIT: Duration = Duration::from_millis(50);
+
 /// Commits that wait for the store's thread; further callers wait their turn.
 pub const COMMITS_WAITING: usize = 1024;
 /// Commits that one sync covers.

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 
 use super::log_store::{put, read};
+use super::tail::Tail;
 use super::types::{Applied, LogEntry, LogId, Membership, SnapshotMeta, StorageError, StorageIOError, Types};
 use crate::kv::{Batch, Kv};
 use crate::limits;
@@ -81,6 +82,7 @@ impl SnapshotStore {
 #[derive(Debug)]
 pub(super) struct Machine {
     snapshots: Arc<SnapshotStore>,
+    tail: Arc<Tail>,
     state: watch::Sender<Arc<State>>,
     applied: Option<LogId>,
     membership: Membership,
@@ -88,7 +90,7 @@ pub(super) struct Machine {
 
 impl Machine {
     /// The state machine as of the last snapshot on `kv`.
-    pub(super) fn open(kv: Arc<dyn Kv>) -> Result<Self, StorageError> {
+    pub(super) fn open(kv: Arc<dyn Kv>, tail: Arc<Tail>) -> Result<Self, StorageError> {
         let snapshots = Arc::new(SnapshotStore { kv, writing: Mutex::new(()) });
         let (meta, state) = match snapshots.load()? {
             Some((meta, bytes)) => (meta, State::from_archive(&bytes).map_err(fault)?),
@@ -96,6 +98,7 @@ impl Machine {
         };
         Ok(Self {
             snapshots,
+            tail,
             state: watch::channel(Arc::new(state)).0,
             applied: meta.last_log_id,
             membership: meta.last_membership,
@@ -104,6 +107,11 @@ impl Machine {
 
     pub(super) fn watch(&self) -> watch::Receiver<Arc<State>> {
         self.state.subscribe()
+    }
+
+    /// The members as of the last entry that this contains.
+    pub(super) fn members(&self) -> &Membership {
+        &self.membership
     }
 
     /// The index of the first entry that this does not contain.
@@ -150,6 +158,11 @@ impl RaftStateMachine<Types> for Machine {
         I: IntoIterator<Item = LogEntry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let entries: Vec<LogEntry> = entries.into_iter().collect();
+        if let Some(last) = entries.last().map(|entry| entry.log_id) {
+            // A leader's own copy counts once it is synced.
+            self.tail.durable(last.index).await.map_err(|why| StorageIOError::apply(last, AnyError::error(why)))?;
+        }
         let mut state = State::clone(&self.state.borrow());
         let answers = entries.into_iter().map(|entry| self.apply_one(&mut state, entry)).collect();
         self.state.send_replace(Arc::new(state));

@@ -13,6 +13,7 @@ mod machine;
 mod recovery;
 mod runtime;
 mod status;
+mod tail;
 mod types;
 mod wire;
 
@@ -39,6 +40,7 @@ use log_store::LogStore;
 use machine::Machine;
 pub use recovery::recover;
 pub use status::{Progress, Status};
+use tail::Tail;
 pub use types::Applied;
 use types::{Raft, StorageError};
 pub use wire::{Rpc, Wire, WireError};
@@ -69,6 +71,7 @@ pub struct Consensus {
 struct Inner {
     me: MemberId,
     raft: Raft,
+    log: LogStore,
     clock: Arc<dyn Clock>,
     /// Nanoseconds of the clock until which votes are refused to others.
     hold: AtomicU64,
@@ -125,10 +128,14 @@ impl Consensus {
     async fn start(ground: Ground, honours_hold: bool) -> Result<Self, OpenError> {
         let store = |error: StorageError| OpenError::Store(error.to_string());
         let config = Arc::new(config(ground.timing)?);
-        let machine = Machine::open(ground.kv.clone()).map_err(store)?;
+        let tail = Arc::<Tail>::default();
+        let machine = Machine::open(ground.kv.clone(), tail.clone()).map_err(store)?;
         let state = machine.watch();
-        let network = wire::Network { wire: ground.wire, pause: Duration::from_millis(ground.timing.heartbeat_ms) };
-        let started = Raft::new(ground.me.number(), config, network, LogStore::new(ground.kv), machine);
+        let pause = Duration::from_millis(ground.timing.heartbeat_ms);
+        let network = wire::Network { wire: ground.wire, tail: tail.clone(), pause };
+        let mut log = LogStore::new(ground.kv, ground.me, tail);
+        log.look_back(machine.members()).await.map_err(store)?;
+        let started = Raft::new(ground.me.number(), config, network, log.clone(), machine);
         // openraft's start-up future is large, and the caller's may be on a small stack.
         let raft = runtime::with_random(ground.random, Box::pin(started)).await;
         let raft = raft.map_err(|error| OpenError::Store(error.to_string()))?;
@@ -137,6 +144,7 @@ impl Consensus {
             me: ground.me,
             status: follow_status(&raft),
             raft,
+            log,
             clock: ground.clock,
             hold,
             honours_hold,
@@ -298,10 +306,17 @@ impl Consensus {
         self.inner.changing.try_lock().map_err(|_| ProposeError::Busy("the members are being changed"))
     }
 
-    /// Stops: answers no call any more. What was acknowledged is on disk.
+    /// Stops: answers no call any more. What was acknowledged is on disk. A leader that starts again after this goes on
+    /// leading at once, unless another was elected.
     pub async fn shutdown(&self) {
-        if self.inner.raft.shutdown().await.is_err() {
+        let raft = &self.inner.raft;
+        if raft.shutdown().await.is_err() {
             tracing::error!("consensus did not stop in good order");
+            return;
+        }
+        let last = raft.metrics().borrow().last_log_index;
+        if let Err(error) = self.inner.log.leave(last).await {
+            tracing::warn!(%error, "the log's end is not marked: after its start this node stands for election anew");
         }
     }
 }
@@ -330,5 +345,7 @@ fn follow_status(raft: &Raft) -> watch::Receiver<Status> {
 mod chaos_tests;
 #[cfg(test)]
 mod lab;
+#[cfg(test)]
+mod parallel_tests;
 #[cfg(test)]
 mod tests;

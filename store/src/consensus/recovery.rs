@@ -13,6 +13,7 @@ use openraft::{EmptyNode, RaftLogReader, RaftSnapshotBuilder};
 use super::OpenError;
 use super::log_store::LogStore;
 use super::machine::Machine;
+use super::tail::Tail;
 use super::types::{Membership, StorageError};
 use crate::kv::Kv;
 use crate::state::State;
@@ -24,8 +25,9 @@ pub async fn recover(kv: Arc<dyn Kv>, me: MemberId) -> Result<State, OpenError> 
 }
 
 async fn begin_next_life(kv: Arc<dyn Kv>, me: MemberId) -> Result<State, StorageError> {
-    let mut machine = Machine::open(kv.clone())?;
-    let mut log = LogStore::new(kv);
+    let tail = Arc::<Tail>::default();
+    let mut machine = Machine::open(kv.clone(), tail.clone())?;
+    let mut log = LogStore::new(kv, me, tail);
     let entries = log.try_get_log_entries(machine.next_index()..).await?;
     machine.apply(entries).await?;
     let voters = vec![BTreeSet::from([me.number()])];

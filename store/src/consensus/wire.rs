@@ -19,7 +19,9 @@ use openraft::raft::{
 };
 use openraft::{AnyError, EmptyNode};
 
+use super::tail::Tail;
 use super::types::{LogEntry, LogId, SnapshotMeta, Types, Vote};
+use crate::limits;
 use crate::rows::{RowError, RowReader, RowWriter};
 
 /// The kinds of calls; the bytes say nothing of it.
@@ -106,6 +108,8 @@ pub(super) type SnapshotAnswer = Result<InstallSnapshotResponse<u64>, SnapshotMi
 /// Makes the network of each follower.
 pub(super) struct Network {
     pub(super) wire: Arc<dyn Wire>,
+    /// What of this node's own log is durable.
+    pub(super) tail: Arc<Tail>,
     /// How long to leave an unreachable member alone.
     pub(super) pause: Duration,
 }
@@ -114,18 +118,34 @@ impl RaftNetworkFactory<Types> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Link {
-        Link { wire: self.wire.clone(), to: target, pause: self.pause }
+        Link { wire: self.wire.clone(), tail: self.tail.clone(), to: target, told: None, pause: self.pause }
     }
 }
 
 /// The way to one member.
 pub(super) struct Link {
     wire: Arc<dyn Wire>,
+    tail: Arc<Tail>,
     to: u64,
+    /// The newest position that this follower was told to be committed.
+    told: Option<LogId>,
     pause: Duration,
 }
 
 impl Link {
+    /// What of `committed` may be told: entries that this node has durably itself. A message that only tells waits a
+    /// little for its sync, which began before the follower's.
+    async fn may_tell(&mut self, committed: Option<LogId>, waits: bool) -> Option<LogId> {
+        let Some(id) = committed else { return self.told };
+        if waits && !self.tail.is_durable(id.index) {
+            _ = tokio::time::timeout(limits::COMMIT_NOTICE_WAIT, self.tail.durable(id.index)).await;
+        }
+        if self.tail.is_durable(id.index) {
+            self.told = Some(id);
+        }
+        self.told
+    }
+
     async fn call<E: std::error::Error>(
         &self,
         rpc: Rpc,
@@ -148,9 +168,10 @@ fn unreadable<E: std::error::Error>(error: &RowError) -> RPCError<u64, EmptyNode
 impl RaftNetwork<Types> for Link {
     async fn append_entries(
         &mut self,
-        request: AppendEntriesRequest<Types>,
+        mut request: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<u64>, RPCError<u64, EmptyNode, RaftError<u64>>> {
+        request.leader_commit = self.may_tell(request.leader_commit, request.entries.is_empty()).await;
         let answer = self.call(Rpc::Append, encode_append(&request), &option).await?;
         decode_one(&answer).map_err(|error| unreadable(&error))
     }
