@@ -3,18 +3,27 @@
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Replaces `path` with `bytes`: written beside it, synced, renamed, the folder synced.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let fresh = folder.join(format!(".{name}.new"));
+    replace_whole(path, bytes)?;
+    sync_folder(path.parent().unwrap_or(Path::new("/")))
+}
+
+/// Replaces `path` with `bytes`, whole after a power cut, but then perhaps still with what it was before: for what is
+/// written again by whoever wrote it first.
+pub(super) fn replace_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let fresh = fresh(path);
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
-    std::fs::rename(&fresh, path)?;
-    sync_folder(folder)
+    file.sync_data()?;
+    std::fs::rename(&fresh, path)
+}
+
+fn fresh(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.new"))
 }
 
 /// Makes creations, renames and removals in `folder` durable.
@@ -22,9 +31,14 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Creates `folder` and what is above it, closed to other users, unless it is there.
+/// Creates `folder` and what is above it, closed to other users, unless it is there; a power cut may take it away again.
+pub(super) fn make_folder(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
+/// As [`make_folder`], durably.
 pub(super) fn create_folder(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    make_folder(folder)?;
     folder.parent().map_or(Ok(()), sync_folder)
 }
 

@@ -180,7 +180,11 @@ impl Inner {
         self.options.path.join(vm.to_string())
     }
 
-    fn register(&self, registration: &Registration) -> Result<(), Refusal> {
+    /// Writes the registration; whether it is shown already.
+    ///
+    /// That this node keeps the replica is committed, and the agent registers it anew after a power cut, when both begin
+    /// again: so its file is synced, for it must be whole, and its folder is not. What runs is not left to that.
+    fn register(&self, registration: &Registration) -> Result<bool, Refusal> {
         let id = registration.vm.id;
         if let Some(primary) =
             self.vms().iter().map(|vm| vm.shown()).find(|vm| vm.vm.id == id && vm.role == VmRole::Primary)
@@ -193,8 +197,15 @@ impl Inner {
         let text = vm_file::replica(registration)?;
         let folder = self.replica_folder(id);
         let failed = |error: std::io::Error| unreadable(&folder.display().to_string(), &error);
-        durable::create_folder(&folder).map_err(failed)?;
-        durable::replace(&folder.join(vm_file::VM_FILE), text.as_bytes()).map_err(failed)
+        let file = folder.join(vm_file::VM_FILE);
+        if registration.run.is_some() {
+            durable::create_folder(&folder).map_err(failed)?;
+            durable::replace(&file, text.as_bytes()).map_err(failed)?;
+            return Ok(false);
+        }
+        durable::make_folder(&folder).map_err(failed)?;
+        durable::replace_whole(&file, text.as_bytes()).map_err(failed)?;
+        Ok(self.take_in_replica(&folder))
     }
 
     fn unregister(&self, vm: VmId) -> Result<(), Refusal> {
@@ -273,8 +284,11 @@ impl VmService for Directory {
 
     async fn register(&self, registration: &Registration) -> Result<(), Refusal> {
         let (inner, registration) = (self.inner.clone(), registration.clone());
-        blocking(move || inner.register(&registration)).await?;
-        self.inner.scan().await
+        // A scan that has read the folders before would take the new one for gone.
+        let scans = self.inner.scans.lock().await;
+        let shown = blocking(move || inner.register(&registration)).await?;
+        drop(scans);
+        if shown { Ok(()) } else { self.inner.scan().await }
     }
 
     async fn unregister(&self, vm: VmId) -> Result<(), Refusal> {

@@ -74,6 +74,34 @@ impl Inner {
         Ok(())
     }
 
+    /// Shows the replica that was just written into `folder`, and looks at nothing else. `false` where that is not all
+    /// there is to it, such as processes of what the folder was before: a scan sees to those. No scan runs meanwhile.
+    pub(super) fn take_in_replica(&self, folder: &Path) -> bool {
+        let Some(found) = read_folder(folder).filter(|found| found.fault.is_none()) else { return false };
+        let known = locked(&self.catalog).get(folder).cloned();
+        let vm = match known {
+            Some(vm) => {
+                let same = try_core(&vm).filter(|core| found.file.id == Some(core.id) && core.group.is_none());
+                let (Some(mut core), false) = (same, vm.retiring.load(Ordering::Acquire)) else { return false };
+                redefine(&mut core, found);
+                drop(core);
+                vm
+            }
+            None => {
+                let id = self.identity(folder, &found.file);
+                let vm = Vm::found(self, id, folder, found.file, found.fault);
+                locked(&self.catalog).insert(folder.to_owned(), vm.clone());
+                vm
+            }
+        };
+        self.mark_twins(&BTreeMap::new());
+        if try_core(&vm).is_none_or(|core| core.group.is_some()) {
+            return false;
+        }
+        vm.look(self, &Look::default());
+        true
+    }
+
     /// Every VM that is here, or whose processes have not ended yet though its folder is gone.
     pub(super) fn vms(&self) -> Vec<Arc<Vm>> {
         locked(&self.catalog).values().cloned().collect()
@@ -263,18 +291,23 @@ fn read_folders(path: &Path) -> Result<Folders, Refusal> {
             tracing::error!(path = %path.display(), most = FOLDERS_MAX, "more VM folders than can be served");
             break;
         }
-        let (file, fault) = match durable::read(&folder.join(VM_FILE), VM_FILE_MAX) {
-            Ok(None) => {
-                folders.bare.insert(folder);
-                continue;
-            }
-            Ok(Some(bytes)) => match String::from_utf8(bytes) {
-                Ok(text) => VmFile::parse(&folder, &text),
-                Err(_) => (VmFile::unknown(), Some(VmFile::unreadable(&folder, "not UTF-8"))),
-            },
-            Err(error) => (VmFile::unknown(), Some(VmFile::unreadable(&folder, &error.to_string()))),
-        };
-        folders.vms.insert(folder, Found { file, fault });
+        match read_folder(&folder) {
+            Some(found) => _ = folders.vms.insert(folder, found),
+            None => _ = folders.bare.insert(folder),
+        }
     }
     Ok(folders)
+}
+
+/// What the folder's file says; `None` where it has none.
+fn read_folder(folder: &Path) -> Option<Found> {
+    let (file, fault) = match durable::read(&folder.join(VM_FILE), VM_FILE_MAX) {
+        Ok(None) => return None,
+        Ok(Some(bytes)) => match String::from_utf8(bytes) {
+            Ok(text) => VmFile::parse(folder, &text),
+            Err(_) => (VmFile::unknown(), Some(VmFile::unreadable(folder, "not UTF-8"))),
+        },
+        Err(error) => (VmFile::unknown(), Some(VmFile::unreadable(folder, &error.to_string()))),
+    };
+    Some(Found { file, fault })
 }

@@ -36,6 +36,7 @@ pub(super) struct Vm {
 }
 
 /// What one look at the machine showed.
+#[derive(Default)]
 pub(super) struct Look {
     /// Its processes.
     pub processes: Processes,
