@@ -32,7 +32,7 @@ pub struct Remote {
 impl Remote {
     /// The VM service that listens at `socket`.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: Socket { path: socket.into(), code: "vm_service_unreachable", who: "VM service" } }
+        Self { socket: Socket::new(socket.into(), "vm_service_unreachable", "VM service") }
     }
 }
 

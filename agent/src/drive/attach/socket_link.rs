@@ -36,7 +36,7 @@ pub struct SocketLink {
 impl SocketLink {
     /// The agent whose local API listens at `socket`.
     pub fn new(socket: impl Into<PathBuf>) -> Self {
-        Self { socket: Socket { path: socket.into(), code: "agent_unreachable", who: "agent" } }
+        Self { socket: Socket::new(socket.into(), "agent_unreachable", "agent") }
     }
 }
 

@@ -187,6 +187,35 @@ async fn silence_and_nonsense_are_told_as_an_unreachable_service() {
 }
 
 #[tokio::test]
+async fn a_connection_is_kept_and_replaced_when_the_other_end_has_closed_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(folder.path().join("s.sock")).unwrap();
+    let (accepted, mut connections) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        // Two answers a connection, then it is closed, as by a service that starts again.
+        while let Ok((mut stream, _)) = listener.accept().await {
+            accepted.send(()).unwrap();
+            for _ in 0..2 {
+                let mut request = Vec::new();
+                while !request.ends_with(b"\r\n\r\n") {
+                    assert!(stream.read_buf(&mut request).await.unwrap() > 0, "closed by the client");
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nnull").await.unwrap();
+            }
+        }
+    });
+    let remote = Remote::new(folder.path().join("s.sock"));
+    for _ in 0..6 {
+        remote.unregister(vm_id(7)).await.unwrap();
+    }
+    let mut count = 0;
+    while connections.try_recv().is_ok() {
+        count += 1;
+    }
+    assert_eq!(count, 3, "two requests a connection");
+}
+
+#[tokio::test]
 async fn the_socket_is_this_users_alone_and_replaces_a_stale_one() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
