@@ -11,6 +11,7 @@ use landfall_proto::calls::Calls;
 use landfall_proto::endpoint::{Endpoint, Role, Target};
 use landfall_proto::frame;
 use landfall_proto::id::{Epoch, Fqdn, SenderEpoch, VmId};
+use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest};
 use landfall_proto::message::data::{Hello, Welcome};
 use landfall_proto::model::DiskSpec;
 use landfall_proto::seam::Outside;
@@ -47,6 +48,12 @@ impl Intruder {
         let calls = Calls::new(bind(Role::Control), bind(Role::Data));
         drop(_inside);
         Self { runtime, calls, cap }
+    }
+
+    /// What `node`, and nobody else, answers to one question of a primary.
+    pub fn asks(&self, node: &Node, request: &BrokerRequest) -> BrokerAnswer {
+        let target = Target { cap: self.cap.clone(), address: node.address().parse().unwrap(), key: None };
+        self.runtime.block_on(self.calls.call(&target, Alpn::Broker, request, DEADLINE)).expect("an answer")
     }
 
     /// What `node` answers to a sender of `vm` that believes in the assignment `epoch`.

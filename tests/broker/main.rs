@@ -20,3 +20,4 @@ mod removing;
 mod returning;
 mod stage;
 mod storing;
+mod succession;

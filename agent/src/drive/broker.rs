@@ -13,13 +13,13 @@ use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::model::{Command, Outcome, Replica};
 use landfall_proto::{Class, Refusal};
 use landfall_store::State;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::decide::placement::{self, Wish};
 use crate::drive::events::Happening;
 use crate::drive::members::control_target;
 use crate::drive::node::Node;
-use crate::drive::propose::no_quorum;
+use crate::drive::propose::{NO_QUORUM, no_quorum};
 use crate::drive::{peers, sight};
 
 /// How long a question waits for this agent to apply what the asker has already seen.
@@ -30,6 +30,13 @@ const REGISTER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Nodes tried for one Place: the next one is drawn when the chosen one does not register.
 const PLACE_TRIES: u32 = 3;
+
+/// How long a Place waits at an agent for an owner: longer than a dead one's succession takes, and shorter than a client
+/// has patience with one agent ([`landfall_proto::limits::ATTEMPT_TIME`]), so that it hears the reason.
+const OWNER_WAIT: Duration = Duration::from_secs(4);
+
+/// How long a leader to whom a Place was forwarded may take to own the CAP: two commits and a round trip.
+const CLAIM_WAIT: Duration = Duration::from_secs(1);
 
 /// How long a forwarded Place may take: all tries of the owner.
 const FORWARD_DEADLINE: Duration = Duration::from_secs(20);
@@ -121,29 +128,71 @@ pub fn location(state: &State, replica: &Replica) -> Result<Location, Refusal> {
     })
 }
 
+/// Has the owner place it, whoever that is. While nobody owns the CAP it is waited for here, where that is noticed at
+/// once: a client could only ask again and again.
 async fn place_or_forward(node: &Node, primary: &Fqdn, place: Place) -> Result<BrokerAnswer, Refusal> {
-    if node.owner.acting().is_some() {
-        return self::place(node, primary, place).await;
+    let patience = Instant::now() + OWNER_WAIT;
+    let (mut status, mut tenure) = (node.consensus.watch_status(), node.owner.watch());
+    let mut states = node.consensus.watch_state();
+    loop {
+        tenure.mark_unchanged();
+        let (leader, claim) = (status.borrow_and_update().leader, states.borrow_and_update().claim);
+        if node.owner.acting().is_some() {
+            return self::place(node, primary, place).await;
+        }
+        if let Some(leader) = leader.filter(|leader| *leader != node.me)
+            && let Some(answer) = forward(node, leader, primary, &place).await?
+        {
+            return Ok(answer);
+        }
+        let another = async {
+            tokio::select! {
+                changed = status.wait_for(|status| status.leader != leader) => changed.is_ok(),
+                changed = states.wait_for(|state| state.claim != claim) => changed.is_ok(),
+                changed = tenure.changed() => changed.is_ok(),
+            }
+        };
+        if !matches!(timeout_at(patience, another).await, Ok(true)) {
+            return Err(no_quorum());
+        }
     }
-    let state = node.state();
+}
+
+/// The answer of `leader` to a Place; `None` where it is not the owner, or another leads by now.
+async fn forward(
+    node: &Node,
+    leader: MemberId,
+    primary: &Fqdn,
+    place: &Place,
+) -> Result<Option<BrokerAnswer>, Refusal> {
+    let target = control_target(&node.state(), leader).ok_or_else(no_quorum)?;
+    let ask = ControlRequest::Place { primary: primary.clone(), place: Box::new(place.clone()) };
     let mut status = node.consensus.watch_status();
-    let leader = status.borrow_and_update().leader.filter(|leader| *leader != node.me).ok_or_else(no_quorum)?;
-    let target = control_target(&state, leader).ok_or_else(no_quorum)?;
-    let forward = ControlRequest::Place { primary: primary.clone(), place: Box::new(place) };
     let answered = tokio::select! {
-        answered = node.calls.call(&target, Alpn::Control, &forward, FORWARD_DEADLINE) => answered,
-        // A dead owner never answers: the client asks again, under the same request, once there is another.
-        _ = status.wait_for(|status| status.leader != Some(leader)) => return Err(no_quorum()),
+        answered = node.calls.call(&target, Alpn::Control, &ask, FORWARD_DEADLINE) => answered,
+        // A dead owner never answers: its successor gets the same request.
+        _ = status.wait_for(|status| status.leader != Some(leader)) => return Ok(None),
     };
     match answered {
-        Ok(ControlAnswer::Broker(answer)) => Ok(*answer),
+        Ok(ControlAnswer::Broker(answer)) => match *answer {
+            BrokerAnswer::Refused(refusal) if refusal.code == NO_QUORUM => Ok(None),
+            answer => Ok(Some(answer)),
+        },
         Ok(ControlAnswer::Refused(refusal)) => Err(refusal),
         Ok(_) => Err(Refusal::new(Class::Failed, "protocol", "the owner gave an answer of another kind")),
         Err(error) => {
             tracing::debug!(%leader, %error, "place not forwarded");
-            Ok(BrokerAnswer::Owner { control: target.address })
+            Ok(Some(BrokerAnswer::Owner { control: target.address }))
         }
     }
+}
+
+/// Places what another agent has forwarded here. A leader that is about to own the CAP is waited for.
+pub async fn place_forwarded(node: &Node, primary: &Fqdn, place: Place) -> Result<BrokerAnswer, Refusal> {
+    let mut tenure = node.owner.watch();
+    let owns = tenure.wait_for(Option::is_some);
+    _ = timeout(CLAIM_WAIT, owns).await;
+    self::place(node, primary, place).await
 }
 
 /// Places a replica as the owner: chooses, commits, and waits until the chosen node has registered it.

@@ -79,7 +79,7 @@ impl Control {
                 }
             }
             ControlRequest::Place { primary, place } => {
-                let answer = broker::place(node, &primary, *place).await;
+                let answer = broker::place_forwarded(node, &primary, *place).await;
                 ControlAnswer::Broker(Box::new(
                     answer.unwrap_or_else(landfall_proto::message::broker::BrokerAnswer::Refused),
                 ))

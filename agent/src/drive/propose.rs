@@ -222,9 +222,12 @@ impl Proposer {
     }
 }
 
+/// The code of [`no_quorum`].
+pub const NO_QUORUM: &str = "no_quorum";
+
 /// What is said while nobody owns the CAP, or the owner cannot be reached.
 pub fn no_quorum() -> Refusal {
-    Refusal::new(Class::Unreachable, "no_quorum", "no owner of the CAP answers: the cluster may have lost its quorum")
+    Refusal::new(Class::Unreachable, NO_QUORUM, "no owner of the CAP answers: the cluster may have lost its quorum")
         .remedy("see `landfall cluster status`; more than half of the voters must be up and reach one another")
 }
 
