@@ -279,7 +279,10 @@ async fn exchange(link: &Link, frame: &[u8], max: usize) -> Result<Vec<u8>, Call
     let _ = send.finish();
     let mut answer = Vec::new();
     match frame::read(&mut receive, &mut answer, max).await {
-        Ok(()) => Ok(answer),
+        Ok(()) => {
+            frame::take_end(&mut receive);
+            Ok(answer)
+        }
         Err(FrameError::Ended | FrameError::Cut | FrameError::Io(_)) if link.is_closed() => {
             Err(lost(link, "it ended before the answer"))
         }

@@ -5,6 +5,7 @@
 use std::io;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
@@ -72,6 +73,12 @@ pub async fn receive<T: DeserializeOwned, R: AsyncRead + Unpin>(stream: &mut R, 
     let mut buffer = Vec::new();
     read(stream, &mut buffer, max).await?;
     Ok(codec::decode(&buffer)?)
+}
+
+/// Takes in the end of a stream whose only message has been read, where it has come along with it, as it mostly does: a
+/// stream that is dropped before its end is told to stop, in a packet that nobody needs.
+pub fn take_end(stream: &mut quinn::RecvStream) {
+    drop(stream.read_chunk(1, true).now_or_never());
 }
 
 /// Reads one message, or `None` where the stream ended in peace before it.

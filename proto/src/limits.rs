@@ -92,6 +92,13 @@ pub const INCOMING_BUFFER_TOTAL: u64 = 4 * 1024 * 1024;
 /// Verified connections that wait for the agent to take them.
 pub const ACCEPT_QUEUE: usize = 64;
 
+/// Gossip packets that may be unacknowledged, and for how long one may be: two rounds of three messages, and less than
+/// the time between two rounds.
+pub const GOSSIP_UNACKNOWLEDGED: u32 = 6;
+
+/// See [`GOSSIP_UNACKNOWLEDGED`].
+pub const GOSSIP_ACK_DELAY: Duration = Duration::from_millis(200);
+
 /// Connections kept for calls: [`CONNECTIONS_MAX`] halved, the rest is for inbound ones.
 pub const POOL_MAX: usize = CONNECTIONS_MAX / 2;
 

@@ -6,18 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn::{
+    AckFrequencyConfig, ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout, TransportConfig, VarInt,
+};
 use quinn_proto::InvalidCid;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
+use crate::alpn::Alpn;
 use crate::certificate::NodeKey;
 use crate::endpoint::Role;
 use crate::limits;
 use crate::seam::{Clock, Random};
 
 /// The transport of one endpoint's connections, the same in both directions.
-pub(crate) fn transport(role: Role) -> Arc<TransportConfig> {
+fn transport(role: Role) -> TransportConfig {
     let mut config = TransportConfig::default();
     let idle = u32::try_from(limits::IDLE_TIME.as_millis()).unwrap_or(u32::MAX);
     config
@@ -41,7 +44,17 @@ pub(crate) fn transport(role: Role) -> Arc<TransportConfig> {
             .send_window(u64::from(limits::DATA_WINDOW))
             .datagram_receive_buffer_size(None),
     };
-    Arc::new(config)
+    config
+}
+
+/// Asks for few acknowledgements: gossip goes one way on a connection, a few datagrams a round which nobody repeats, so
+/// that each acknowledgement would be a packet of its own and wake both ends for nothing.
+fn seldom_acknowledged() -> AckFrequencyConfig {
+    let mut config = AckFrequencyConfig::default();
+    config
+        .ack_eliciting_threshold(VarInt::from_u32(limits::GOSSIP_UNACKNOWLEDGED))
+        .max_ack_delay(Some(limits::GOSSIP_ACK_DELAY));
+    config
 }
 
 /// What one endpoint is made with. The reset and connection-id keys follow from the node's key, so that an agent that
@@ -72,7 +85,7 @@ pub(crate) fn server(
     let token_key = salt.extract(&seed(random));
     let mut config = quinn::ServerConfig::new(crypto, Arc::new(token_key));
     config
-        .transport_config(transport(role))
+        .transport_config(Arc::new(transport(role)))
         .migration(false)
         .max_incoming(limits::INCOMING_MAX)
         .incoming_buffer_size(limits::INCOMING_BUFFER)
@@ -83,11 +96,15 @@ pub(crate) fn server(
     config
 }
 
-/// The dialling side.
-pub(crate) fn client(role: Role, crypto: Arc<QuicClientConfig>, random: &Arc<dyn Random>) -> quinn::ClientConfig {
+/// The dialling side of a connection for `alpn`.
+pub(crate) fn client(alpn: Alpn, crypto: Arc<QuicClientConfig>, random: &Arc<dyn Random>) -> quinn::ClientConfig {
     let mut config = quinn::ClientConfig::new(crypto);
     let random = Arc::clone(random);
-    config.transport_config(transport(role)).token_store(Arc::new(quinn::NoneTokenStore)).initial_dst_cid_provider(
+    let mut transport = transport(Role::of(alpn));
+    if alpn == Alpn::Gossip {
+        transport.ack_frequency_config(Some(seldom_acknowledged()));
+    }
+    config.transport_config(Arc::new(transport)).token_store(Arc::new(quinn::NoneTokenStore)).initial_dst_cid_provider(
         Arc::new(move || {
             let mut id = [0; 16];
             random.fill(&mut id);

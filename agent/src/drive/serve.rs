@@ -163,6 +163,7 @@ impl Stream {
         let most = self.alpn.frame_max();
         let request = timeout(REQUEST_DEADLINE, frame::receive(&mut self.receive, most));
         let request = request.await.unwrap_or(Err(FrameError::Late(REQUEST_DEADLINE)))?;
+        frame::take_end(&mut self.receive);
         if let Some(answer) = work(request).await {
             frame::send(&mut self.send, &answer, most).await?;
         }

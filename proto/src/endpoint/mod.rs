@@ -347,7 +347,7 @@ impl Inner {
         let distrust = Arc::new(OnceLock::new());
         let verdict = Arc::clone(&distrust);
         let crypto = tls::client(&self.outside, &self.trust, &identity, alpn, expect.clone(), verdict)?;
-        let config = transport::client(self.role, crypto, &self.outside.random);
+        let config = transport::client(alpn, crypto, &self.outside.random);
         let failed = |error: String| DialError::Failed { address, error };
         let connecting =
             driver.quinn.connect_with(config, address, tls::SERVER_NAME).map_err(|error| failed(error.to_string()))?;
