@@ -45,6 +45,23 @@ async fn a_leader_that_is_cut_off_confirms_nothing_and_another_takes_over() {
     assert_eq!(transfers(&lab.node(one)), 9);
 }
 
+/// A lease, the lower half of an election's wait, and the time until openraft looks at its timers: one and a half
+/// heartbeats.
+#[tokio::test(start_paused = true)]
+async fn a_dead_leader_is_succeeded_in_the_first_half_of_the_wait() {
+    let timing = Timing::STANDARD;
+    let looks = timing.heartbeat_ms * 3 / 2;
+    let most = timing.election_max_ms + (timing.election_min_ms + timing.election_max_ms) / 2 + looks + 50;
+    for seed in 30..42 {
+        let (lab, [one, two, three]) = Lab::three(seed, true).await;
+        lab.isolate(one, true);
+        let begun = lab.clock.now();
+        lab.until("successor", |lab| [two, three].iter().any(|id| lab.node(*id).status().is_leader)).await;
+        let took = lab.clock.now().since(begun);
+        assert!(took <= Duration::from_millis(most), "seed {seed}: {took:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_proposal_of_a_deposed_owner_is_refused_though_it_commits() {
     let (lab, all) = Lab::three(3, true).await;
