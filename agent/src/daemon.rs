@@ -9,7 +9,9 @@ use landfall_proto::{Class, Refusal};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Faults, NodeConfig};
 use crate::drive::api::{LocalSocket, serve};
@@ -129,10 +131,12 @@ fn runtime() -> Result<Runtime, Vec<Refusal>> {
 }
 
 fn start_log() {
-    let filter = EnvFilter::try_from_env("LANDFALL_LOG").unwrap_or_else(|_| EnvFilter::new(LOG_DEFAULT));
+    let wanted = std::env::var("LANDFALL_LOG").ok().and_then(|wanted| wanted.parse::<Targets>().ok());
+    let filter = wanted.or_else(|| LOG_DEFAULT.parse().ok()).unwrap_or_default();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let log = tracing_subscriber::registry().with(lines.with_ansi(std::io::stderr().is_terminal())).with(filter);
     // A program that embeds both processes has one log, and has it already.
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    drop(log.with_ansi(std::io::stderr().is_terminal()).try_init());
+    drop(log.try_init());
 }
 
 /// Done when the process is told to stop.
