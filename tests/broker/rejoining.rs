@@ -106,6 +106,11 @@ fn wiped_and_replaced(r: &Cluster) {
     let [r1, r2, r3] = ["r1", "r2", "r3"].map(|name| r.node(name));
     let shown = |node: &Node| node.cli(["node", "show", "r3"]);
     let old = shown(r1);
+    // Only a voter stands for election: its ghost must have been one, by its own log.
+    eventually(LONG, "r3 to vote", || {
+        let status = r3.try_cli(["cluster", "status"]).map_err(|failure| failure.to_string())?;
+        if status["role"] == "voter" { Ok(()) } else { Err(status.to_string()) }
+    });
     r3.lose();
     let aside = r3.folder().join("data.aside");
     std::fs::rename(r3.data_dir(), &aside).unwrap();

@@ -146,6 +146,8 @@ impl Lab {
     /// Cuts the power of `id`: what is not durable is gone.
     pub(super) async fn power_off(&mut self, id: MemberId) {
         self.kv(id).cut();
+        // Nor does it write anything while it is taken down.
+        self.kv(id).fail_sync_after(0);
         self.stop(id).await;
         self.kv(id).cut();
     }
