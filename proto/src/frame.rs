@@ -86,8 +86,17 @@ pub async fn receive_or_end<T: DeserializeOwned, R: AsyncRead + Unpin>(
     stream: &mut R,
     max: usize,
 ) -> Result<Option<T>, FrameError> {
-    match receive(stream, max).await {
-        Ok(message) => Ok(Some(message)),
+    Ok(receive_sized(stream, max).await?.map(|(message, _)| message))
+}
+
+/// As [`receive_or_end`], with the bytes that the message took on the wire.
+pub async fn receive_sized<T: DeserializeOwned, R: AsyncRead + Unpin>(
+    stream: &mut R,
+    max: usize,
+) -> Result<Option<(T, u64)>, FrameError> {
+    let mut buffer = Vec::new();
+    match read(stream, &mut buffer, max).await {
+        Ok(()) => Ok(Some((codec::decode(&buffer)?, (PREFIX + buffer.len()) as u64))),
         Err(FrameError::Ended) => Ok(None),
         Err(error) => Err(error),
     }
@@ -158,6 +167,8 @@ mod tests {
         let mut input = frame.as_slice();
         assert_eq!(receive_or_end::<String, _>(&mut input, 1024).await.unwrap().as_deref(), Some("hello"));
         assert_eq!(receive_or_end::<String, _>(&mut input, 1024).await.unwrap(), None);
+        let sized = receive_sized::<String, _>(&mut frame.as_slice(), 1024).await.unwrap();
+        assert_eq!(sized, Some(("hello".to_owned(), frame.len() as u64)));
         for cut in 1..frame.len() {
             let mut input = &frame[..cut];
             assert!(matches!(receive_or_end::<String, _>(&mut input, 1024).await, Err(FrameError::Cut)), "{cut}");

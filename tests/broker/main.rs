@@ -7,7 +7,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod api;
+mod hints;
 mod intruder;
+mod lean;
+mod limits;
 mod loss;
 mod migrating;
 mod moving;

@@ -58,17 +58,19 @@ fn untouched(r: &Cluster) -> Vec<Value> {
 fn migrates(r: &Cluster, from: &Node, to: &Node) {
     let before = untouched(r);
     let listed = newest(r.first(), WORK).unwrap();
-    let epoch = number(&from.cli(["vm", "show", WORK])["sender_epoch"]);
+    let shown = from.cli(["vm", "show", WORK]);
+    let (epoch, sent_before) = (number(&shown["sender_epoch"]), number(&shown["sent_bytes"]));
     std::fs::rename(from.vm_path().join(WORK), to.vm_path().join(WORK)).unwrap();
     let shown = eventually(LONG, &format!("{} to send", to.name()), || {
         let shown = to.try_cli(["vm", "show", WORK]).map_err(|failure| failure.to_string())?;
         let sends = shown["primary_host"].as_str().is_some_and(|host| host.starts_with(to.name()));
-        let done = sends && shown["last_point_at"].is_string() && number(&shown["sent_bytes"]) > 0;
+        // What the nodes before have sent goes on being counted.
+        let done = sends && shown["last_point_at"].is_string() && number(&shown["sent_bytes"]) > sent_before;
         if done { Ok(shown) } else { Err(shown.to_string()) }
     });
     assert!(number(&shown["sender_epoch"]) > epoch);
-    // The figure is of the new sender alone; the first change set is the one that the comparison made.
-    let sent = number(&shown["sent_bytes"]);
+    // The new sender's first change set is the one that the comparison made.
+    let sent = number(&shown["sent_bytes"]) - sent_before;
     assert!(sent < MIGRATION_MAX, "{sent} bytes were sent after a migration");
     let told = to.log();
     assert!(told.contains("compared"), "the new sender compares instead of sending:\n{told}");

@@ -112,7 +112,7 @@ pub fn of_primary(primary: &Primary, sender: Option<&SenderFigures>, now: UnixMi
     }
     let state = match (&sender.acknowledged, sender.activity.as_str()) {
         (_, "comparing") => ReplicationState::Resynchronizing,
-        (None, "placing" | "scheduled") => ReplicationState::ReadyForInitialReplication,
+        (None, "placing" | "scheduled" | "queued") => ReplicationState::ReadyForInitialReplication,
         (None, _) => ReplicationState::InitialReplication,
         (Some(_), _) => ReplicationState::Replicating,
     };
@@ -219,6 +219,7 @@ mod tests {
             paused: None,
             resync: None,
             starts_at: None,
+            limit: None,
         }
     }
 
@@ -296,7 +297,7 @@ mod tests {
         let holder = |taken_at| HolderFigures {
             epoch: Epoch::from_number(4),
             points: vec![Point { taken_at: UnixMillis(taken_at), ..point(0, PointState::Listed) }],
-            received_bytes: 0,
+            received: Default::default(),
             fault: None,
         };
         let verdict = of_replica(&paused, Some(&holder(NOW.0)), NOW);
@@ -334,7 +335,7 @@ mod tests {
         let holder = HolderFigures {
             epoch: Epoch::from_number(4),
             points: vec![point(5, PointState::Unreachable)],
-            received_bytes: 0,
+            received: Default::default(),
             fault: None,
         };
         let verdict = of_replica(&replica(), Some(&holder), NOW);

@@ -14,6 +14,8 @@ pub mod lease;
 pub mod leftover;
 pub mod network;
 pub mod node_loss;
+pub mod pacing;
+pub mod packing;
 pub mod peer_list;
 pub mod placement;
 pub mod reason;

@@ -80,6 +80,7 @@ mod tests {
             paused: None,
             resync: None,
             starts_at: None,
+            limit: None,
         }
     }
 

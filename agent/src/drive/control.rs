@@ -124,6 +124,7 @@ impl Control {
         landfall_proto::message::control::Figures {
             holder: self.replicas.figures(vm).await,
             sender: self.senders.figures(vm),
+            traffic: self.senders.traffic(vm).await,
         }
     }
 }

@@ -13,7 +13,7 @@ use landfall_proto::frame;
 use landfall_proto::id::{Epoch, Fingerprint, Fqdn, MemberId, SenderEpoch, UnixMillis, VmId};
 use landfall_proto::limits::DATA_STREAMS;
 use landfall_proto::message::broker::Location;
-use landfall_proto::message::control::Point;
+use landfall_proto::message::control::{Point, Traffic};
 use landfall_proto::message::data::{DataAnswer, DataRequest, Hello, POINTS_TOLD, Welcome};
 use landfall_proto::model::{Command, DiskSpec, Replica};
 use landfall_proto::trust::Caller;
@@ -30,6 +30,7 @@ use crate::drive::events::Happening;
 use crate::drive::handover;
 use crate::drive::image::extent;
 use crate::drive::node::Node;
+use crate::drive::pack::Unpacker;
 use crate::drive::replica::{Begun, Epochs, ReplicaStore, Standing};
 use crate::drive::replicas::{Replicas, SharedStore};
 use crate::drive::send::capture::blocking;
@@ -188,7 +189,8 @@ impl Receiver {
         mut receive: RecvStream,
     ) -> Result<(), frame::FrameError> {
         let most = Alpn::Data.frame_max();
-        let mut replaced = self.begin_session(admitted.vm);
+        let vm = admitted.vm;
+        let mut replaced = self.begin_session(vm);
         let (requests, incoming) = mpsc::channel(FRAMES_AHEAD);
         let (outgoing, mut answers) = mpsc::channel(FRAMES_AHEAD);
         let this = self.clone();
@@ -196,10 +198,11 @@ impl Receiver {
         let landing = tokio::task::spawn_blocking(move || this.land(&handle, &admitted, incoming, &outgoing));
         let reading = async {
             loop {
-                let request = frame::receive_or_end::<DataRequest, _>(&mut receive, most).await?;
+                let request = frame::receive_sized::<DataRequest, _>(&mut receive, most).await?;
                 match request {
-                    Some(DataRequest::Bye) | None => return Ok(()),
-                    Some(request) => {
+                    Some((DataRequest::Bye, _)) | None => return Ok(()),
+                    Some((request, wire_bytes)) => {
+                        self.replicas.received(vm, Traffic { sent_bytes: 0, wire_bytes });
                         if requests.send(request).await.is_err() {
                             return Ok(());
                         }
@@ -210,7 +213,9 @@ impl Receiver {
         let writing = async {
             while let Some(answer) = answers.recv().await {
                 let last = matches!(answer, DataAnswer::Refused(_) | DataAnswer::Moved(_));
-                frame::send(&mut send, &answer, most).await?;
+                let frame = frame::encode(&answer, most)?;
+                self.replicas.received(vm, Traffic { sent_bytes: 0, wire_bytes: frame.len() as u64 });
+                send.write_all(&frame).await.map_err(std::io::Error::from)?;
                 if last {
                     break;
                 }
@@ -246,10 +251,11 @@ impl Receiver {
         mut requests: mpsc::Receiver<DataRequest>,
         answers: &mpsc::Sender<DataAnswer>,
     ) {
-        let mut receiving = false;
+        let (mut receiving, mut unpacker) = (false, Unpacker::default());
         while let Some(request) = requests.blocking_recv() {
-            let content = matches!(request, DataRequest::Fill(_) | DataRequest::Extent(_));
-            let answer = match self.land_one(handle, admitted, request) {
+            let request = unpacker.whole(request);
+            let content = matches!(request, Ok(DataRequest::Fill(_) | DataRequest::Extent(_)));
+            let answer = match request.and_then(|request| self.land_one(handle, admitted, request)) {
                 Ok(answer) => {
                     if content && !receiving {
                         receiving = true;
@@ -292,9 +298,8 @@ impl Receiver {
                 store.hashes(&disk, node_bytes, first, count).map(|hashes| Some(DataAnswer::Hashes(hashes)))
             }
             DataRequest::Fill(extent) => {
-                let received = extent::length(&extent);
                 store.fill(epochs, &extent)?;
-                self.replicas.received(*vm, received);
+                self.replicas.received(*vm, Traffic { sent_bytes: extent::length(&extent), wire_bytes: 0 });
                 Ok(None)
             }
             DataRequest::Begin(set) => {
@@ -305,7 +310,7 @@ impl Receiver {
             }
             DataRequest::Extent(extent) => {
                 store.append(epochs, &extent)?;
-                self.replicas.received(*vm, extent::length(&extent));
+                self.replicas.received(*vm, Traffic { sent_bytes: extent::length(&extent), wire_bytes: 0 });
                 Ok(None)
             }
             DataRequest::End { extents } => {
@@ -323,7 +328,7 @@ impl Receiver {
                 let point = Point { copies: vec![self.node.name.clone()], ..point };
                 Ok(Some(DataAnswer::Acknowledged { point, confirmed }))
             }
-            DataRequest::Bye => Ok(None),
+            DataRequest::FillPacked(_) | DataRequest::ExtentPacked(_) | DataRequest::Bye => Ok(None),
         }
     }
 

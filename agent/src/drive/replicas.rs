@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use landfall_proto::id::{Epoch, Root, StorageName, VmId};
-use landfall_proto::message::control::{HolderFigures, Point, PointState, StagingFaults};
+use landfall_proto::message::control::{HolderFigures, Point, PointState, StagingFaults, Traffic};
 use landfall_proto::model::Replica;
 use landfall_proto::seam::Time;
 use landfall_proto::{Class, Refusal};
@@ -158,14 +158,14 @@ impl Replicas {
         let points = self.points(store);
         let fault = store.fault().map(ToString::to_string);
         let mut figures = lock(&self.figures);
-        let received_bytes = figures.get(&vm).map_or(0, |figures| figures.received_bytes);
-        figures.insert(vm, HolderFigures { epoch, points, received_bytes, fault });
+        let received = figures.get(&vm).map(|figures| figures.received).unwrap_or_default();
+        figures.insert(vm, HolderFigures { epoch, points, received, fault });
     }
 
-    /// Counts bytes of content that came for a replica.
-    pub fn received(&self, vm: VmId, bytes: u64) {
+    /// Counts what came for a replica: bytes of content, or of frames.
+    pub fn received(&self, vm: VmId, traffic: Traffic) {
         if let Some(figures) = lock(&self.figures).get_mut(&vm) {
-            figures.received_bytes += bytes;
+            figures.received = figures.received.and(traffic);
         }
     }
 
@@ -175,7 +175,12 @@ impl Replicas {
         let replica = state.replicas.get(&vm).filter(|replica| replica.receiver() == self.node.me)?;
         if let Some((_, refusal)) = lock(&self.shut).get(&vm) {
             let fault = Some(refusal.to_string());
-            return Some(HolderFigures { epoch: replica.epoch, points: Vec::new(), received_bytes: 0, fault });
+            return Some(HolderFigures {
+                epoch: replica.epoch,
+                points: Vec::new(),
+                received: Traffic::default(),
+                fault,
+            });
         }
         if let Some(figures) = lock(&self.figures).get(&vm) {
             return Some(HolderFigures { epoch: replica.epoch, ..figures.clone() });
@@ -184,7 +189,12 @@ impl Replicas {
             Ok(store) => self.note(vm, replica.epoch, &*store.lock().await),
             Err(refusal) => {
                 let fault = Some(refusal.to_string());
-                return Some(HolderFigures { epoch: replica.epoch, points: Vec::new(), received_bytes: 0, fault });
+                return Some(HolderFigures {
+                    epoch: replica.epoch,
+                    points: Vec::new(),
+                    received: Traffic::default(),
+                    fault,
+                });
             }
         }
         lock(&self.figures).get(&vm).cloned()

@@ -1,13 +1,16 @@
 //! The VMs that this node sends: claiming and releasing the role, and one [`Sender`] for each.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use landfall_proto::alpn::Alpn;
 use landfall_proto::client::{BrokerClient, Wish};
 use landfall_proto::id::{Fqdn, VmId};
 use landfall_proto::message::broker::Location;
-use landfall_proto::message::control::SenderFigures;
+use landfall_proto::message::control::{ControlAnswer, ControlRequest, SenderFigures, Traffic};
 use landfall_proto::model::{Command, Frequency, Primary, VmSpec};
 use landfall_proto::{Class, Refusal};
 use landfall_store::state::State;
@@ -17,15 +20,20 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use crate::decide::sender::{self, Step};
 use crate::drive::events::Happening;
+use crate::drive::limits::Limits;
+use crate::drive::members::control_target;
 use crate::drive::node::Node;
 use crate::drive::send::Sender;
 use crate::drive::send::capture::Workshop;
-use crate::drive::tally::Tallies;
+use crate::drive::tally::{Tallies, Tally};
 use crate::drive::transfers::Transfers;
 use crate::surface::vm::PassedOver;
 
 /// How often roles are looked at without being told of a change.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long another node may take to tell what it has sent of a VM.
+const FIGURES_DEADLINE: Duration = Duration::from_secs(3);
 
 /// How long a question to a CAP on a user's behalf may take.
 const BROKER_DEADLINE: Duration = Duration::from_secs(20);
@@ -38,6 +46,8 @@ pub struct Senders {
     claiming: Arc<Mutex<BTreeSet<VmId>>>,
     passed_over: Arc<Mutex<BTreeMap<VmId, Vec<PassedOver>>>>,
     transfers: Transfers,
+    copies: Transfers,
+    limits: Limits,
     /// Of each VM that was sent from here: a sender that follows another must take turns with what that left running.
     workshops: Arc<Mutex<BTreeMap<VmId, Workshop>>>,
     tallies: Tallies,
@@ -61,7 +71,9 @@ impl Drop for Running {
 impl Senders {
     /// No sender yet; [`Senders::run`] starts them.
     pub fn new(node: Node) -> Self {
-        let transfers = Transfers::new(node.state().resolved_settings().maximum_active_transfers);
+        let settings = node.state().resolved_settings();
+        let transfers = Transfers::new(settings.maximum_active_transfers);
+        let copies = Transfers::new(settings.maximum_initial_copies);
         let tallies = Tallies::default();
         Self {
             node,
@@ -69,6 +81,8 @@ impl Senders {
             claiming: Arc::default(),
             passed_over: Arc::default(),
             transfers,
+            copies,
+            limits: Limits::default(),
             workshops: Arc::default(),
             tallies,
         }
@@ -87,7 +101,10 @@ impl Senders {
                 changed = reported.changed() => if changed.is_err() { return },
             }
             let state = self.node.state();
-            self.transfers.set_limit(state.resolved_settings().maximum_active_transfers);
+            let settings = state.resolved_settings();
+            self.transfers.set_limit(settings.maximum_active_transfers);
+            self.copies.set_limit(settings.maximum_initial_copies);
+            self.limits.look(&state, self.node.outside.clock.as_ref());
             self.settle_roles(&state);
             self.settle_senders(&state);
             self.tallies.roll(&self.node, &state);
@@ -137,7 +154,11 @@ impl Senders {
         // What a sender has said of itself outlives it, where only its instructions have changed.
         let mut ended = BTreeMap::new();
         running.retain(|vm, sender| {
-            let same = state.primaries.get(vm).is_some_and(|primary| *primary == sender.primary);
+            let same = state.primaries.get(vm).is_some_and(|primary| {
+                // A limit is followed in the middle of a session.
+                let limit = sender.primary.limit.clone();
+                Primary { limit, ..primary.clone() } == sender.primary
+            });
             if !same || sender.task.is_finished() {
                 ended.insert(*vm, sender.figures.borrow().clone());
             }
@@ -176,6 +197,8 @@ impl Senders {
         let (heard, hearing) = watch::channel(None);
         let hurry = Arc::new(Notify::new());
         let nudge = Arc::new(Notify::new());
+        let tally = self.tallies.of(primary);
+        self.ask_what_was_sent(state, primary.vm.id, &tally);
         let sender = Sender {
             node: self.node.clone(),
             primary: primary.clone(),
@@ -185,8 +208,10 @@ impl Senders {
             heard: hearing,
             hurry: Arc::clone(&hurry),
             transfers: self.transfers.clone(),
+            copies: self.copies.clone(),
+            pace: self.limits.pace(primary, self.node.outside.clock.as_ref()),
             nudge: Arc::clone(&nudge),
-            tally: self.tallies.of(primary),
+            tally,
         };
         tracing::info!(vm = %primary.vm.name, to = %primary.to, epoch = %primary.sender_epoch, "sending");
         let task = tokio::spawn(sender.run()).abort_handle();
@@ -194,8 +219,11 @@ impl Senders {
     }
 
     fn workshop(&self, vm: VmId) -> Workshop {
-        let folder = || self.node.config.data_dir.join("senders").join(vm.to_string());
-        lock(&self.workshops).entry(vm).or_insert_with(|| Workshop::new(folder())).clone()
+        lock(&self.workshops).entry(vm).or_insert_with(|| Workshop::new(self.folder(vm))).clone()
+    }
+
+    fn folder(&self, vm: VmId) -> PathBuf {
+        self.node.config.data_dir.join("senders").join(vm.to_string())
     }
 
     /// A client of the broker at `to`, which must be a peer.
@@ -247,7 +275,34 @@ impl Senders {
     /// What this node knows of a VM as its sender.
     pub fn figures(&self, vm: VmId) -> Option<SenderFigures> {
         let figures = lock(&self.running).get(&vm).map(|sender| sender.figures.borrow().clone())?;
-        Some(SenderFigures { statistics: self.tallies.statistics(vm), ..figures })
+        let traffic = self.tallies.sent(vm);
+        let limited_to_kbit = self.limits.now(vm).map(|bytes| bytes / 125);
+        Some(SenderFigures { statistics: self.tallies.statistics(vm), traffic, limited_to_kbit, ..figures })
+    }
+
+    /// What this node has sent of a VM since its replication was enabled, whether or not it is its sender now.
+    pub async fn traffic(&self, vm: VmId) -> Traffic {
+        match self.node.state().primaries.get(&vm) {
+            Some(primary) => self.tallies.traffic(primary, self.folder(vm)).await,
+            None => Traffic::default(),
+        }
+    }
+
+    /// Asks the other nodes, once, what they have sent of the VM of a sender that begins here.
+    fn ask_what_was_sent(&self, state: &State, vm: VmId, tally: &Tally) {
+        let others = state.members.values().filter(|member| !member.witness && member.id != self.node.me);
+        let targets: Vec<_> = others.filter_map(|member| control_target(state, member.id)).collect();
+        let (calls, tally) = (self.node.calls.clone(), tally.clone());
+        tokio::spawn(async move {
+            let asked = targets.iter().map(|target| async {
+                match calls.call(target, Alpn::Control, &ControlRequest::Figures(vm), FIGURES_DEADLINE).await {
+                    Ok(ControlAnswer::Figures(figures)) => figures.traffic,
+                    _ => Traffic::default(),
+                }
+            });
+            let sent = join_all(asked).await.into_iter().fold(Traffic::default(), Traffic::and);
+            tally.sent_elsewhere(sent);
+        });
     }
 
     /// Counts the statistics of a VM that this node sends from zero.

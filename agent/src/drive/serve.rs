@@ -51,7 +51,8 @@ pub async fn accept(endpoint: Endpoint, services: Services) {
         match endpoint.accept().await {
             Ok(link) => {
                 let services = services.clone();
-                tokio::spawn(async move { serve(link, services).await });
+                // On the heap: a session's state is too large to be moved about.
+                tokio::spawn(Box::pin(serve(link, services)));
             }
             Err(Gone::ShutDown) => return,
             Err(Gone::Lost) => {

@@ -4,12 +4,12 @@
 //! cycles may be missing from the statistics, which nothing is decided by.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use landfall_proto::codec;
 use landfall_proto::id::{Position, SenderEpoch, UnixMillis, VmId};
-use landfall_proto::message::control::Statistics;
+use landfall_proto::message::control::{Statistics, Traffic};
 use landfall_proto::model::Primary;
 use landfall_store::State;
 use serde::{Deserialize, Serialize};
@@ -32,6 +32,10 @@ struct Kept {
     statistics: Option<Statistics>,
     /// The wish to compare both sides that was carried out last.
     resynced: Option<Position>,
+    /// What this node has sent in this relationship, whichever its sender's epoch.
+    traffic: Traffic,
+    /// What other nodes have, as far as they could be asked.
+    elsewhere: Traffic,
 }
 
 /// What one sender counts. Clones count together.
@@ -47,6 +51,18 @@ impl Tally {
         Self { kept: Arc::new(Mutex::new(kept)), loaded: Arc::default() }
     }
 
+    /// Goes on with the traffic of an earlier epoch's tally.
+    fn follow(&self, earlier: &Self) {
+        let (was_loaded, before) = (*lock(&earlier.loaded), lock(&earlier.kept).clone());
+        let mut kept = lock(&self.kept);
+        if was_loaded && before.relationship == kept.relationship {
+            kept.traffic = before.traffic;
+            kept.elsewhere = before.elsewhere;
+            kept.resynced = before.resynced;
+            *lock(&self.loaded) = true;
+        }
+    }
+
     /// Goes on with what an earlier life of the agent counted, where that was the same sender.
     pub async fn load(&self, folder: &Path) {
         if std::mem::replace(&mut *lock(&self.loaded), true) {
@@ -60,6 +76,8 @@ impl Tally {
             return;
         }
         kept.resynced = before.resynced;
+        kept.traffic = kept.traffic.and(before.traffic);
+        kept.elsewhere = most(kept.elsewhere, before.elsewhere);
         if before.sender == kept.sender {
             kept.statistics = before.statistics.or(kept.statistics);
         }
@@ -91,6 +109,24 @@ impl Tally {
         if let Some(statistics) = &mut lock(&self.kept).statistics {
             statistics.failures = statistics.failures.saturating_add(1);
         }
+    }
+
+    /// Counts what goes over the line: bytes of a frame, and of the content in it.
+    pub fn carried(&self, content: u64, frame: u64) {
+        let mut kept = lock(&self.kept);
+        kept.traffic = kept.traffic.and(Traffic { sent_bytes: content, wire_bytes: frame });
+    }
+
+    /// What was sent of the VM, by this node and by others before it.
+    pub fn traffic(&self) -> Traffic {
+        let kept = lock(&self.kept);
+        kept.traffic.and(kept.elsewhere)
+    }
+
+    /// Takes in what other nodes say that they have sent; one that does not answer this time may have before.
+    pub fn sent_elsewhere(&self, traffic: Traffic) {
+        let mut kept = lock(&self.kept);
+        kept.elsewhere = most(kept.elsewhere, traffic);
     }
 
     /// Whether an operator's wish at `position` is still to be carried out.
@@ -125,6 +161,17 @@ impl Tally {
 
 const FILE: &str = "statistics";
 
+fn most(one: Traffic, other: Traffic) -> Traffic {
+    Traffic { sent_bytes: one.sent_bytes.max(other.sent_bytes), wire_bytes: one.wire_bytes.max(other.wire_bytes) }
+}
+
+/// What an earlier life of the agent wrote into `folder` that this node had sent since `relationship` began. Blocks.
+fn traffic_in(folder: &Path, relationship: UnixMillis) -> Traffic {
+    let read = std::fs::read(folder.join(FILE)).unwrap_or_default();
+    let kept = codec::decode::<Kept>(&read).ok().filter(|kept| kept.relationship == relationship);
+    kept.map(|kept| kept.traffic).unwrap_or_default()
+}
+
 /// What the senders of this node count, by VM.
 #[derive(Clone, Debug, Default)]
 pub struct Tallies(Arc<Mutex<BTreeMap<VmId, Tally>>>);
@@ -138,8 +185,29 @@ impl Tallies {
             kept.relationship == primary.created_at && kept.sender == primary.sender_epoch
         });
         let tally = known.cloned().unwrap_or_else(|| Tally::new(primary));
+        // An earlier epoch of the same relationship, perhaps not written yet: what it counts beyond its file goes on here.
+        if let Some(earlier) = tallies.get(&primary.vm.id).filter(|earlier| !Arc::ptr_eq(&earlier.kept, &tally.kept)) {
+            tally.follow(earlier);
+        }
         tallies.insert(primary.vm.id, tally.clone());
         tally
+    }
+
+    /// What this node has sent of `primary`'s VM since its replication was enabled, as the counters or the file in `folder`
+    /// say.
+    pub async fn traffic(&self, primary: &Primary, folder: PathBuf) -> Traffic {
+        let tally = lock(&self.0).get(&primary.vm.id).cloned();
+        if let Some(tally) = tally.filter(|tally| *lock(&tally.loaded)) {
+            let kept = lock(&tally.kept);
+            return if kept.relationship == primary.created_at { kept.traffic } else { Traffic::default() };
+        }
+        let relationship = primary.created_at;
+        blocking(move || Ok(traffic_in(&folder, relationship))).await.unwrap_or_default()
+    }
+
+    /// What was sent of `vm`, as this node knows.
+    pub fn sent(&self, vm: VmId) -> Traffic {
+        lock(&self.0).get(&vm).map(Tally::traffic).unwrap_or_default()
     }
 
     /// What is counted of `vm`.
@@ -213,6 +281,7 @@ mod tests {
             paused: None,
             resync: None,
             starts_at: None,
+            limit: None,
         }
     }
 
@@ -245,6 +314,35 @@ mod tests {
         let other = Tallies::default();
         other.of(&primary(4)).load(folder.path()).await;
         assert_eq!(other.statistics(vm), Statistics::default());
+    }
+
+    #[tokio::test]
+    async fn traffic_is_counted_over_epochs_restarts_and_nodes_of_one_relationship() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |sent_bytes, wire_bytes| Traffic { sent_bytes, wire_bytes };
+        let (tallies, vm) = (Tallies::default(), primary(3).vm.id);
+        let tally = tallies.of(&primary(3));
+        tally.load(folder.path()).await;
+        tally.carried(4096, 3000);
+        tally.carried(0, 100);
+        assert_eq!(tallies.sent(vm), of(4096, 3100));
+        // Back after another node had it: counted on, not twice, and what that node says is added.
+        let again = tallies.of(&primary(9));
+        again.load(folder.path()).await;
+        again.carried(4096, 500);
+        again.sent_elsewhere(of(10_000, 9_000));
+        again.sent_elsewhere(Traffic::default());
+        assert_eq!(tallies.sent(vm), of(18_192, 12_600), "who does not answer once was not forgotten");
+        assert_eq!(tallies.traffic(&primary(9), folder.path().into()).await, of(8192, 3600), "its own share");
+        again.save(folder.path()).await;
+
+        let next_life = Tallies::default();
+        assert_eq!(next_life.traffic(&primary(9), folder.path().into()).await, of(8192, 3600), "from the file");
+        next_life.of(&primary(9)).load(folder.path()).await;
+        assert_eq!(next_life.sent(vm), of(18_192, 12_600));
+        let anew = Primary { created_at: UnixMillis(6), ..primary(10) };
+        next_life.of(&anew).load(folder.path()).await;
+        assert_eq!(next_life.sent(vm), Traffic::default(), "another relationship");
     }
 
     #[tokio::test]

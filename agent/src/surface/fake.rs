@@ -25,6 +25,7 @@ use super::settings::*;
 use super::token::*;
 use super::vm::*;
 use super::vm_service::*;
+use super::vm_set::VmSet;
 use super::{Caller, Operations, Stream, WaitSeconds, samples};
 
 /// What it was asked, in order: the operation and its arguments.
@@ -150,6 +151,9 @@ impl Operations for Fake {
     }
     async fn vm_disable(&self, vm: VmSelector, wait: Option<WaitSeconds>) -> Result<VmDisabled, Refusal> {
         self.called("vm_disable", (vm.to_string(), wait), samples::disabled())
+    }
+    async fn vm_set(&self, vm: VmSelector, request: VmSet) -> Result<VmDetail, Refusal> {
+        self.called("vm_set", (vm.to_string(), request), samples::vm_detail())
     }
     async fn vm_move(&self, vm: VmSelector, request: VmMove) -> Result<VmLocation, Refusal> {
         let answer = self.called("vm_move", (vm.to_string(), request), samples::location());

@@ -19,11 +19,13 @@ pub mod node;
 pub mod operations;
 pub mod peer;
 pub mod point;
+pub mod recovery_points;
 pub mod settings;
 pub mod token;
 pub mod utc;
 pub mod vm;
 pub mod vm_service;
+pub mod vm_set;
 pub mod wait;
 
 pub use failure::Failure;

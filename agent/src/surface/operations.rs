@@ -19,6 +19,7 @@ use super::settings::{Settings, SettingsEvent, SettingsRevision, SettingsSet};
 use super::token::{TokenCreate, TokenCreated, TokenId, TokenRevoked, TokenStatus};
 use super::vm::{VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus};
 use super::vm_service::{VmServiceApplied, VmServiceStatus};
+use super::vm_set::VmSet;
 use super::wait::WaitSeconds;
 
 /// A stream of events. It ends when there will be no more; an error is its last item.
@@ -108,6 +109,8 @@ pub trait Operations: Send + Sync + 'static {
     async fn vm_enable(&self, vm: VmSelector, request: VmEnable) -> Result<VmDetail, Refusal>;
     /// Ends the replication of a VM: at the primary's side on both, at the replica's on that one. Files stay.
     async fn vm_disable(&self, vm: VmSelector, wait: Option<WaitSeconds>) -> Result<VmDisabled, Refusal>;
+    /// Changes how a VM is replicated.
+    async fn vm_set(&self, vm: VmSelector, request: VmSet) -> Result<VmDetail, Refusal>;
     /// Hands the replica of a VM to another node.
     async fn vm_move(&self, vm: VmSelector, request: VmMove) -> Result<VmLocation, Refusal>;
 

@@ -257,6 +257,8 @@ pub fn vm_detail() -> VmDetail {
         }),
         paused_since: None,
         starts_at: None,
+        bandwidth_limit: Some(name("08:00-18:00=5, else=unlimited")),
+        limited_to_kbit: Some(5000),
         compared: Some(Comparison {
             code: "new_sender".to_owned(),
             message: "this node has not sent the VM before".to_owned(),

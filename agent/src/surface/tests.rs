@@ -201,6 +201,7 @@ fn vms_and_points() {
             "latency_max_ms": 2100, "latency_average_ms": 310,
         },
         "paused_since": null, "starts_at": null,
+        "bandwidth_limit": "08:00-18:00=5, else=unlimited", "limited_to_kbit": 5000,
         "compared": {
             "code": "new_sender", "message": "this node has not sent the VM before", "at": "2025-11-22T18:42:41.250Z",
         },
@@ -275,13 +276,15 @@ fn requests_have_defaults_and_refuse_what_they_do_not_know() {
         serde_json::to_value(enable).unwrap(),
         json!({
             "to": "r-broker-cap.contoso.com", "frequency_seconds": 300, "recovery_points": 0, "start_at": null,
-            "wait_seconds": null,
+            "limit": null, "wait_seconds": null,
         })
     );
     for (bad, says) in [
         (json!({"to": "r.contoso.com", "frequency_seconds": 31}), "30, 300 or 900"),
         (json!({"to": "r.contoso.com", "recovery_points": 25}), "0 to 24"),
         (json!({"to": "r.contoso.com", "wait_seconds": 0}), "1 second to 7 days"),
+        (json!({"to": "r.contoso.com", "limit": "0"}), "pause it instead"),
+        (json!({"to": "r.contoso.com", "limit": "08:00-18:00=5, 12:00-13:00=1"}), "overlap"),
         (json!({"to": "r.contoso.com", "start_at": "+8h"}), "RFC 3339"),
         (json!({"to": "r.contoso.com", "frequency": 30}), "unknown field `frequency`"),
         (json!({"to": "not a name"}), "fully qualified"),

@@ -6,12 +6,13 @@ use std::str::FromStr;
 
 use landfall_proto::id::{DiskTarget, Epoch, Fqdn, NodeName, SenderEpoch, StorageName, TrustGroup, VmId};
 use landfall_proto::message::control::{Compared, Consistency, Point, Statistics};
-use landfall_proto::model::{Adapter, Frequency};
+use landfall_proto::model::{Adapter, Bandwidth, Frequency};
 use landfall_proto::refusal::quoted;
 use landfall_proto::{Class, Refusal};
 use serde::{Deserialize, Serialize};
 
 use crate::surface::failure::ErrorBody;
+pub use crate::surface::recovery_points::RecoveryPoints;
 use crate::surface::{Utc, WaitSeconds};
 pub use crate::vm_service::{VmRole, VmState};
 
@@ -94,7 +95,7 @@ pub struct NamedVm {
 pub enum ReplicationState {
     /// Not replicated.
     Disabled,
-    /// Enabled; no replica has been placed yet.
+    /// Enabled; the first copy has not begun.
     ReadyForInitialReplication,
     /// The first complete point is being made.
     InitialReplication,
@@ -186,9 +187,10 @@ pub struct VmStatus {
     pub lag_seconds: Option<u64>,
     /// How much of the VM's time would be lost if it were recovered now from what can be reached.
     pub recoverable_rpo_seconds: Option<u64>,
-    /// Bytes of disk content sent.
+    /// At the primary: bytes of disk content sent since replication was enabled, before compression; zeroes count for
+    /// none. At the replica: bytes of content received since its node's agent started.
     pub sent_bytes: u64,
-    /// Bytes on the wire for them.
+    /// Bytes of all frames for them, both ways: content, hashes, questions and answers. QUIC adds about 3 %.
     pub wire_bytes: u64,
 }
 
@@ -247,6 +249,10 @@ pub struct VmDetail {
     pub paused_since: Option<Utc>,
     /// When its first copy begins, where it was not to begin at once.
     pub starts_at: Option<Utc>,
+    /// What its sender may take of the line, in Mbit/s, where it has a limit of its own.
+    pub bandwidth_limit: Option<Bandwidth>,
+    /// Kilobits a second that its sender may take now, by its own limit and its node's part of the cluster's.
+    pub limited_to_kbit: Option<u64>,
     /// The last comparison of both sides by the present sender, and why.
     pub compared: Option<Comparison>,
     /// Nodes that claim to run it while another has not released it.
@@ -360,37 +366,6 @@ pub struct VmLocation {
     pub epoch: Epoch,
 }
 
-/// Older points to keep beside the newest, 0 to 24 (Hyper-V: RecoveryHistory).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "u64", into = "u64")]
-pub struct RecoveryPoints(u8);
-
-impl RecoveryPoints {
-    /// The most: a chain of more layers reads three times slower than its base.
-    pub const MAX: u8 = 24;
-
-    /// The number.
-    pub const fn get(self) -> u8 {
-        self.0
-    }
-}
-
-impl TryFrom<u64> for RecoveryPoints {
-    type Error = Refusal;
-    fn try_from(points: u64) -> Result<Self, Refusal> {
-        match u8::try_from(points) {
-            Ok(points @ 0..=Self::MAX) => Ok(Self(points)),
-            _ => Err(Refusal::invalid("recovery_points", &points.to_string(), "keep from 0 to 24 older points")),
-        }
-    }
-}
-
-impl From<RecoveryPoints> for u64 {
-    fn from(points: RecoveryPoints) -> Self {
-        points.0.into()
-    }
-}
-
 /// `vm enable`: replicates a VM of this cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -407,6 +382,9 @@ pub struct VmEnable {
     /// When the first copy begins, at most seven days ahead; at once where none is given.
     #[serde(default)]
     pub start_at: Option<Utc>,
+    /// What its sender may take of the line, in Mbit/s, perhaps by a calendar.
+    #[serde(default)]
+    pub limit: Option<Bandwidth>,
     /// Wait until the first complete point is acknowledged.
     #[serde(default)]
     pub wait_seconds: Option<WaitSeconds>,

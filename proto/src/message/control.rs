@@ -226,6 +226,38 @@ pub struct Figures {
     pub holder: Option<HolderFigures>,
     /// As the node that sends it.
     pub sender: Option<SenderFigures>,
+    /// What it has sent of it since replication was enabled, whether or not it is the sender now.
+    pub traffic: Traffic,
+}
+
+/// What was sent of a VM.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Traffic {
+    /// Bytes of disk content, before compression; zeroes count for none.
+    pub sent_bytes: u64,
+    /// Bytes of all frames of its sessions, both ways: content, hashes, questions and answers. What QUIC adds to them is
+    /// not counted: about 3 %.
+    pub wire_bytes: u64,
+}
+
+impl Traffic {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            sent_bytes: self.sent_bytes.saturating_add(other.sent_bytes),
+            wire_bytes: self.wire_bytes.saturating_add(other.wire_bytes),
+        }
+    }
+
+    /// What of it came after `before`.
+    #[must_use]
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            sent_bytes: self.sent_bytes.saturating_sub(before.sent_bytes),
+            wire_bytes: self.wire_bytes.saturating_sub(before.wire_bytes),
+        }
+    }
 }
 
 /// The holder's side.
@@ -235,8 +267,8 @@ pub struct HolderFigures {
     pub epoch: Epoch,
     /// Listed points and points known to be elsewhere, oldest first.
     pub points: Vec<Point>,
-    /// Bytes received since the agent started.
-    pub received_bytes: u64,
+    /// What was received since the agent started; zeroes count as content here.
+    pub received: Traffic,
     /// Why nothing can be received just now.
     pub fault: Option<String>,
 }
@@ -252,10 +284,9 @@ pub struct SenderFigures {
     pub acknowledged: Option<Point>,
     /// Where it sends to.
     pub receiver: Option<NodeName>,
-    /// Bytes of disk content sent since the sender took the role.
-    pub sent_bytes: u64,
-    /// Bytes on the wire for them, hashes and framing included.
-    pub wire_bytes: u64,
+    /// What was sent since replication was enabled, by this node and, as far as they could be asked when it took the
+    /// role, by those that sent before it.
+    pub traffic: Traffic,
     /// Cycles that were late.
     pub missed_cycles: u64,
     /// How the last instant was frozen: `cloned` or `stopped`.
@@ -280,6 +311,8 @@ pub struct SenderFigures {
     pub compared: Option<Compared>,
     /// How far the other side's clock is ahead, in milliseconds, where it was asked.
     pub clock_skew_ms: Option<i64>,
+    /// Kilobits a second that it may take of the line now, where something limits it.
+    pub limited_to_kbit: Option<u64>,
 }
 
 /// What a sender has counted since the monitoring window began, or since counting began within it.

@@ -1,8 +1,9 @@
 //! `landfall-data/1`: from the sender to the holder, and between nodes that copy a replica.
 //!
 //! One bidirectional stream is one session over one VM. The opener sends [`Hello`] and gets [`Welcome`]; then it sends
-//! [`DataRequest`] frames one after the other, each answered by one [`DataAnswer`] frame, except that
-//! [`DataRequest::Extent`] is answered only when it fails: a change set streams without waiting.
+//! [`DataRequest`] frames one after the other, each answered by one [`DataAnswer`] frame, except that what carries content
+//! ([`DataRequest::Fill`], [`DataRequest::Extent`], packed or not) is answered only when it fails: it streams without
+//! waiting.
 
 use serde::{Deserialize, Serialize};
 
@@ -110,6 +111,10 @@ pub enum DataRequest {
     },
     /// The sender goes away in peace.
     Bye,
+    /// As `Fill`, compressed on the way.
+    FillPacked(Packed),
+    /// As `Extent`, compressed on the way.
+    ExtentPacked(Packed),
 }
 
 /// Hashes in one answer: 16,384 of 32 bytes fit one data frame of 1 MiB.
@@ -150,6 +155,22 @@ pub enum Content {
     Data(#[serde(with = "crate::codec::bytes")] Vec<u8>, [u8; 32]),
     /// So many zero bytes.
     Zero(u64),
+}
+
+/// An extent of data as zstd made it smaller on its way: what is kept, compared and hashed is always the raw content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Packed {
+    /// Index of the disk in the VM's disks.
+    pub disk: u16,
+    /// Byte offset.
+    pub offset: u64,
+    /// Bytes of the raw content, at most [`EXTENT_MAX`]: checked before room for them is made.
+    pub length: u32,
+    /// BLAKE3 of the raw content.
+    pub hash: [u8; 32],
+    /// One zstd frame.
+    #[serde(with = "crate::codec::bytes")]
+    pub frame: Vec<u8>,
 }
 
 /// Bytes of content in one extent: with its header it stays well below a data frame.

@@ -12,8 +12,8 @@ use crate::id::{
     VmId,
 };
 use crate::model::{
-    AuthorizationEntry, FailoverStep, Found, Frequency, HandOff, MemberList, NetworkChange, Peer, Replica, Ticket,
-    VmSpec,
+    AuthorizationEntry, Bandwidth, FailoverStep, Found, Frequency, HandOff, MemberList, NetworkChange, Peer, Replica,
+    Ticket, VmSpec,
 };
 use crate::refusal::Refusal;
 
@@ -189,6 +189,8 @@ pub enum Command {
         recovery_points: u8,
         /// When the first copy begins; at once where none is given.
         starts_at: Option<UnixMillis>,
+        /// What its sender may take of the line at most.
+        limit: Option<Bandwidth>,
     },
     /// Disables it.
     Disable(VmId),
@@ -228,6 +230,17 @@ pub enum Command {
     },
     /// Changes what adapters have after a failover.
     Network(Box<NetworkChange>),
+    /// Changes how a primary of this cluster is replicated; what is not given stays as it is.
+    Adjust {
+        /// The VM.
+        vm: VmId,
+        /// The change set interval.
+        frequency: Option<Frequency>,
+        /// Older points to keep.
+        recovery_points: Option<u8>,
+        /// What its sender may take of the line; one that never limits anything takes the limit away.
+        limit: Option<Bandwidth>,
+    },
 }
 
 /// What a command gave.

@@ -5,6 +5,7 @@
 mod adapter_addresses;
 mod address;
 mod authorization;
+mod bandwidth;
 mod command;
 mod member;
 mod network;
@@ -15,6 +16,7 @@ mod vm;
 pub use adapter_addresses::{AddressFault, AddressList, Addresses};
 pub use address::{Family, HostAddress, IpAddr, Subnet, unusable};
 pub use authorization::{AuthorizationEntry, Ticket, TicketKind};
+pub use bandwidth::{Bandwidth, Rate};
 pub use command::{Answer, Command, Outcome, Proposal};
 pub use member::{Found, Member, MemberList, Peer, Timing};
 pub use network::{NetworkChange, NetworkRule};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, Fqdn, MemberId, Position, SenderEpoch, StorageName, TrustGroup, UnixMillis};
-use crate::model::VmSpec;
+use crate::model::{Bandwidth, VmSpec};
 use crate::refusal::Refusal;
 
 /// How often a change set is due. Hyper-V allows exactly these three.
@@ -129,4 +129,6 @@ pub struct Primary {
     pub resync: Option<Position>,
     /// When the first copy begins, where it was not to begin at once.
     pub starts_at: Option<UnixMillis>,
+    /// What its sender may take of the line at most.
+    pub limit: Option<Bandwidth>,
 }

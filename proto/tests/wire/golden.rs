@@ -15,10 +15,10 @@ use landfall_proto::id::{
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use landfall_proto::message::control::{
     Compared, Consistency, ControlAnswer, ControlRequest, FAULTS_MAX, Figures, HandOffWish, HolderFigures, InFlight,
-    LocalVm, Point, PointState, RunFigures, SenderFigures, StagingFaults, Statistics,
+    LocalVm, Point, PointState, RunFigures, SenderFigures, StagingFaults, Statistics, Traffic,
 };
 use landfall_proto::message::data::{
-    ChangeSet, Content, CopyAnswer, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Staged, Tip, Welcome,
+    ChangeSet, Content, CopyAnswer, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Packed, Staged, Tip, Welcome,
 };
 use landfall_proto::message::join::{self, Ask, Invitation, JoinAnswer, JoinRequest};
 use landfall_proto::model::{
@@ -254,6 +254,7 @@ fn primary() -> Primary {
         paused: Some(UnixMillis(7)),
         resync: Some(at(72_000)),
         starts_at: Some(UnixMillis(8)),
+        limit: Some("mon-fri 08:00-18:00=5, else=unlimited".parse().unwrap()),
     }
 }
 
@@ -335,6 +336,7 @@ fn commands() -> Vec<Command> {
             frequency: Frequency::HalfMinute,
             recovery_points: 4,
             starts_at: Some(UnixMillis(9)),
+            limit: Some("0.5".parse().unwrap()),
         },
         Command::Disable(vm_id),
         Command::Reshape(Box::new(spec())),
@@ -345,6 +347,12 @@ fn commands() -> Vec<Command> {
         Command::Resync(vm_id),
         Command::Failover { vm: vm_id, step: Box::new(FailoverStep::Depart { id: promotion_id() }) },
         Command::Network(Box::new(network_changes()[0].clone())),
+        Command::Adjust {
+            vm: vm_id,
+            frequency: Some(Frequency::QuarterHour),
+            recovery_points: Some(3),
+            limit: Some("5".parse().unwrap()),
+        },
     ]
 }
 
@@ -552,7 +560,7 @@ fn figures() -> Figures {
     let holder = HolderFigures {
         epoch: epoch(4),
         points: points.into(),
-        received_bytes: 1 << 33,
+        received: Traffic { sent_bytes: 1 << 33, wire_bytes: 1 << 32 },
         fault: Some("disk full".into()),
     };
     let sender = SenderFigures {
@@ -560,8 +568,7 @@ fn figures() -> Figures {
         activity: "sending".into(),
         acknowledged: Some(point()),
         receiver: Some(node("r1")),
-        sent_bytes: 1 << 34,
-        wire_bytes: 1 << 35,
+        traffic: Traffic { sent_bytes: 1 << 34, wire_bytes: 1 << 35 },
         missed_cycles: 2,
         freeze: Some("cloned".into()),
         frozen_micros: 900,
@@ -584,8 +591,13 @@ fn figures() -> Figures {
         in_flight: Some(InFlight { sequence: 6, taken_at: UnixMillis(17), bytes: 1 << 20 }),
         compared: Some(Compared { code: "asked".into(), message: "an operator asked".into(), at: UnixMillis(18) }),
         clock_skew_ms: Some(-19),
+        limited_to_kbit: Some(5000),
     };
-    Figures { holder: Some(holder), sender: Some(sender) }
+    Figures {
+        holder: Some(holder),
+        sender: Some(sender),
+        traffic: Traffic { sent_bytes: 1 << 36, wire_bytes: 1 << 35 },
+    }
 }
 
 #[test]
@@ -616,6 +628,7 @@ fn data_messages() {
     };
     let extent = |content| Extent { disk: 1, offset: 1 << 30, content };
     let bytes: Vec<u8> = (0..=255).collect();
+    let packed = Packed { disk: 1, offset: 1 << 30, length: 4096, hash: [8; 32], frame: vec![0x28, 0xb5, 0x2f, 0xfd] };
     let requests = [
         DataRequest::Compare { disk: disk().target, node_bytes: 4096, first: 1, count: 16 },
         DataRequest::Fill(extent(Content::Zero(1 << 20))),
@@ -623,6 +636,8 @@ fn data_messages() {
         DataRequest::Extent(extent(Content::Data(bytes, [8; 32]))),
         DataRequest::End { extents: 3 },
         DataRequest::Bye,
+        DataRequest::FillPacked(packed.clone()),
+        DataRequest::ExtentPacked(packed),
     ];
     check_all("data_request", &requests);
     let answers = [

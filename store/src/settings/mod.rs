@@ -16,7 +16,7 @@ use serde::Serialize;
 use crate::limits;
 pub use declaration::{DECLARATIONS, Declaration, Kind};
 pub use page::page;
-pub use resolved::{Authentication, Placement, Settings};
+pub use resolved::{Authentication, Compression, Placement, Settings};
 pub use value::{AutoResync, TimeOfDay};
 
 /// Committed values by key: canonical text, absent where the default stands.
@@ -55,6 +55,7 @@ pub fn validate(key: &str, text: &str) -> Result<String, Refusal> {
     }
     declaration.kind.canonical(text).map_err(|why| match why {
         value::Fault::NotAllowed => declaration.refuse(text),
+        value::Fault::Because(remedy) => Refusal::invalid(key, text, remedy),
         value::Fault::Comes(remedy) => {
             Refusal::new(Class::Refused, "not_supported", format!("{key}: {} is not supported", quoted(text)))
                 .field(key)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use landfall_proto::id::StorageName;
+use landfall_proto::model::Bandwidth;
 
 use super::value::{AutoResync, TimeOfDay, parse_span};
 use super::{Values, effective};
@@ -12,6 +13,15 @@ use super::{Values, effective};
 pub enum Authentication {
     /// By certificates of a paired cluster's CA.
     Certificate,
+}
+
+/// Whether senders compress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Where a sample gets smaller.
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// How the node of a new replica is drawn.
@@ -38,8 +48,14 @@ pub struct Settings {
     pub monitoring_start_time: TimeOfDay,
     /// When a comparison that waits may begin.
     pub auto_resync: AutoResync,
+    /// Whether senders compress.
+    pub compression: Compression,
     /// Change sets that a node sends at a time.
     pub maximum_active_transfers: usize,
+    /// First copies that a node sends at a time.
+    pub maximum_initial_copies: usize,
+    /// What all senders together may take of the line.
+    pub bandwidth_limit: Bandwidth,
     /// Disks of one VM written at a time; never 0 here.
     pub apply_disk_limit: usize,
     /// VMs of one primary cluster written at a time; `None` is no limit.
@@ -69,7 +85,10 @@ impl Settings {
             monitoring_interval: span("monitoring_interval"),
             monitoring_start_time: TimeOfDay::parse(&text("monitoring_start_time")).unwrap_or_default(),
             auto_resync: AutoResync::parse(&text("auto_resync")).unwrap_or_default(),
+            compression: if text("compression") == "off" { Compression::Off } else { Compression::Auto },
             maximum_active_transfers: count("maximum_active_transfers").max(1),
+            maximum_initial_copies: count("maximum_initial_copies").max(1),
+            bandwidth_limit: Bandwidth::read(&text("bandwidth_limit")).unwrap_or_default(),
             apply_disk_limit: Some(count("apply_disk_limit")).filter(|limit| *limit > 0).unwrap_or(DISK_LIMIT),
             apply_vm_limit: Some(count("apply_vm_limit")).filter(|limit| *limit > 0),
             placement: Placement::Random,
@@ -98,7 +117,8 @@ mod tests {
         assert_eq!(settings.monitoring_start_time, TimeOfDay { hour: 9, minute: 0 });
         assert_eq!(settings.auto_resync.to_string(), "18:30-06:00");
         assert_eq!((settings.maximum_active_transfers, settings.apply_disk_limit), (3, 4));
-        assert_eq!(settings.apply_vm_limit, None);
+        assert!(settings.bandwidth_limit.is_unlimited() && settings.maximum_initial_copies == 2);
+        assert_eq!((settings.apply_vm_limit, settings.compression), (None, Compression::Auto));
         assert_eq!(settings.node_down_after, Duration::from_secs(5));
         assert_eq!(settings.rehome_without_copy_after, Duration::from_secs(900));
     }

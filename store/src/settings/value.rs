@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use landfall_proto::id::StorageName;
+use landfall_proto::model::Bandwidth;
 
 use super::declaration::Kind;
 
@@ -14,6 +15,8 @@ pub(crate) enum Fault {
     NotAllowed,
     /// It is a known wish that is not granted; the text says what to do.
     Comes(&'static str),
+    /// It is one of many forms, and wrong in this way.
+    Because(&'static str),
 }
 
 /// A time of day, to the minute.
@@ -127,6 +130,9 @@ impl Kind {
             }
             Self::TimeOfDay => TimeOfDay::parse(text).map(|time| time.to_string()),
             Self::Daily => AutoResync::parse(text).map(|window| window.to_string()),
+            Self::Bandwidth => {
+                return Bandwidth::read(text).map(|limit| limit.to_string()).map_err(Fault::Because);
+            }
             Self::Storage => text.parse::<StorageName>().ok().map(|name| name.as_str().to_owned()),
         };
         checked.ok_or(Fault::NotAllowed)
@@ -143,6 +149,10 @@ impl Kind {
             }
             Self::TimeOfDay => "a time of day in UTC, such as 09:00".to_owned(),
             Self::Daily => "always, never, or a part of the day in UTC, such as 18:30-06:00".to_owned(),
+            Self::Bandwidth => {
+                "Mbit/s, unlimited, or both by the time of the week in UTC, such as 08:00-18:00=5, else=unlimited"
+                    .to_owned()
+            }
             Self::Storage => "the name of a storage location of the nodes' files, such as default".to_owned(),
         }
     }

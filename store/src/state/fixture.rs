@@ -205,6 +205,7 @@ impl Bench {
             frequency: Frequency::HalfMinute,
             recovery_points: 0,
             starts_at: None,
+            limit: None,
         });
     }
 

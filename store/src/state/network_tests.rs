@@ -124,6 +124,7 @@ fn a_primary_has_its_own_and_they_end_with_the_relationship() {
         frequency: Frequency::HalfMinute,
         recovery_points: 0,
         starts_at: None,
+        limit: None,
     });
     bench.ok(set(1, "eth0", given(&["10.9.0.5/24"], &[], &[])));
     bench.ok(set(2, "eth0", given(&["10.9.0.5/24"], &[], &[])));

@@ -83,6 +83,7 @@ mod tests {
             frequency: Frequency::HalfMinute,
             recovery_points: 0,
             starts_at: starts_at.map(UnixMillis),
+            limit: None,
         })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use landfall_proto::id::{Fqdn, MemberId, SenderEpoch, UnixMillis, VmId};
-use landfall_proto::model::{Answer, Frequency, Outcome, Primary, VmSpec};
+use landfall_proto::model::{Answer, Bandwidth, Frequency, Outcome, Primary, VmSpec};
 use landfall_proto::{Class, Refusal};
 
 use super::pause::check_start;
@@ -11,21 +11,25 @@ use super::vm::{check_points, check_vm};
 use super::{Entry, State};
 use crate::limits;
 
+/// How a VM is to be replicated.
+#[derive(Clone, Copy)]
+pub(super) struct Wish<'a> {
+    pub(super) vm: &'a VmSpec,
+    pub(super) frequency: Frequency,
+    pub(super) recovery_points: u8,
+    pub(super) starts_at: Option<UnixMillis>,
+    pub(super) limit: Option<&'a Bandwidth>,
+}
+
 impl State {
     pub(super) fn require_primary(&self, vm: VmId) -> Result<&Primary, Refusal> {
         self.primaries.get(&vm).ok_or_else(|| Refusal::not_found("replicated vm", &vm.to_string()).field("vm"))
     }
 
     /// Enables replication; for a VM that replicates to the same cluster already it changes how.
-    pub(super) fn enable(
-        &mut self,
-        entry: Entry,
-        vm: &VmSpec,
-        to: &Fqdn,
-        frequency: Frequency,
-        recovery_points: u8,
-        starts_at: Option<UnixMillis>,
-    ) -> Answer {
+    pub(super) fn enable(&mut self, entry: Entry, to: &Fqdn, wish: Wish<'_>) -> Answer {
+        let Wish { vm, frequency, recovery_points, starts_at, limit } = wish;
+        let limit = limit.filter(|limit| !limit.is_unlimited()).cloned();
         check_vm(vm)?;
         check_points(recovery_points)?;
         check_start(entry.at, starts_at)?;
@@ -57,6 +61,7 @@ impl State {
             primary.vm = vm.clone();
             primary.frequency = frequency;
             primary.recovery_points = recovery_points;
+            primary.limit = limit;
             return Ok(Outcome::Done);
         }
         Self::room(self.primaries.len(), limits::PRIMARIES, "replicated VMs")?;
@@ -73,8 +78,31 @@ impl State {
             paused: None,
             resync: None,
             starts_at,
+            limit,
         };
         self.primaries.put(vm.id, primary);
+        Ok(Outcome::Done)
+    }
+
+    /// Changes how a VM is replicated while it is.
+    pub(super) fn adjust(
+        &mut self,
+        vm: VmId,
+        frequency: Option<Frequency>,
+        recovery_points: Option<u8>,
+        limit: Option<&Bandwidth>,
+    ) -> Answer {
+        self.require_primary(vm)?;
+        if let Some(points) = recovery_points {
+            check_points(points)?;
+        }
+        if let Some(primary) = self.primaries.edit(&vm) {
+            primary.frequency = frequency.unwrap_or(primary.frequency);
+            primary.recovery_points = recovery_points.unwrap_or(primary.recovery_points);
+            if let Some(limit) = limit {
+                primary.limit = Some(limit).filter(|limit| !limit.is_unlimited()).cloned();
+            }
+        }
         Ok(Outcome::Done)
     }
 

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use landfall_proto::id::{Epoch, MemberId, RequestId, SenderEpoch, VmId};
-use landfall_proto::model::{Command, Frequency, Outcome, Replica, TicketKind};
+use landfall_proto::id::{Epoch, Fqdn, MemberId, RequestId, SenderEpoch, VmId};
+use landfall_proto::model::{Command, Frequency, Outcome, Replica, TicketKind, VmSpec};
 use proptest::prelude::*;
 
 use super::State;
@@ -20,6 +20,18 @@ struct Move {
     /// Whether the epoch named is the current one.
     current: bool,
     request: Option<(u8, u8)>,
+}
+
+/// Enables a VM towards a cluster.
+fn enabling(vm: VmSpec, to: Fqdn) -> Command {
+    Command::Enable {
+        vm: Box::new(vm),
+        to,
+        frequency: Frequency::FiveMinutes,
+        recovery_points: 0,
+        starts_at: None,
+        limit: None,
+    }
 }
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
@@ -98,13 +110,7 @@ impl World {
                 expect: step.current.then_some(state.revision()),
                 by: "prop".into(),
             },
-            21 => Command::Enable {
-                vm: Box::new(vm(100 + u128::from(step.vm))),
-                to: primary,
-                frequency: Frequency::FiveMinutes,
-                recovery_points: 0,
-                starts_at: None,
-            },
+            21 => enabling(vm(100 + u128::from(step.vm)), primary),
             22 => {
                 let vm = vm(100 + u128::from(step.vm)).id;
                 let epoch = state.primaries.get(&vm).map(|primary| primary.sender_epoch).unwrap_or_default();

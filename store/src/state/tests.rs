@@ -323,6 +323,7 @@ fn a_vm_is_enabled_towards_one_paired_cluster() {
         frequency: landfall_proto::model::Frequency::HalfMinute,
         recovery_points,
         starts_at: None,
+        limit: None,
     };
     assert_eq!(bench.refused(enable(1, 'q', 4)), "unknown_peer");
     assert_eq!(bench.refused(enable(1, 'r', 4)), "same_cluster");
@@ -330,6 +331,26 @@ fn a_vm_is_enabled_towards_one_paired_cluster() {
     bench.ok(enable(1, 'p', 4));
     bench.ok(enable(1, 'p', 24));
     assert_eq!(bench.state.primaries.get(&vm(1).id).unwrap().recovery_points, 24);
+    let adjust = |recovery_points, limit: Option<&str>| Command::Adjust {
+        vm: vm(1).id,
+        frequency: None,
+        recovery_points,
+        limit: limit.map(|limit| limit.parse().unwrap()),
+    };
+    assert_eq!(bench.refused(adjust(Some(25), Some("5"))), "invalid_value");
+    for (command, points, limit) in [
+        (adjust(Some(3), Some("5")), 3, Some("5")),
+        (adjust(None, Some("08:00-18:00=5")), 3, Some("08:00-18:00=5, else=unlimited")),
+        (adjust(Some(4), None), 4, Some("08:00-18:00=5, else=unlimited")),
+        (adjust(None, Some("unlimited")), 4, None),
+    ] {
+        bench.ok(command);
+        let primary = bench.state.primaries.get(&vm(1).id).unwrap();
+        assert_eq!(
+            (primary.recovery_points, primary.limit.as_ref().map(ToString::to_string).as_deref()),
+            (points, limit)
+        );
+    }
     bench.ok(Command::Pair { peer: Box::new(peer('q', 1)), ticket: None });
     assert_eq!(bench.refused(enable(1, 'q', 4)), "already_enabled");
     assert_eq!(bench.refused(bench.asks_to_place(1, 'p', r1)), "is_primary_here");

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -46,6 +47,21 @@ pub fn make(bytes: u64) -> Image {
     for _ in 0..bytes.div_ceil(PIECE as u64) {
         stream.fill(&mut piece);
         file.write_all(&piece).expect("room for an image");
+    }
+    file.set_len(bytes).and_then(|()| file.sync_all()).expect("a sync");
+    image
+}
+
+/// As [`make`], every other MiB a hole.
+pub fn make_half(bytes: u64) -> Image {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder on disk");
+    let image = Image { folder, bytes };
+    let file = File::create(image.path()).expect("a file");
+    let mut stream = blake3::Hasher::new().finalize_xof();
+    let mut piece = vec![0; PIECE];
+    for offset in (0..bytes).step_by(2 * PIECE) {
+        stream.fill(&mut piece);
+        file.write_all_at(&piece, offset).expect("room for an image");
     }
     file.set_len(bytes).and_then(|()| file.sync_all()).expect("a sync");
     image

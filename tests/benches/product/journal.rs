@@ -13,6 +13,8 @@ pub struct Cycle {
     pub point: u64,
     /// Bytes of content sent.
     pub sent_bytes: u64,
+    /// Bytes of frames, both ways.
+    pub wire_bytes: u64,
     /// From the beginning of the cycle to the acknowledgement.
     pub took: Duration,
 }
@@ -31,6 +33,7 @@ pub fn cycles(node: &Node, vm: &str) -> Vec<Cycle> {
             Cycle {
                 point: field("point"),
                 sent_bytes: field("sent_bytes"),
+                wire_bytes: field("wire_bytes"),
                 took: Duration::from_micros(field("took_us")),
             }
         })

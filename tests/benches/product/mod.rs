@@ -5,6 +5,7 @@ mod binary;
 mod change_set;
 mod copying;
 mod idle;
+mod image;
 mod journal;
 mod locate;
 mod place;
@@ -27,7 +28,7 @@ const ROUNDS: usize = 5;
 type Part = (&'static str, fn(&OnceCell<Stage>, &mut Table));
 
 /// Every part, in the order of measuring: the idle cluster before anything was asked of it, the deaths last.
-const PARTS: [Part; 10] = [
+const PARTS: [Part; 11] = [
     ("floors", |_, table| table.extend(crate::floor::rows())),
     ("binary", |_, table| table.extend(binary::rows())),
     ("idle", |stage, table| table.extend(idle::rows(stage::of(stage)))),
@@ -36,6 +37,7 @@ const PARTS: [Part; 10] = [
     ("settings", |stage, table| table.extend(settings::rows(stage::of(stage)))),
     ("copying", |stage, table| table.extend(copying::rows(stage::of(stage)))),
     ("change_set", |stage, table| table.extend(change_set::rows(stage::of(stage)))),
+    ("image", |stage, table| table.extend(image::rows(stage::of(stage)))),
     ("rehoming", |stage, table| table.extend(rehoming::rows(stage::of(stage)))),
     ("takeover", |stage, table| table.extend(takeover::rows(stage::of(stage)))),
 ];

@@ -4,7 +4,7 @@ use clap::Subcommand;
 use hyper::Method;
 use landfall_proto::Refusal;
 use landfall_proto::id::{Fqdn, NodeName, UnixMillis};
-use landfall_proto::model::Frequency;
+use landfall_proto::model::{Bandwidth, Frequency};
 
 use crate::cli::amount::{Start, Waiting, bytes, query, seconds};
 use crate::cli::client::route;
@@ -16,6 +16,7 @@ use crate::surface::vm::{
     PointMark, RecoveryPoints, ReplicationStatistics, VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus,
     replication_target,
 };
+use crate::surface::vm_set::VmSet;
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum Verb {
@@ -49,8 +50,27 @@ pub(in crate::cli) enum Verb {
         /// Example: --start +8h
         #[arg(long, value_name = "TIME")]
         start: Option<Start>,
+        /// What its sender may take of the line, in Mbit/s, perhaps by a calendar in UTC. Default: unlimited. Example: --limit
+        /// "mon-fri 08:00-18:00=5, else=50"
+        #[arg(long, value_name = "MBIT", value_parser = limit)]
+        limit: Option<Bandwidth>,
         #[command(flatten)]
         waiting: Waiting,
+    },
+    /// Changes how a VM is replicated while it is; given at the primary's side. What is not given stays as it is.
+    Set {
+        /// Its UUID or name.
+        vm: VmSelector,
+        /// What its sender may take of the line, in Mbit/s, perhaps by a calendar in UTC; unlimited takes the limit away.
+        /// Counts at once. Default: as it is. Example: --limit "08:00-18:00=5, else=unlimited"
+        #[arg(long, value_name = "MBIT", value_parser = limit)]
+        limit: Option<Bandwidth>,
+        /// Seconds between change sets: 30, 300 or 900. Default: as it is. Example: --frequency 30
+        #[arg(long, value_name = "SECONDS", value_parser = frequency)]
+        frequency: Option<Frequency>,
+        /// Older recovery points to keep beside the newest, 0 to 24. Default: as it is. Example: --recovery-points 4
+        #[arg(long, value_name = "COUNT", value_parser = points)]
+        recovery_points: Option<RecoveryPoints>,
     },
     /// Ends the replication of a VM: at the primary's side on both, at the replica's on that one. No file is removed.
     Disable {
@@ -110,6 +130,10 @@ fn frequency(text: &str) -> Result<Frequency, Refusal> {
     Frequency::try_from(number)
 }
 
+fn limit(text: &str) -> Result<Bandwidth, Refusal> {
+    Bandwidth::parse(text)
+}
+
 fn points(text: &str) -> Result<RecoveryPoints, Refusal> {
     // A number too large for its type is as wrong as 25.
     RecoveryPoints::try_from(
@@ -123,12 +147,20 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
         Verb::List => session.read::<Vec<VmStatus>>("/v1/vms").await,
         Verb::Show { vm } => session.read::<VmDetail>(&at(vm, &[])).await,
         Verb::Locate { vm } => session.read::<VmLocation>(&at(vm, &["location"])).await,
-        Verb::Enable { vm, to, frequency, recovery_points, start, waiting } => {
+        Verb::Enable { vm, to, frequency, recovery_points, start, limit, waiting } => {
             let wait = waiting.or(ENABLE_WAIT_SECONDS);
             let start_at = start.map(|start| start.at(now()));
-            let request = VmEnable { to, frequency_seconds: frequency, recovery_points, start_at, wait_seconds: wait };
+            let frequency_seconds = frequency;
+            let request = VmEnable { to, frequency_seconds, recovery_points, start_at, limit, wait_seconds: wait };
             let (path, doing) = (at(vm, &["replication"]), "waiting for the first complete point");
             let answer = session.ask(Method::PUT, &path, Some(&request), wait, doing).await?;
+            session.print::<VmDetail>(&answer)
+        }
+        Verb::Set { vm, limit, frequency, recovery_points } => {
+            let request = VmSet { frequency_seconds: frequency, recovery_points, limit };
+            let answer = session
+                .ask(Method::PATCH, &at(vm, &["replication"]), Some(&request), None, "changing replication")
+                .await?;
             session.print::<VmDetail>(&answer)
         }
         Verb::Disable { vm, waiting } => {
@@ -280,6 +312,11 @@ impl Shown for VmDetail {
             .each("compared", self.compared.iter().map(|compared| format!("{}: {}", compared.at, compared.message)))
             .each("paused since", self.paused_since)
             .each("first copy begins", self.starts_at)
+            .each("limit", self.bandwidth_limit.iter().map(|limit| format!("{limit} Mbit/s")))
+            .each(
+                "limited now to",
+                self.limited_to_kbit.map(|kbit| format!("{}.{:03} Mbit/s", kbit / 1000, kbit % 1000)),
+            )
             .each("sent point", self.sent_point.map(mark))
             .each("durable point", self.durable_point.map(mark))
             .each("verified point", self.verified_point.map(mark))

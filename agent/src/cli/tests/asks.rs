@@ -68,6 +68,7 @@ fn vm_changes() -> Vec<Ask> {
         let mut request = json!({"to": "r-broker-cap.contoso.com", "frequency_seconds": frequency});
         request["recovery_points"] = json!(points);
         request["start_at"] = json!(start);
+        request["limit"] = json!(null);
         request["wait_seconds"] = json!(wait);
         json!(["web", request])
     };
@@ -86,6 +87,12 @@ fn vm_changes() -> Vec<Ask> {
             "vm enable web --to r-broker-cap.contoso.com --start 2026-11-22T18:30:00Z",
             "vm_enable",
             enable(300, 0, Some("2026-11-22T18:30:00.000Z"), None),
+            vm.clone(),
+        ),
+        (
+            "vm set web --limit 0.50 --frequency 900 --recovery-points 3",
+            "vm_set",
+            json!(["web", {"frequency_seconds": 900, "recovery_points": 3, "limit": "0.5"}]),
             vm.clone(),
         ),
         ("vm pause web", "vm_pause", json!("web"), vm.clone()),

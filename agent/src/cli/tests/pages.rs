@@ -114,7 +114,7 @@ fn the_routes_of_the_api_page_are_those_that_are_served() {
         .flat_map(code)
         .filter(|code| methods.iter().any(|method| code.starts_with(method)) && code.contains("/v1/"))
         .collect();
-    assert_eq!(routes.len(), 44, "as many as the trait has operations");
+    assert_eq!(routes.len(), 45, "as many as the trait has operations");
     for route in routes {
         let (method, path) = route.split_once(' ').unwrap();
         let path = path.replace("{id}", "000000000000001f").replace("{node}", "r1").replace("{vm}", "web");

@@ -11,7 +11,6 @@ use crate::demo::stage::bytes;
 use crate::demo::story::{Story, doing, short};
 use crate::demo::until::{check, io, until};
 use crate::surface::authorization::Authorization;
-use crate::surface::vm::VmDetail;
 
 /// How long a migration and the first point after it may take.
 const MIGRATED_WITHIN: Duration = Duration::from_secs(40);
@@ -43,6 +42,7 @@ async fn migrate(story: &Story, from: &str, to: &str) -> Result<(), Refusal> {
     let (at, entries) = (story.locate("r1").await?, table(story, "r1").await?);
     let old = story.cast.at(from)?.vms().join(WORKLOAD);
     let new = story.cast.at(to)?.vms().join(WORKLOAD);
+    let before = story.show(from).await?.status.sent_bytes;
     story.stage.say(&format!("mv {from}/vms/{WORKLOAD} {to}/vms/"));
     let began = Instant::now();
     std::fs::rename(&old, &new).map_err(|error| io(&new, &error))?;
@@ -51,13 +51,15 @@ async fn migrate(story: &Story, from: &str, to: &str) -> Result<(), Refusal> {
         let vm = story.show(to).await?;
         let here = vm.status.primary_host.as_deref().map(short) == Some(to);
         compared |= here && vm.source.as_deref() == Some("compare");
-        // The sender's figures are its own: before its first point there is none.
+        // The sender's points are its own: before its first one there is none.
         if here && vm.status.last_point_at.is_some() { Ok(vm) } else { Err(doing(&vm).into()) }
     })
     .await?;
     let took = began.elapsed().as_millis();
     check(compared, || format!("{to} did not compare the disks; its source is {:?}", vm.source))?;
-    let (sent, total) = figures(&vm);
+    // What the nodes before have sent is counted with it.
+    let sent = vm.status.sent_bytes.saturating_sub(before);
+    let total: u64 = vm.disks.iter().map(|disk| disk.bytes).sum();
     story.stage.saw(&format!(
         "{to} has no index of {from}'s: it compared hashes with the replica (source = compare), and sent {} of {}, \
          {:.2} %; first point {took} ms after the move",
@@ -70,10 +72,6 @@ async fn migrate(story: &Story, from: &str, to: &str) -> Result<(), Refusal> {
     check(still == at && same == entries, || format!("R has changed: {still:?} after {at:?}, {same:?}"))?;
     story.stage.saw(&format!("R is as it was: replica on {}, epoch {}", still.node, still.epoch));
     Ok(())
-}
-
-fn figures(vm: &VmDetail) -> (u64, u64) {
-    (vm.status.sent_bytes, vm.disks.iter().map(|disk| disk.bytes).sum())
 }
 
 fn shown(table: &[Authorization]) -> String {

@@ -29,6 +29,7 @@ use crate::surface::settings::SettingsSet;
 use crate::surface::token::TokenCreate;
 use crate::surface::vm::{VmEnable, VmMove};
 use crate::surface::vm_service::{VmServiceApplied, VmServiceStatus};
+use crate::surface::vm_set::VmSet;
 use crate::surface::{Caller, Operations, Stream, WaitSeconds};
 
 /// What every route shares.
@@ -103,7 +104,7 @@ pub(super) fn router(operations: Arc<dyn Operations>, ending: watch::Receiver<bo
         .route("/v1/vms", get(vm_list))
         .route("/v1/vms/{vm}", get(vm_show))
         .route("/v1/vms/{vm}/location", get(vm_locate))
-        .route("/v1/vms/{vm}/replication", put(vm_enable).delete(vm_disable))
+        .route("/v1/vms/{vm}/replication", put(vm_enable).patch(vm_set).delete(vm_disable))
         .route("/v1/vms/{vm}/move", post(vm_move))
         .route("/v1/vms/{vm}/pause", post(vm_pause))
         .route("/v1/vms/{vm}/resume", post(vm_resume))
@@ -216,7 +217,7 @@ named! {
 }
 
 named_and_asked! {
-    vm_enable(VmEnable); vm_move(VmMove); point_export(PointExport); failover(FailoverRequest); network_set(NetworkSet);
+    vm_enable(VmEnable); vm_set(VmSet); vm_move(VmMove); point_export(PointExport); failover(FailoverRequest); network_set(NetworkSet);
     network_clear(NetworkClear);
 }
 

@@ -147,7 +147,8 @@ mod tests {
     fn a_release_is_taken_at_the_newest_point_of_its_content() {
         let released = PointName { sequence: 5, root: Root([5; 32]) };
         let taken = |points: Vec<Point>| {
-            let holder = HolderFigures { epoch: Epoch::from_number(1), points, received_bytes: 0, fault: None };
+            let holder =
+                HolderFigures { epoch: Epoch::from_number(1), points, received: Default::default(), fault: None };
             present(&holder, released).map(|point| point.sequence).map_err(|refusal| refusal.code.to_string())
         };
         assert_eq!(taken(vec![listed(5, 5, PointState::Listed)]), Ok(5));

@@ -14,6 +14,14 @@ pub fn length(extent: &Extent) -> u64 {
     }
 }
 
+/// The bytes of data in an extent: zeroes are none.
+pub fn data_length(extent: &Extent) -> u64 {
+    match &extent.content {
+        Content::Data(data, _) => data.len() as u64,
+        Content::Zero(_) => 0,
+    }
+}
+
 /// An extent of data with its hash.
 pub fn data(disk: u16, offset: u64, data: Vec<u8>) -> Extent {
     let hash = *blake3::hash(&data).as_bytes();

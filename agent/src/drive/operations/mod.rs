@@ -1,5 +1,6 @@
 //! What an agent does for those on its machine: [`Operations`], carried out on the running agent.
 
+mod adjusting;
 mod census;
 mod clusters;
 mod failover;
@@ -41,6 +42,7 @@ use crate::surface::settings::{Settings, SettingsEvent, SettingsRevision, Settin
 use crate::surface::token::{TokenCreate, TokenCreated, TokenId, TokenRevoked, TokenStatus};
 use crate::surface::vm::{VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus};
 use crate::surface::vm_service::{VmServiceApplied, VmServiceStatus};
+use crate::surface::vm_set::VmSet;
 use crate::surface::wait::WaitSeconds;
 
 /// How long `cluster init` and `cluster join` wait until the node sees itself as a member under an owner.
@@ -192,6 +194,10 @@ impl Operations for Agent {
 
     async fn vm_resume(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
         pausing::resume(&self.control()?, &vm).await
+    }
+
+    async fn vm_set(&self, vm: VmSelector, request: VmSet) -> Result<VmDetail, Refusal> {
+        adjusting::set(&self.control()?, &vm, request).await
     }
 
     async fn vm_resync(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {

@@ -78,7 +78,7 @@ pub async fn reset_statistics(control: &Control, vm: &VmSelector) -> Result<VmDe
     show(control, &id.into()).await
 }
 
-fn told(control: &Control, vm: VmId, kind: &'static str, what: &str) {
+pub(super) fn told(control: &Control, vm: VmId, kind: &'static str, what: &str) {
     let node = &control.node;
     let named = committed_names(&node.state()).remove(&vm).unwrap_or_default();
     node.events.record(Happening::info(kind, format!("{named} {what}")).vm(vm).node(&node.name));
@@ -97,7 +97,7 @@ async fn replicated(control: &Control, vm: &VmSelector) -> Result<VmId, Refusal>
 }
 
 /// The VM, which must be a primary of this cluster.
-async fn sent_from_here(control: &Control, vm: &VmSelector) -> Result<VmId, Refusal> {
+pub(super) async fn sent_from_here(control: &Control, vm: &VmSelector) -> Result<VmId, Refusal> {
     let id = replicated(control, vm).await?;
     match control.node.state().replicas.get(&id) {
         None => Ok(id),

@@ -85,6 +85,7 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
         frequency: request.frequency_seconds,
         recovery_points,
         starts_at: request.start_at.map(|start| start.0),
+        limit: request.limit,
     };
     node.proposer.commit(command).await?;
     let told = format!("{} replicates to {}, received by {}", local.vm.name, request.to, placed.node);

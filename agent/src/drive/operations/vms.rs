@@ -106,8 +106,8 @@ pub(super) async fn primary_status(
         last_point_at: newest.as_ref().map(|point| point.taken_at.into()),
         lag_seconds: age,
         recoverable_rpo_seconds: age,
-        sent_bytes: sender.as_ref().map_or(0, |sender| sender.sent_bytes),
-        wire_bytes: sender.as_ref().map_or(0, |sender| sender.wire_bytes),
+        sent_bytes: sender.as_ref().map_or(0, |sender| sender.traffic.sent_bytes),
+        wire_bytes: sender.as_ref().map_or(0, |sender| sender.traffic.wire_bytes),
         ..blank(&primary.vm, VmRole::Primary, verdict)
     };
     (status, sender)
@@ -130,8 +130,8 @@ async fn replica_status(control: &Control, state: &State, replica: &Replica) -> 
         last_point_at: newest.as_ref().map(|point| point.taken_at.into()),
         lag_seconds: age,
         recoverable_rpo_seconds: age,
-        sent_bytes: holder.as_ref().map_or(0, |holder| holder.received_bytes),
-        wire_bytes: holder.as_ref().map_or(0, |holder| holder.received_bytes),
+        sent_bytes: holder.as_ref().map_or(0, |holder| holder.received.sent_bytes),
+        wire_bytes: holder.as_ref().map_or(0, |holder| holder.received.wire_bytes),
         ..blank(&replica.vm, VmRole::Replica, verdict)
     };
     (status, holder)
@@ -162,10 +162,12 @@ pub async fn show(control: &Control, vm: &VmSelector) -> Result<VmDetail, Refusa
             pending_bytes: sender.as_ref().map(|sender| sender.in_flight.map_or(0, |flight| flight.bytes)),
             clock_skew_ms: sender.as_ref().and_then(|sender| sender.clock_skew_ms),
             statistics: sender.as_ref().map(|sender| sender.statistics.into()),
+            limited_to_kbit: sender.as_ref().and_then(|sender| sender.limited_to_kbit),
             compared: sender.as_ref().and_then(|sender| sender.compared.clone()).map(Into::into),
             fault: sender.and_then(|sender| sender.fault).map(Into::into),
             paused_since: primary.paused.map(Into::into),
             starts_at: primary.starts_at.map(Into::into),
+            bandwidth_limit: primary.limit.clone(),
             rivals: primary.rivals.iter().map(|member| name(&state, *member)).collect(),
             passed_over: control.senders.passed_over(id),
             ..detail(&primary.vm, status)
@@ -235,6 +237,8 @@ fn detail(vm: &VmSpec, status: VmStatus) -> VmDetail {
         statistics: None,
         paused_since: None,
         starts_at: None,
+        bandwidth_limit: None,
+        limited_to_kbit: None,
         compared: None,
         rivals: Vec::new(),
         passed_over: Vec::new(),

@@ -2,10 +2,10 @@
 
 use landfall_proto::Refusal;
 use landfall_proto::message::control::{Point, PointState};
-use landfall_proto::message::data::Extent;
 use tokio::sync::mpsc;
 
 use super::capture::{blocking, discard};
+use super::parcel::{Parcel, Purpose, Wrapper};
 use super::record::Known;
 use super::session::{Session, Trouble};
 use super::{EXTENTS_AHEAD, Line, Sender};
@@ -73,7 +73,7 @@ impl Sender {
         session.begin(change_set).await?;
         let mut extents = first;
         while let Some(extent) = spool.recv().await {
-            session.extent(extent.map_err(Trouble::Spoilt)?).await?;
+            session.carry(extent.map_err(Trouble::Spoilt)?).await?;
             extents += 1;
         }
         let acknowledged = session.end(extents).await?;
@@ -81,19 +81,22 @@ impl Sender {
         Ok(acknowledged)
     }
 
-    /// The extents of the spool from number `first`, read ahead; the last one is an error where the spool cannot be read.
-    fn read_spool(&self, first: u64) -> mpsc::Receiver<Result<Extent, Refusal>> {
+    /// The extents of the spool from number `first`, read and packed ahead; the last one is an error where the spool
+    /// cannot be read.
+    fn read_spool(&self, first: u64) -> mpsc::Receiver<Result<Parcel, Refusal>> {
         let (ahead, extents) = mpsc::channel(EXTENTS_AHEAD);
         let spool = self.workshop.spool();
+        let mut wrapper = Wrapper::new(Purpose::ChangeSet, self.node.state().resolved_settings().compression);
         tokio::task::spawn_blocking(move || {
-            let read = || {
+            let mut read = || {
                 let mut reader = ChangeSetReader::open(&spool)?;
                 reader.skip_to(first)?;
                 while let Some(extent) = reader.next_extent()? {
-                    if ahead.blocking_send(Ok(extent)).is_err() {
+                    if ahead.blocking_send(Ok(wrapper.wrap(extent)?)).is_err() {
                         break;
                     }
                 }
+                tracing::debug!(counts = ?wrapper.counts(), "packed");
                 Ok(())
             };
             if let Err(refusal) = read() {

@@ -101,14 +101,14 @@ impl Sender {
     }
 
     pub(super) fn begin_count(&self, line: &Line, pace: &Cycle) -> Begun {
-        let sent_bytes = self.figures.borrow().sent_bytes;
+        let sent_bytes = self.tally.traffic().sent_bytes;
         Begun { due: pace.due(), missed: pace.missed(), sent_bytes, first: line.record.points.is_empty() }
     }
 
     /// Counts a cycle that has ended. The first copy takes as long as it takes: it is none.
     pub(super) async fn count(&self, begun: Begun, pace: &Cycle) {
         let missed = pace.missed().saturating_sub(begun.missed);
-        let bytes = self.figures.borrow().sent_bytes.saturating_sub(begun.sent_bytes);
+        let bytes = self.tally.traffic().sent_bytes.saturating_sub(begun.sent_bytes);
         let latency = self.node.outside.clock.now().since(begun.due);
         if !begun.first {
             self.tally.ended(&Ended { missed, bytes, latency });

@@ -7,6 +7,7 @@ pub mod capture;
 mod clock;
 mod flight;
 mod hold;
+mod parcel;
 mod prepare;
 pub mod record;
 pub mod session;
@@ -19,7 +20,7 @@ use landfall_proto::client::{BrokerClient, Wish};
 use landfall_proto::endpoint::Target;
 use landfall_proto::id::{Epoch, NodeName, UnixMillis};
 use landfall_proto::message::broker::Location;
-use landfall_proto::message::control::SenderFigures;
+use landfall_proto::message::control::{SenderFigures, Traffic};
 use landfall_proto::message::data::{ChangeSet, Hello, Tip};
 use landfall_proto::model::Primary;
 use landfall_proto::seam::Time;
@@ -29,10 +30,11 @@ use tokio::time::sleep;
 use crate::decide::cycle::{self, Cycle, Failure};
 use crate::drive::events::Happening;
 use crate::drive::image::inspect;
+use crate::drive::limits::Pace;
 use crate::drive::node::Node;
 use crate::drive::send::capture::{Base, Subject, Workshop, blocking, capture, discard};
 use crate::drive::send::record::{Known, Record};
-use crate::drive::send::session::{Session, Trouble};
+use crate::drive::send::session::{Meter, Session, Trouble};
 use crate::drive::tally::Tally;
 use crate::drive::transfers::Transfers;
 use crate::vm_service::FreezeMethod;
@@ -64,6 +66,10 @@ pub struct Sender {
     pub hurry: Arc<Notify>,
     /// How many senders of this node may transfer at once.
     pub transfers: Transfers,
+    /// How many of them may make first copies at once.
+    pub copies: Transfers,
+    /// What it may take of the line.
+    pub pace: Pace,
     /// Ends a wait: what was in the way is gone.
     pub nudge: Arc<Notify>,
     /// What is counted.
@@ -159,19 +165,22 @@ impl Sender {
         let mut failures = 0;
         let mut redirects = 0;
         let began = self.node.outside.clock.now();
+        let before = self.tally.traffic();
         loop {
             let trouble = match self.attempt(line).await {
-                Ok(sent_bytes) => {
+                Ok(()) => {
                     self.figures.send_modify(|figures| figures.fault = None);
                     let took = self.node.outside.clock.now().since(began);
                     let point = line.record.points.last().map_or(0, |point| point.sequence);
                     let (vm, took_us) = (&self.primary.vm.name, took.as_micros());
-                    tracing::debug!(%vm, point, sent_bytes, took_us, failures, "point acknowledged");
+                    let Traffic { sent_bytes, wire_bytes } = self.tally.traffic().since(before);
+                    tracing::debug!(%vm, point, sent_bytes, wire_bytes, took_us, failures, "point acknowledged");
                     return;
                 }
                 Err(trouble) => trouble,
             };
             line.session = None;
+            self.tally.save(&self.workshop.folder).await;
             tracing::info!(vm = %self.primary.vm.name, ?trouble, failures, "sending failed");
             match trouble {
                 Trouble::Moved(to) if redirects < REDIRECTS => {
@@ -236,8 +245,8 @@ impl Sender {
         }
     }
 
-    /// One try: everything that is still missing for the point that is due. Returns the bytes of content that it sent.
-    async fn attempt(&mut self, line: &mut Line) -> Result<u64, Trouble> {
+    /// One try: everything that is still missing for the point that is due.
+    async fn attempt(&mut self, line: &mut Line) -> Result<(), Trouble> {
         self.listen(line);
         let at = self.locate(line).await?;
         let mut session = match line.session.take() {
@@ -260,13 +269,6 @@ impl Sender {
         self.activity("sending");
         let sent = unless_moved(self.heard.clone(), &at, self.send_flight(line, &mut session)).await;
         drop(permit);
-        let (sent_bytes, wire_bytes) = (session.sent_bytes, session.wire_bytes);
-        session.sent_bytes = 0;
-        session.wire_bytes = 0;
-        self.figures.send_modify(|figures| {
-            figures.sent_bytes += sent_bytes;
-            figures.wire_bytes += wire_bytes;
-        });
         if let Err(trouble) = &sent {
             self.fall_back(line, trouble).await?;
         }
@@ -278,7 +280,7 @@ impl Sender {
         } else {
             line.session = Some(session);
         }
-        Ok(sent_bytes)
+        Ok(())
     }
 
     fn activity(&self, word: &str) {
@@ -335,7 +337,9 @@ impl Sender {
             known: line.record.known(),
         };
         let target = self.data_target(at);
-        let opened = Session::open(&self.node.calls, &target, &hello).await?;
+        let clock = Arc::clone(&self.node.outside.clock);
+        let meter = Meter { tally: self.tally.clone(), pace: self.pace.clone(), clock };
+        let opened = Session::open(&self.node.calls, &target, &hello, meter).await?;
         self.received_at(at);
         Ok(opened)
     }

@@ -17,6 +17,7 @@ use landfall_proto::{Class, Refusal};
 use tokio::sync::mpsc;
 
 use super::capture::{Base, Workshop, blocking, image_of};
+use super::parcel::{Parcel, Purpose, Wrapper};
 use super::record::Known;
 use super::session::{Session, Trouble};
 use super::{EXTENTS_AHEAD, Sender};
@@ -47,6 +48,16 @@ pub(super) async fn base(sender: &Sender, known: Option<Known>, session: &mut Se
     if let Some(fault) = report.fault {
         return Err(Trouble::Here(fault));
     }
+    // A first copy waits for its turn: it would take the line from those that are nearer to their first point.
+    let copying = match session.newest {
+        Some(_) => None,
+        None => {
+            sender.activity("queued");
+            let place = sender.copies.enter().await;
+            sender.activity(if session.comparable { "comparing" } else { "copying" });
+            place
+        }
+    };
     for (number, disk) in (0u16..).zip(&disks) {
         let image = image_of(&report.images, disk)?.clone();
         match (session.newest, session.comparable) {
@@ -61,6 +72,7 @@ pub(super) async fn base(sender: &Sender, known: Option<Known>, session: &mut Se
             (None, false) => fill(sender, session, number, disk, image, Pass::Everything).await?,
         }
     }
+    drop(copying);
     let source = if session.newest.is_some() || session.comparable { "compare" } else { "initial" };
     sender.figures.send_modify(|figures| figures.source = Some(source.to_owned()));
     Ok(Base::Fuzzy(session.newest))
@@ -167,11 +179,12 @@ async fn fill(
     pass: Pass,
 ) -> Result<(), Trouble> {
     let (workshop, clock, spec) = (sender.workshop.clone(), sender.node.outside.clock.clone(), disk.clone());
-    let (ahead, mut extents) = mpsc::channel::<Extent>(EXTENTS_AHEAD);
+    let (ahead, mut extents) = mpsc::channel::<Parcel>(EXTENTS_AHEAD);
+    let mut wrapper = Wrapper::new(Purpose::Fill, sender.node.state().resolved_settings().compression);
     let reading = tokio::spawn(blocking(move || {
         let mut sink = |extent: Extent| {
             ahead
-                .blocking_send(extent)
+                .blocking_send(wrapper.wrap(extent)?)
                 .map_err(|_| Refusal::new(Class::Failed, "session_ended", "the session has ended"))
         };
         let _turn = workshop.enter();
@@ -189,8 +202,8 @@ async fn fill(
         }
         Ok(())
     }));
-    while let Some(extent) = extents.recv().await {
-        session.fill(extent).await?;
+    while let Some(parcel) = extents.recv().await {
+        session.carry(parcel).await?;
     }
     match reading.await {
         Ok(done) => Ok(done?),

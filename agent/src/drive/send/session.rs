@@ -1,24 +1,29 @@
 //! One sending session over one VM: the sender's end of `landfall-data/1`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::calls::{Calls, Session as Streams};
 use landfall_proto::endpoint::{Link, Target};
 use landfall_proto::id::DiskTarget;
 use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::Point;
-use landfall_proto::message::data::{
-    ChangeSet, Content, DataAnswer, DataRequest, Extent, Hello, POINTS_TOLD, Staged, Tip, Welcome,
-};
+use landfall_proto::message::data::{ChangeSet, DataAnswer, DataRequest, Hello, POINTS_TOLD, Staged, Tip, Welcome};
+use landfall_proto::seam::Clock;
 use landfall_proto::{Class, Refusal, frame};
-use quinn::SendStream;
+use quinn::{RecvStream, SendStream};
+use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
+use super::parcel::Parcel;
 use crate::drive::image::Question;
 use crate::drive::image::tree::Hash;
+use crate::drive::limits::Pace;
+use crate::drive::tally::Tally;
 
 /// How long the other side may take to answer, or to take one more frame. Staging a large change set and syncing it on
 /// a slow disk fits; a holder that is silent for longer is as good as gone.
@@ -86,24 +91,41 @@ pub struct Session {
     pub points: Vec<Point>,
     /// Whether the holder was sure that it still is the holder.
     pub confirmed: bool,
-    /// Bytes of disk content sent.
-    pub sent_bytes: u64,
-    /// Bytes of frames sent.
-    pub wire_bytes: u64,
+    meter: Meter,
+}
+
+/// What a session counts its bytes with, and waits by.
+#[derive(Clone)]
+pub struct Meter {
+    /// Counts.
+    pub tally: Tally,
+    /// Limits.
+    pub pace: Pace,
+    /// The clock of the limits.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Reads one message, and counts its frame.
+async fn receive<T: DeserializeOwned>(stream: &mut RecvStream, tally: &Tally) -> Result<T, String> {
+    let received = frame::receive_sized(stream, Alpn::Data.frame_max()).await.map_err(|error| error.to_string())?;
+    let (message, size) = received.ok_or("the session has ended")?;
+    tally.carried(0, size);
+    Ok(message)
 }
 
 impl Session {
-    /// Opens a session at `target`.
-    pub async fn open(calls: &Calls, target: &Target, hello: &Hello) -> Result<Self, Trouble> {
+    /// Opens a session at `target`; every frame of it is counted and paced by `meter`.
+    pub async fn open(calls: &Calls, target: &Target, hello: &Hello, meter: Meter) -> Result<Self, Trouble> {
         let opened = calls.open(target, Alpn::Data, OPEN_DEADLINE).await;
         let Streams { send: mut stream, receive: mut recv, link } =
             opened.map_err(|error| Trouble::NoNode(error.to_string()))?;
         let most = Alpn::Data.frame_max();
         let hello = frame::encode(hello, most).map_err(|error| Trouble::Lost(error.to_string()))?;
+        meter.tally.carried(0, hello.len() as u64);
         stream.write_all(&hello).await.map_err(|error| Trouble::Lost(error.to_string()))?;
-        let welcome = match timeout(OPEN_DEADLINE, frame::receive::<Welcome, _>(&mut recv, most)).await {
+        let welcome = match timeout(OPEN_DEADLINE, receive::<Welcome>(&mut recv, &meter.tally)).await {
             Ok(Ok(welcome)) => welcome,
-            Ok(Err(error)) => return Err(Trouble::Lost(error.to_string())),
+            Ok(Err(error)) => return Err(Trouble::Lost(error)),
             Err(_) => return Err(Trouble::NoNode(format!("{} does not answer", target.address))),
         };
         let (newest, staged, comparable, mut points, confirmed) = match welcome {
@@ -116,28 +138,17 @@ impl Session {
         };
         points.truncate(POINTS_TOLD);
         let (heard, answers) = mpsc::channel(ANSWERS);
+        let counting = meter.tally.clone();
         tokio::spawn(async move {
             loop {
-                let answer = frame::receive::<DataAnswer, _>(&mut recv, most).await.map_err(|error| error.to_string());
+                let answer = receive::<DataAnswer>(&mut recv, &counting).await;
                 let last = answer.is_err();
                 if heard.send(answer).await.is_err() || last {
                     return;
                 }
             }
         });
-        let wire_bytes = hello.len() as u64;
-        Ok(Self {
-            stream,
-            _link: link,
-            answers,
-            newest,
-            staged,
-            comparable,
-            points,
-            confirmed,
-            sent_bytes: 0,
-            wire_bytes,
-        })
+        Ok(Self { stream, _link: link, answers, newest, staged, comparable, points, confirmed, meter })
     }
 
     /// Asks for the hashes of a run of nodes.
@@ -150,10 +161,9 @@ impl Session {
         }
     }
 
-    /// Fills a part of a replica that has no point yet.
-    pub async fn fill(&mut self, extent: Extent) -> Result<(), Trouble> {
-        self.sent_bytes += content_bytes(&extent);
-        self.send(&DataRequest::Fill(extent)).await
+    /// Sends one extent: of a change set that has begun, or of what fills a replica that has no point yet.
+    pub async fn carry(&mut self, parcel: Parcel) -> Result<(), Trouble> {
+        self.write(parcel.frame, parcel.content).await
     }
 
     /// Begins a change set.
@@ -163,12 +173,6 @@ impl Session {
             DataAnswer::Go => Ok(()),
             other => Err(unexpected(other)),
         }
-    }
-
-    /// Sends one extent of it.
-    pub async fn extent(&mut self, extent: Extent) -> Result<(), Trouble> {
-        self.sent_bytes += content_bytes(&extent);
-        self.send(&DataRequest::Extent(extent)).await
     }
 
     /// Ends it; the point, and whether the holder was sure that it still is the holder.
@@ -186,11 +190,32 @@ impl Session {
         drop(self.stream.shutdown().await);
     }
 
-    /// Sends one frame, unless the other side has something to say first: during a change set that is a refusal.
     async fn send(&mut self, request: &DataRequest) -> Result<(), Trouble> {
-        let bytes = frame::encode(request, Alpn::Data.frame_max()).map_err(|error| Trouble::Lost(error.to_string()))?;
-        self.wire_bytes += bytes.len() as u64;
+        let frame = frame::encode(request, Alpn::Data.frame_max()).map_err(|error| Trouble::Lost(error.to_string()))?;
+        self.write(frame.into(), 0).await
+    }
+
+    /// Writes one frame, in pieces where a limit holds it back.
+    async fn write(&mut self, mut frame: Bytes, mut content: u64) -> Result<(), Trouble> {
+        while !frame.is_empty() {
+            let piece = frame.split_to(self.meter.pace.piece().min(frame.len()));
+            let wait = self.meter.pace.take(self.meter.clock.as_ref(), piece.len());
+            self.meter.tally.carried(std::mem::take(&mut content), piece.len() as u64);
+            self.write_piece(piece, wait).await?;
+        }
+        Ok(())
+    }
+
+    /// Writes a piece of a frame once it may, unless the other side has something to say first: during a change set that is
+    /// a refusal. Waiting for one's turn is no stall.
+    async fn write_piece(&mut self, piece: Bytes, wait: Duration) -> Result<(), Trouble> {
         let Self { stream, answers, .. } = self;
+        let written = async {
+            if !wait.is_zero() {
+                sleep(wait).await;
+            }
+            timeout(STALL, stream.write_chunk(piece)).await
+        };
         tokio::select! {
             biased;
             early = answers.recv() => Err(match early {
@@ -198,7 +223,7 @@ impl Session {
                 Some(Err(error)) => Trouble::Lost(error),
                 None => Trouble::Lost("the session has ended".to_owned()),
             }),
-            written = timeout(STALL, stream.write_all(&bytes)) => match written {
+            written = written => match written {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(Trouble::Lost(error.to_string())),
                 Err(_) => Err(Trouble::Lost("the other side takes no more data".to_owned())),
@@ -213,13 +238,6 @@ impl Session {
             Ok(None) => Err(Trouble::Lost("the session has ended".to_owned())),
             Err(_) => Err(Trouble::Lost("the other side does not answer".to_owned())),
         }
-    }
-}
-
-fn content_bytes(extent: &Extent) -> u64 {
-    match &extent.content {
-        Content::Data(bytes, _) => bytes.len() as u64,
-        Content::Zero(_) => 0,
     }
 }
 

@@ -12,7 +12,7 @@ async fn every_route_reaches_its_operation() {
     let report = serde_json::to_value(samples::vm_service_status()).unwrap();
     let enable = json!({
         "to": "r-broker-cap.contoso.com", "frequency_seconds": 30, "recovery_points": 4,
-        "start_at": "2026-11-22T18:30:00.000Z", "wait_seconds": 60,
+        "start_at": "2026-11-22T18:30:00.000Z", "limit": "0.5", "wait_seconds": 60,
     });
     let entry = json!({"primary": "*.contoso.com", "storage": "default", "trust_group": "T1"});
     let init = json!({"name": "Cluster-R", "cap": "r-broker-cap.contoso.com"});
@@ -51,6 +51,13 @@ async fn every_route_reaches_its_operation() {
         ("GET", "/v1/vms/a%2Fb%20%C3%A9", none.clone(), "vm_show", json!("a/b é")),
         ("GET", "/v1/vms/a/location", none.clone(), "vm_locate", json!("a")),
         ("PUT", "/v1/vms/a/replication", enable.clone(), "vm_enable", json!(["a", enable])),
+        (
+            "PATCH",
+            "/v1/vms/a/replication",
+            json!({"limit": "5"}),
+            "vm_set",
+            json!(["a", {"frequency_seconds": null, "recovery_points": null, "limit": "5"}]),
+        ),
         ("DELETE", "/v1/vms/a/replication", none.clone(), "vm_disable", json!(["a", null])),
         ("POST", "/v1/vms/a/move", json!({"to": "r2"}), "vm_move", json!(["a", {"to": "r2", "wait_seconds": null}])),
         ("POST", "/v1/vms/a/pause", none.clone(), "vm_pause", json!("a")),
