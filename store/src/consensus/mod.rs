@@ -27,6 +27,7 @@ use landfall_proto::id::{MemberId, Position};
 use landfall_proto::model::{Proposal, Timing};
 use landfall_proto::seam::{Clock, Random, Time};
 use openraft::error::{CheckIsLeaderError, InitializeError, InstallSnapshotError, RaftError};
+use openraft::storage::RaftLogStorage;
 use openraft::{ChangeMembers, EmptyNode, LogIdOptionExt, SnapshotPolicy};
 use tokio::sync::{Mutex, Semaphore, watch};
 
@@ -42,7 +43,7 @@ pub use recovery::recover;
 pub use status::{Progress, Status};
 use tail::Tail;
 pub use types::Applied;
-use types::{Raft, StorageError};
+use types::{LogId, Raft, StorageError};
 pub use wire::{Rpc, Wire, WireError};
 
 /// What consensus stands on.
@@ -72,6 +73,8 @@ struct Inner {
     me: MemberId,
     raft: Raft,
     log: LogStore,
+    /// The last entry that the log had when this node was started.
+    last: Option<LogId>,
     clock: Arc<dyn Clock>,
     /// Nanoseconds of the clock until which votes are refused to others.
     hold: AtomicU64,
@@ -135,6 +138,7 @@ impl Consensus {
         let network = wire::Network { wire: ground.wire, tail: tail.clone(), pause };
         let mut log = LogStore::new(ground.kv, ground.me, tail);
         log.look_back(machine.members()).await.map_err(store)?;
+        let last = log.get_log_state().await.map_err(store)?.last_log_id;
         let started = Raft::new(ground.me.number(), config, network, log.clone(), machine);
         // openraft's start-up future is large, and the caller's may be on a small stack.
         let raft = runtime::with_random(ground.random, Box::pin(started)).await;
@@ -145,6 +149,7 @@ impl Consensus {
             status: follow_status(&raft),
             raft,
             log,
+            last,
             clock: ground.clock,
             hold,
             honours_hold,
@@ -158,6 +163,18 @@ impl Consensus {
     /// This node.
     pub fn me(&self) -> MemberId {
         self.inner.me
+    }
+
+    /// Returns once this node has applied everything that can have been applied here before it was started: up to its
+    /// log's last entry, or an entry of a later leader. Right after a start the state may be older than that, since only a
+    /// leader can say what of the log counts.
+    pub async fn caught_up(&self) {
+        let last = self.inner.last;
+        let wait = self.inner.raft.wait(None);
+        if let Err(error) = wait.metrics(move |metrics| metrics.last_applied >= last, "caught up").await {
+            tracing::warn!(%error, "consensus has stopped before this node had caught up");
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Makes `members`, all of them new and empty, the first voters. Does nothing where there is a log already.
