@@ -66,10 +66,11 @@ pub fn testing(name: &str, key: &str, value: toml::Value) -> NodeSpec {
     spec
 }
 
-/// Switches replication on in `r`, pairs, and authorizes.
+/// Switches replication on in `r`, pairs, and authorizes. The stories here are those of one copy; `tests/copies` tells
+/// what two are for.
 pub fn join_up(p: &Cluster, r: &Cluster) {
     pair(p, r);
-    r.first().cli(["settings", "set", "replication_enabled=true"]);
+    r.first().cli(["settings", "set", "replication_enabled=true", "copies=1"]);
 }
 
 /// A VM with two disks and a guest that writes records over both of them.

@@ -20,9 +20,10 @@ fn the_demo_holds_and_leaves_nothing_behind() {
         .unwrap();
     let (told, failed) = (String::from_utf8_lossy(&demo.stdout), String::from_utf8_lossy(&demo.stderr));
     assert!(demo.status.success(), "{told}\n{failed}");
-    for step in 1..=10 {
+    for step in 1..=11 {
         assert!(told.contains(&format!("\n{step}. ")), "step {step} is not told:\n{told}");
     }
+    assert!(told.contains("nothing was sent again"), "the second copy is not told of:\n{told}");
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.path()).collect();
     assert!(left.is_empty(), "files are left: {left:?}");
     let running = started_in(&folder.path().to_string_lossy());

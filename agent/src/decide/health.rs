@@ -119,8 +119,20 @@ pub fn of_primary(primary: &Primary, sender: Option<&SenderFigures>, now: UnixMi
     reasons.verdict(state)
 }
 
-/// The verdict at the replica's side. `holder` is `None` where the receiving node does not answer.
-pub fn of_replica(replica: &Replica, holder: Option<&HolderFigures>, now: UnixMillis) -> Verdict {
+/// A replica that has fewer copies than are wanted and could be had.
+fn copies(reasons: &mut Reasons, replica: &Replica, possible: usize) {
+    let present = replica.in_sync.len();
+    if !replica.acknowledged || replica.seeding.is_some() || present >= possible {
+        return;
+    }
+    let doing = if replica.joiner.is_some() { "another node copies it" } else { "no other node can take it now" };
+    let message = format!("{present} of {possible} copies are complete: {doing}");
+    reasons.warning("copies_missing", message, "landfall node list");
+}
+
+/// The verdict at the replica's side. `holder` is `None` where the receiving node does not answer; `possible` is how many
+/// copies are wanted, but no more than there are nodes that could have one.
+pub fn of_replica(replica: &Replica, holder: Option<&HolderFigures>, possible: usize, now: UnixMillis) -> Verdict {
     let mut reasons = Reasons::of(replica.vm.id);
     if let Some(stop) = &replica.stopped {
         reasons.stopped(stop, format!("landfall authorization add {}", replica.primary));
@@ -152,6 +164,7 @@ pub fn of_replica(replica: &Replica, holder: Option<&HolderFigures>, now: UnixMi
             }
         }
     }
+    copies(&mut reasons, replica, possible);
     let state = if replica.seeding.is_some() {
         let message = "no node with the acknowledged points answers: a new one is being filled";
         reasons.warning("seeding", message, "landfall node list");
@@ -300,10 +313,10 @@ mod tests {
             received: Default::default(),
             fault: None,
         };
-        let verdict = of_replica(&paused, Some(&holder(NOW.0)), NOW);
+        let verdict = of_replica(&paused, Some(&holder(NOW.0)), 1, NOW);
         assert_eq!(verdict.state, ReplicationState::Suspended);
         assert_eq!(codes(&verdict), [(PAUSED_AT_REPLICA, Health::Critical)]);
-        let verdict = of_replica(&Replica { paused: None, ..paused }, Some(&holder(NOW.0 + 30_000)), NOW);
+        let verdict = of_replica(&Replica { paused: None, ..paused }, Some(&holder(NOW.0 + 30_000)), 1, NOW);
         assert_eq!(
             (verdict.state, codes(&verdict)),
             (ReplicationState::Replicating, vec![("clock_skew", Health::Warning)])
@@ -324,10 +337,34 @@ mod tests {
             seeding: Some(MemberId::from_number(2)),
             acknowledged: true,
             handover: None,
+            joiner: None,
             stopped: None,
             created_at: UnixMillis(0),
             paused: None,
         }
+    }
+
+    #[test]
+    fn a_copy_that_could_be_had_and_is_not_complete_is_a_warning_and_one_that_could_not_be_is_none() {
+        let one = Replica { seeding: None, ..replica() };
+        let holder = HolderFigures {
+            epoch: Epoch::from_number(4),
+            points: vec![point(5, PointState::Listed)],
+            received: Default::default(),
+            fault: None,
+        };
+        assert_eq!(codes(&of_replica(&one, Some(&holder), 1, NOW)), []);
+        let missing = of_replica(&one, Some(&holder), 2, NOW);
+        assert_eq!(codes(&missing), [("copies_missing", Health::Warning)]);
+        assert!(missing.reasons()[0].contains("1 of 2"), "{missing:?}");
+        let two = Replica { in_sync: [1, 2].map(MemberId::from_number).into(), ..one.clone() };
+        assert_eq!(codes(&of_replica(&two, Some(&holder), 2, NOW)), []);
+        let new = Replica { acknowledged: false, ..one };
+        assert_eq!(
+            codes(&of_replica(&new, Some(&holder), 2, NOW)),
+            [],
+            "before the first point there is nothing to copy"
+        );
     }
 
     #[test]
@@ -338,7 +375,7 @@ mod tests {
             received: Default::default(),
             fault: None,
         };
-        let verdict = of_replica(&replica(), Some(&holder), NOW);
+        let verdict = of_replica(&replica(), Some(&holder), 1, NOW);
         assert_eq!((verdict.state, verdict.health), (ReplicationState::Seeding, Health::Warning));
         assert!(verdict.reasons().iter().any(|reason| reason.contains("initial copy")), "{verdict:?}");
     }

@@ -38,8 +38,8 @@ pub enum Keep {
     Seeding,
     /// The node has every acknowledged byte.
     InSync,
-    /// The replica is to be handed to the node.
-    HandOver,
+    /// The node is to copy the replica, to hold it or to have one more copy of it.
+    Copies,
     /// The holder has not acknowledged a point since it was assigned.
     NotAcknowledged,
     /// The files have seen the present assignment: they are no leftover of an earlier one.
@@ -53,12 +53,11 @@ pub enum Keep {
 /// Why `files` on `me` stay whatever their age; `None` where they are superseded. `replica` is as committed.
 pub fn kept_for(replica: Option<&Replica>, me: MemberId, files: Files) -> Option<Keep> {
     let Some(replica) = replica else { return Some(Keep::Unknown) };
-    let handed = replica.handover.as_ref().is_some_and(|handover| handover.to == me);
     let reasons = [
         (replica.holder == me || replica.receiver() == me, Keep::Receives),
         (replica.seeding.is_some(), Keep::Seeding),
         (replica.in_sync.contains(&me), Keep::InSync),
-        (handed, Keep::HandOver),
+        (replica.copying_since(me).is_some(), Keep::Copies),
         (!replica.acknowledged || !replica.in_sync.contains(&replica.holder), Keep::NotAcknowledged),
         (files.epoch >= replica.epoch, Keep::NotOlder),
         (files.registered, Keep::Registered),
@@ -76,8 +75,8 @@ pub fn is_due(since: Time, now: Time) -> bool {
 mod tests {
     use std::collections::BTreeSet;
 
-    use landfall_proto::id::{UnixMillis, VmId};
-    use landfall_proto::model::{Frequency, Handover, VmSpec};
+    use landfall_proto::id::{Position, UnixMillis, VmId};
+    use landfall_proto::model::{Frequency, Handover, Joiner, VmSpec};
 
     use super::*;
 
@@ -106,6 +105,7 @@ mod tests {
             seeding: None,
             acknowledged: true,
             handover: None,
+            joiner: None,
             stopped: None,
             created_at: UnixMillis(1),
             paused: None,
@@ -127,9 +127,12 @@ mod tests {
         assert_eq!(kept(&|replica| replica.seeding = Some(ME)), Some(Keep::Receives));
         assert_eq!(kept(&|replica| replica.seeding = Some(THIRD)), Some(Keep::Seeding));
         assert_eq!(kept(&|replica| replica.in_sync.extend([ME])), Some(Keep::InSync));
-        let handover = |to| Some(Handover { to, since: UnixMillis(1) });
-        assert_eq!(kept(&|replica| replica.handover = handover(ME)), Some(Keep::HandOver));
+        let handover = |to| Some(Handover { to, since: UnixMillis(1), begun: Position::default() });
+        assert_eq!(kept(&|replica| replica.handover = handover(ME)), Some(Keep::Copies));
         assert_eq!(kept(&|replica| replica.handover = handover(THIRD)), None, "the files here are no part of that");
+        let joiner = |member| Some(Joiner { member, begun: Position::default() });
+        assert_eq!(kept(&|replica| replica.joiner = joiner(ME)), Some(Keep::Copies));
+        assert_eq!(kept(&|replica| replica.joiner = joiner(THIRD)), None);
         assert_eq!(kept(&|replica| replica.acknowledged = false), Some(Keep::NotAcknowledged));
         assert_eq!(kept(&|replica| replica.in_sync.clear()), Some(Keep::NotAcknowledged));
         assert_eq!(kept(&|replica| replica.epoch = FILES.epoch), Some(Keep::NotOlder));

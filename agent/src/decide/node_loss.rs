@@ -214,6 +214,7 @@ mod tests {
             seeding: seeding.map(id),
             acknowledged,
             handover: None,
+            joiner: None,
             stopped: None,
             created_at: UnixMillis(0),
             paused: None,

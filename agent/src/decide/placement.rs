@@ -127,7 +127,7 @@ pub fn objection(candidate: &Candidate, wish: &Wish) -> Option<String> {
 }
 
 /// Bytes at the storage location `storage` of `member` that replicas other than `vm`'s may still need there: those that
-/// are being filled for the first time or after a loss, and those that are to be handed to it. A disk counts whole,
+/// are being filled for the first time or after a loss, and those that are to be copied to it. A disk counts whole,
 /// though part of it may be there already: the free room is a hint that is some seconds old.
 pub fn promised_bytes<'a>(
     replicas: impl IntoIterator<Item = &'a Replica>,
@@ -137,7 +137,7 @@ pub fn promised_bytes<'a>(
 ) -> u64 {
     let on_its_way = |replica: &Replica| {
         let filling = replica.receiver() == member && (!replica.acknowledged || replica.seeding == Some(member));
-        filling || replica.handover.as_ref().is_some_and(|handover| handover.to == member)
+        filling || replica.copying_since(member).is_some()
     };
     replicas
         .into_iter()
@@ -150,8 +150,8 @@ pub fn promised_bytes<'a>(
 mod tests {
     use std::collections::BTreeMap;
 
-    use landfall_proto::id::{Epoch, UnixMillis};
-    use landfall_proto::model::{DiskSpec, Frequency, Handover, VmSpec};
+    use landfall_proto::id::{Epoch, Position, UnixMillis};
+    use landfall_proto::model::{DiskSpec, Frequency, Handover, Joiner, VmSpec};
     use proptest::prelude::*;
 
     use super::*;
@@ -230,6 +230,7 @@ mod tests {
             seeding: None,
             acknowledged: true,
             handover: None,
+            joiner: None,
             stopped: None,
             created_at: UnixMillis(0),
             paused: None,
@@ -244,9 +245,14 @@ mod tests {
         assert_eq!(promised(&Replica { seeding: Some(here), ..replica(2, other) }), 10);
         assert_eq!(promised(&Replica { seeding: Some(other), ..filling.clone() }), 0);
         assert_eq!(
-            promised(&Replica { handover: Some(Handover { to: here, since: UnixMillis(0) }), ..replica(2, other) }),
+            promised(&Replica {
+                handover: Some(Handover { to: here, since: UnixMillis(0), begun: Position::default() }),
+                ..replica(2, other)
+            }),
             10
         );
+        let joiner = Some(Joiner { member: here, begun: Position::default() });
+        assert_eq!(promised(&Replica { joiner, ..replica(2, other) }), 10);
         let three = [filling, Replica { seeding: Some(here), ..replica(3, other) }, replica(4, here)];
         assert_eq!(promised_bytes(&three, vm(1), here, &storage), 20);
     }

@@ -121,7 +121,7 @@ impl Storage {
         }
         self.asked = Some(now);
         let receivers: std::collections::BTreeSet<MemberId> =
-            state.replicas.values().map(Replica::receiver).filter(|member| live.get(member) == Some(&true)).collect();
+            with_copies(state).filter(|member| live.get(member) == Some(&true)).collect();
         let answers = receivers.iter().map(|member| staging_faults(node, state, *member));
         for (member, faults) in receivers.iter().zip(join_all(answers).await) {
             let unable = self.unable.entry(*member).or_default();
@@ -136,6 +136,11 @@ impl Storage {
         }
         self.unable.retain(|member, _| receivers.contains(member));
     }
+}
+
+/// The members that receive replicas or have copies of them.
+fn with_copies(state: &State) -> impl Iterator<Item = MemberId> {
+    state.replicas.values().flat_map(|replica| replica.in_sync.iter().copied().chain([replica.receiver()]))
 }
 
 /// What `member` says that it cannot stage. One that does not answer is gossip's business, not this one's.

@@ -37,7 +37,7 @@ use crate::drive::replicas::Replicas;
 use crate::drive::senders::Senders;
 use crate::drive::serve::{self, Services};
 use crate::drive::vm_side::VmSide;
-use crate::drive::{group, handover, leftovers, loss, peers};
+use crate::drive::{copies, group, handover, leftovers, loss, peers};
 
 /// The pause before gossip that ended by itself is begun again.
 const GOSSIP_RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -114,18 +114,15 @@ impl Membership {
         let replicas = Replicas::new(node.clone());
         let senders = Senders::new(node.clone());
         let failover = Failover::new(node.clone(), replicas.clone(), senders.clone());
-        let control = Control {
-            node: node.clone(),
-            replicas: replicas.clone(),
-            senders: senders.clone(),
-            failover: failover.clone(),
-        };
+        let (replicas_too, senders_too, failover_too) = (replicas.clone(), senders.clone(), failover.clone());
+        let control =
+            Control { node: node.clone(), replicas: replicas_too, senders: senders_too, failover: failover_too };
         let membership =
             Self { enrolment, control: control.clone(), tasks: Mutex::default(), broken: watch::Sender::new(None) };
         let confirmed = Confirmed::new(Arc::clone(&node.outside.clock), timing.lease());
         let receiver = Receiver::new(node.clone(), replicas.clone(), confirmed.clone());
         let gossip = GossipInbox::default();
-        let services = Services { control, gossip: gossip.clone(), receiver, papers: papers.clone() };
+        let services = Services { control, gossip: gossip.clone(), receiver: receiver.clone(), papers: papers.clone() };
         membership.run(follow_lists(node.clone(), wire, papers));
         membership.run(found(node.clone(), membership.enrolment.found.clone()));
         membership.run(watch_disk(node.clone(), health, membership.broken.clone()));
@@ -135,11 +132,13 @@ impl Membership {
         membership.run(peers::keep_fresh(node.clone()));
         membership.run(gossiping(node.clone(), gossip, view));
         membership.run(confirmed.run(node.clone()));
-        membership.run(replicas.clone().run());
-        membership.run(senders.run());
-        membership.run(failover.run());
-        membership.run(handover::run(node.clone(), replicas.clone()));
-        membership.run(leftovers::run(node.clone(), replicas));
+        membership.run(copies::owner::keep(node.clone()));
+        membership.act(&node, replicas.clone().run());
+        membership.act(&node, senders.run());
+        membership.act(&node, failover.run());
+        membership.act(&node, handover::run(node.clone(), replicas.clone()));
+        membership.act(&node, receiver.settle_held());
+        membership.act(&node, leftovers::run(node.clone(), replicas));
         membership.run(serve::accept(node.calls.endpoint(Alpn::Control).clone(), services.clone()));
         membership.run(serve::accept(node.calls.endpoint(Alpn::Data).clone(), services));
         Ok(membership)
@@ -147,6 +146,17 @@ impl Membership {
 
     fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).spawn(task);
+    }
+
+    /// Runs what acts by the committed state: not before that is as new as it was when this node stopped. An operator's
+    /// pause, or that a replica is held elsewhere, may be in the last entries of the log, which count only once a leader
+    /// has said so.
+    fn act(&self, node: &Node, task: impl Future<Output = ()> + Send + 'static) {
+        let consensus = node.consensus.clone();
+        self.run(async move {
+            consensus.caught_up().await;
+            task.await;
+        });
     }
 
     /// Why this node cannot go on being a member; pending as long as it can.

@@ -6,6 +6,7 @@ pub mod attach;
 pub mod broker;
 pub mod confirm;
 pub mod control;
+pub mod copies;
 pub mod directory;
 pub mod enrolment;
 pub mod events;

@@ -10,12 +10,12 @@ use std::time::Duration;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::endpoint::Link;
 use landfall_proto::frame;
-use landfall_proto::id::{Epoch, Fingerprint, Fqdn, MemberId, SenderEpoch, UnixMillis, VmId};
+use landfall_proto::id::{Epoch, Fingerprint, Fqdn, SenderEpoch, UnixMillis, VmId};
 use landfall_proto::limits::DATA_STREAMS;
 use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::{Point, Traffic};
 use landfall_proto::message::data::{DataAnswer, DataRequest, Hello, POINTS_TOLD, Welcome};
-use landfall_proto::model::{Command, DiskSpec, Replica};
+use landfall_proto::model::{DiskSpec, Replica};
 use landfall_proto::trust::Caller;
 use landfall_proto::{Class, Refusal};
 use landfall_store::State;
@@ -26,6 +26,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::decide::health::PAUSED_AT_REPLICA;
 use crate::drive::applying::Applying;
+use crate::drive::copies::passing::Passing;
+use crate::drive::copies::{Pending, keep};
 use crate::drive::events::Happening;
 use crate::drive::handover;
 use crate::drive::image::extent;
@@ -49,11 +51,12 @@ const FRAMES_AHEAD: usize = 8;
 /// Where replicas land.
 #[derive(Clone)]
 pub struct Receiver {
-    node: Node,
-    replicas: Replicas,
+    pub(super) node: Node,
+    pub(super) replicas: Replicas,
+    pub(super) pending: Pending,
+    pub(super) applying: Applying,
     confirmed: confirm::Confirmed,
     sessions: Arc<Mutex<BTreeMap<VmId, watch::Sender<bool>>>>,
-    applying: Applying,
 }
 
 /// Who asks for a session, and for which.
@@ -77,7 +80,8 @@ struct Admitted {
 impl Receiver {
     /// A receiver for `replicas`.
     pub fn new(node: Node, replicas: Replicas, confirmed: confirm::Confirmed) -> Self {
-        Self { node, replicas, confirmed, sessions: Arc::default(), applying: Applying::default() }
+        let (pending, applying) = (Pending::default(), Applying::default());
+        Self { node, replicas, pending, applying, confirmed, sessions: Arc::default() }
     }
 
     /// Serves the sessions of one connection until it ends.
@@ -121,7 +125,11 @@ impl Receiver {
                 self.take(admitted, send, receive).await
             }
             (Hello::Copy { vm, epoch }, Caller::Member { member }) => {
-                handover::give(&self.node, &self.replicas, member.id, vm, epoch, send, receive).await
+                let asked = handover::Asked { to: member.id, vm, epoch };
+                Box::pin(handover::give(&self.node, &self.replicas, &self.pending, asked, send, receive)).await
+            }
+            (Hello::Pass(hello), Caller::Member { member }) => {
+                Box::pin(keep::keep(&self.node, &self.replicas, member.id, *hello, send, receive)).await
             }
             _ => {
                 let refusal = Refusal::new(Class::Refused, "not_allowed", "this session is not for this caller");
@@ -164,8 +172,9 @@ impl Receiver {
         let epochs = Epochs { assignment: epoch, cluster, sender };
         let points = replica.recovery_points;
         let mut guard = Arc::clone(&store).lock_owned().await;
+        let (this, handle) = (self.clone(), Handle::current());
         let stood = blocking(move || {
-            let standing = stand(&mut guard, points, &epochs, &disks, &known);
+            let standing = this.stand(&handle, (vm, epochs), &mut guard, (points, &disks, &known));
             Ok((guard, standing))
         })
         .await;
@@ -179,6 +188,34 @@ impl Receiver {
         let confirmed = self.confirmed.ensure(&self.node).await;
         let welcome = Welcome::Ready { newest, staged, comparable, points, confirmed };
         Ok((Admitted { vm, primary: primary.clone(), key, epochs, store }, welcome))
+    }
+
+    /// Admits a session to a store. What is staged whole may have been acknowledged by the node that staged it, so it is
+    /// completed, never dropped. Blocks.
+    fn stand(
+        &self,
+        handle: &Handle,
+        (vm, epochs): (VmId, Epochs),
+        store: &mut ReplicaStore,
+        (points, disks, known): (u8, &[DiskSpec], &[Point]),
+    ) -> Result<Standing, Refusal> {
+        store.set_recovery_points(points)?;
+        let standing = store.admit(&epochs, disks, known)?;
+        if !standing.staged_whole {
+            return Ok(standing);
+        }
+        let state = self.node.state();
+        let holds =
+            |replica: &&Replica| replica.acknowledged && replica.seeding.is_none() && replica.holder == self.node.me;
+        if state.replicas.get(&vm).filter(holds).is_none() {
+            // Nobody else has anything of it, and what was left here says nothing about what is to be acknowledged.
+            store.commit()?;
+            return Ok(store.standing());
+        }
+        let mut passing = Passing::new(self.node.clone(), self.pending.clone(), handle.clone(), vm, epochs);
+        let mine = || self.holds(vm, epochs.assignment);
+        self.complete(handle, (vm, epochs.assignment), store, &mut passing, Duration::ZERO, &mine)?;
+        Ok(store.standing())
     }
 
     /// Takes what an admitted sender sends, until it goes, a newer session comes, or something is wrong.
@@ -252,10 +289,12 @@ impl Receiver {
         answers: &mpsc::Sender<DataAnswer>,
     ) {
         let (mut receiving, mut unpacker) = (false, Unpacker::default());
+        let (node, pending) = (self.node.clone(), self.pending.clone());
+        let mut passing = Passing::new(node, pending, handle.clone(), admitted.vm, admitted.epochs);
         while let Some(request) = requests.blocking_recv() {
             let request = unpacker.whole(request);
             let content = matches!(request, Ok(DataRequest::Fill(_) | DataRequest::Extent(_)));
-            let answer = match request.and_then(|request| self.land_one(handle, admitted, request)) {
+            let answer = match request.and_then(|request| self.land_one(handle, admitted, &mut passing, request)) {
                 Ok(answer) => {
                     if content && !receiving {
                         receiving = true;
@@ -289,10 +328,11 @@ impl Receiver {
         &self,
         handle: &Handle,
         admitted: &Admitted,
+        passing: &mut Passing,
         request: DataRequest,
     ) -> Result<Option<DataAnswer>, Refusal> {
         let Admitted { vm, epochs, store, .. } = admitted;
-        let mut store = store.blocking_lock();
+        let mut store = self.thawed(handle, *vm, store);
         match request {
             DataRequest::Compare { disk, node_bytes, first, count } => {
                 store.hashes(&disk, node_bytes, first, count).map(|hashes| Some(DataAnswer::Hashes(hashes)))
@@ -305,27 +345,24 @@ impl Receiver {
             DataRequest::Begin(set) => {
                 self.check(admitted)?;
                 match store.begin(epochs, &set)? {
-                    Begun::Staging(_) | Begun::Whole | Begun::Listed => Ok(Some(DataAnswer::Go)),
+                    Begun::Staging(0) => passing.begin(&store, &set),
+                    Begun::Staging(_) | Begun::Whole | Begun::Listed => passing.hold_back(),
                 }
+                Ok(Some(DataAnswer::Go))
             }
             DataRequest::Extent(extent) => {
                 store.append(epochs, &extent)?;
                 self.replicas.received(*vm, Traffic { sent_bytes: extent::length(&extent), wire_bytes: 0 });
+                passing.extent(extent);
                 Ok(None)
             }
             DataRequest::End { extents } => {
+                let begun = Instant::now();
+                passing.end(extents);
                 store.finish(epochs, extents)?;
-                handle.block_on(self.claim_point(admitted))?;
-                let settings = || self.node.state().resolved_settings();
-                let place = self.applying.enter(&admitted.primary, || settings().apply_vm_limit);
-                store.set_disks_at_once(settings().apply_disk_limit);
-                let point = store.commit();
-                drop(place);
-                // Also a failure: the owner must hear of it.
-                self.replicas.note(*vm, epochs.assignment, &store);
-                let point = point?;
+                let (of, own) = ((*vm, epochs.assignment), begun.elapsed());
+                let point = self.complete(handle, of, &mut store, passing, own, &|| self.check(admitted))?;
                 let confirmed = handle.block_on(self.confirmed.ensure(&self.node));
-                let point = Point { copies: vec![self.node.name.clone()], ..point };
                 Ok(Some(DataAnswer::Acknowledged { point, confirmed }))
             }
             DataRequest::FillPacked(_) | DataRequest::ExtentPacked(_) | DataRequest::Bye => Ok(None),
@@ -357,27 +394,6 @@ impl Receiver {
         Ok(())
     }
 
-    /// Makes sure, by commit where it is needed, that a point may be acknowledged: that this node is the holder and that
-    /// nobody else is thought to have what only this node will have (R13).
-    async fn claim_point(&self, admitted: &Admitted) -> Result<(), Refusal> {
-        self.check(admitted)?;
-        let (vm, epoch) = (admitted.vm, admitted.epochs.assignment);
-        let state = self.node.state();
-        let Some(replica) = state.replicas.get(&vm) else { return Ok(()) };
-        if replica.seeding == Some(self.node.me) {
-            self.node.proposer.commit(Command::Seeded { vm, epoch }).await?;
-        } else if !replica.acknowledged {
-            self.node.proposer.commit(Command::Acknowledged { vm, epoch }).await?;
-        }
-        let state = self.node.state();
-        let Some(replica) = state.replicas.get(&vm) else { return Ok(()) };
-        let others: Vec<MemberId> = replica.in_sync.iter().copied().filter(|member| *member != self.node.me).collect();
-        for other in others {
-            self.node.proposer.commit(Command::Sync { vm, epoch, add: None, remove: Some(other) }).await?;
-        }
-        self.check(admitted)
-    }
-
     /// A refusal as the sender should take it: one for being at the wrong place says where the right one is.
     fn refusal_of(&self, admitted: &Admitted, refusal: Refusal) -> DataAnswer {
         let state = self.node.state();
@@ -407,24 +423,6 @@ fn failed_over(state: &State, replica: &Replica) -> Option<Refusal> {
             .field("vm")
             .remedy("cancel the failover here (landfall failover cancel), or reverse the replication")
     })
-}
-
-/// Admits a session to a store. Blocks.
-fn stand(
-    store: &mut ReplicaStore,
-    points: u8,
-    epochs: &Epochs,
-    disks: &[DiskSpec],
-    known: &[Point],
-) -> Result<Standing, Refusal> {
-    store.set_recovery_points(points)?;
-    let standing = store.admit(epochs, disks, known)?;
-    if !standing.staged_whole {
-        return Ok(standing);
-    }
-    // It may have been acknowledged by the node that staged it, so it is completed, never dropped.
-    store.commit()?;
-    Ok(store.standing())
 }
 
 fn stopped(replica: &Replica) -> Option<Refusal> {

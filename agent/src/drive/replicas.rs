@@ -12,7 +12,7 @@ use landfall_proto::seam::Time;
 use landfall_proto::{Class, Refusal};
 use landfall_store::State;
 use tokio::sync::Mutex as AsyncMutex;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::drive::events::Happening;
 use crate::drive::node::Node;
@@ -29,6 +29,11 @@ const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
 /// How often a replica that could not be opened is tried again: a file system that is mounted late is noticed soon.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(2);
 
+/// How long whoever asks for figures waits for what is staged to be listed, and how often that is looked at: shorter than
+/// askers wait.
+const LISTED_WITHIN: Duration = Duration::from_secs(1);
+const LISTED_LOOK: Duration = Duration::from_millis(20);
+
 /// A replica's store, used by one at a time.
 pub type SharedStore = Arc<AsyncMutex<ReplicaStore>>;
 
@@ -41,6 +46,8 @@ pub struct Replicas {
     /// Those that could not be opened: when that was tried last, and why not.
     shut: Arc<Mutex<BTreeMap<VmId, (Time, Refusal)>>>,
     listed: Arc<Mutex<BTreeSet<VmId>>>,
+    /// Those of which something is staged whole and not listed.
+    unlisted: Arc<Mutex<BTreeSet<VmId>>>,
     /// How many exports of each replica read its files.
     readers: Arc<Mutex<BTreeMap<VmId, u32>>>,
     /// Unregistered, and in the list as long as that is older.
@@ -65,6 +72,7 @@ impl Replicas {
             figures: Arc::default(),
             shut: Arc::default(),
             listed: Arc::default(),
+            unlisted: Arc::default(),
             readers: Arc::default(),
             let_go: Arc::default(),
         }
@@ -107,7 +115,7 @@ impl Replicas {
 
     /// Whether the committed state says that this node has acknowledged a point of `replica`, and so must have one.
     fn has_acknowledged(&self, replica: &Replica) -> bool {
-        replica.acknowledged && replica.seeding.is_none() && replica.holder == self.node.me
+        replica.acknowledged && replica.seeding.is_none() && replica.in_sync.contains(&self.node.me)
     }
 
     fn note_shut(&self, vm: VmId, refusal: &Refusal) {
@@ -140,15 +148,23 @@ impl Replicas {
         self.open.lock().await.remove(&vm);
         lock(&self.figures).remove(&vm);
         lock(&self.shut).remove(&vm);
+        lock(&self.unlisted).remove(&vm);
     }
 
-    /// The points of a store with the nodes that have them, oldest first.
+    /// The points of a store with the nodes that have them, oldest first: what was acknowledged is on every node of the
+    /// in-sync set.
     pub fn points(&self, store: &ReplicaStore) -> Vec<Point> {
+        let state = self.node.state();
+        let mut copies = vec![self.node.name.clone()];
+        if let Some(replica) =
+            state.replicas.get(&store.manifest().vm).filter(|one| one.in_sync.contains(&self.node.me))
+        {
+            let members = replica.in_sync.iter().filter_map(|member| state.members.get(member));
+            copies = members.map(|member| member.node.clone()).collect();
+        }
         let mut points = store.points();
-        for point in &mut points {
-            if point.state != PointState::Unreachable && point.copies.is_empty() {
-                point.copies.push(self.node.name.clone());
-            }
+        for point in points.iter_mut().filter(|point| point.state != PointState::Unreachable) {
+            point.copies.clone_from(&copies);
         }
         points
     }
@@ -157,6 +173,12 @@ impl Replicas {
     pub fn note(&self, vm: VmId, epoch: Epoch, store: &ReplicaStore) {
         let points = self.points(store);
         let fault = store.fault().map(ToString::to_string);
+        let unlisted = store.staged_log().is_some();
+        if unlisted {
+            lock(&self.unlisted).insert(vm)
+        } else {
+            lock(&self.unlisted).remove(&vm)
+        };
         let mut figures = lock(&self.figures);
         let received = figures.get(&vm).map(|figures| figures.received).unwrap_or_default();
         figures.insert(vm, HolderFigures { epoch, points, received, fault });
@@ -172,7 +194,10 @@ impl Replicas {
     /// What this node knows of a replica that it receives; the store is opened if it is not.
     pub async fn figures(&self, vm: VmId) -> Option<HolderFigures> {
         let state = self.node.state();
-        let replica = state.replicas.get(&vm).filter(|replica| replica.receiver() == self.node.me)?;
+        let replica = state.replicas.get(&vm).filter(|replica| replica.is_kept_at(self.node.me))?;
+        if replica.receiver() == self.node.me {
+            self.listed_all(vm).await;
+        }
         if let Some((_, refusal)) = lock(&self.shut).get(&vm) {
             let fault = Some(refusal.to_string());
             return Some(HolderFigures {
@@ -198,6 +223,15 @@ impl Replicas {
             }
         }
         lock(&self.figures).get(&vm).cloned()
+    }
+
+    /// Waits a moment while something is staged of a replica that this node has just come to hold: it may have been
+    /// acknowledged, and is listed by `copies::complete`.
+    async fn listed_all(&self, vm: VmId) {
+        let begun = Instant::now();
+        while lock(&self.unlisted).contains(&vm) && begun.elapsed() < LISTED_WITHIN {
+            sleep(LISTED_LOOK).await;
+        }
     }
 
     /// What cannot be staged here just now: storage locations by the VM service's own synced probe, which a hung disk
@@ -305,6 +339,7 @@ impl Replicas {
                 Err(_) => tracing::warn!(%vm, "the VM service takes long to register a replica"),
             }
         }
+        self.close_others(state).await;
         let registered = Arc::clone(&self.node.registered.borrow());
         lock(&self.let_go).retain(|vm| listed.iter().any(|report| report.vm.id == *vm));
         for report in listed.iter().filter(|report| report.role == VmRole::Replica) {
@@ -317,11 +352,23 @@ impl Replicas {
         }
         for vm in registered.keys() {
             if state.replicas.get(vm).is_none_or(|replica| replica.receiver() != self.node.me) {
-                self.close(*vm).await;
                 self.node.registered.send_modify(|registered| {
                     Arc::make_mut(registered).remove(vm);
                 });
             }
+        }
+    }
+
+    /// Closes the stores of replicas of which this node has no copy any more, so that their files can be removed or
+    /// replaced.
+    async fn close_others(&self, state: &State) {
+        let kept = |vm: &VmId| {
+            let me = self.node.me;
+            state.replicas.get(vm).is_some_and(|one| one.is_kept_at(me) || one.copying_since(me).is_some())
+        };
+        let open: Vec<VmId> = self.open.lock().await.keys().copied().collect();
+        for vm in open.iter().filter(|vm| !kept(vm)) {
+            self.close(*vm).await;
         }
     }
 

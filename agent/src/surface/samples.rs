@@ -238,6 +238,8 @@ pub fn vm_detail() -> VmDetail {
         missed_cycles: Some(0),
         fault: Some(Refusal::new(Class::Unreachable, "unreachable", "r2 does not answer").into()),
         moving_to: None,
+        copies_wanted: None,
+        copying_to: None,
         sent_point: Some(PointMark { point: 6, taken_at: at() }),
         durable_point: Some(PointMark { point: 5, taken_at: at() }),
         verified_point: Some(PointMark { point: 5, taken_at: at() }),

@@ -205,7 +205,7 @@ fn vms_and_points() {
         "compared": {
             "code": "new_sender", "message": "this node has not sent the VM before", "at": "2025-11-22T18:42:41.250Z",
         },
-        "moving_to": null, "rivals": [], "passed_over": [{"node": "r1", "reason": "not drawn"}],
+        "moving_to": null, "copies_wanted": null, "copying_to": null, "rivals": [], "passed_over": [{"node": "r1", "reason": "not drawn"}],
     });
     golden(&samples::vm_detail(), &merged(vm_row(), more));
     golden(&samples::location(), &json!({"uuid": samples::VM, "node": "r2", "address": "10.0.0.12:7444", "epoch": 31}));

@@ -232,6 +232,10 @@ pub struct VmDetail {
     pub fault: Option<ErrorBody>,
     /// The node that the replica is being handed to.
     pub moving_to: Option<NodeName>,
+    /// On how many nodes the replica is to be; `in_sync` says on which it is.
+    pub copies_wanted: Option<usize>,
+    /// The node that copies the replica, to be one of them.
+    pub copying_to: Option<NodeName>,
     /// The newest point that was sent, or is on its way.
     pub sent_point: Option<PointMark>,
     /// The newest point that was acknowledged: it is on the disk of every node of the in-sync set.

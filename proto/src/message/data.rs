@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{DiskTarget, Epoch, Root, SenderEpoch, UnixMillis, VmId};
 use crate::message::broker::Location;
 use crate::message::control::{Consistency, Point};
+use crate::message::pass::PassHello;
 use crate::model::DiskSpec;
 use crate::refusal::Refusal;
 
@@ -36,6 +37,8 @@ pub enum Hello {
         /// The assignment of the node that is asked.
         epoch: Epoch,
     },
+    /// The holder passes change sets on to a node that has a copy: see [`super::pass`].
+    Pass(Box<PassHello>),
 }
 
 /// The answer to [`Hello`].
@@ -196,6 +199,12 @@ pub enum DataAnswer {
     Refused(Refusal),
 }
 
+/// Bytes of a file that one digest is of.
+pub const DIGEST_BYTES: u64 = 64 * 1024;
+
+/// Digests in one answer: 64 MiB of a file, which is read within the time that a copying session waits.
+pub const DIGESTS_MAX: u32 = 1024;
+
 /// A frame of a copying session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CopyRequest {
@@ -213,7 +222,17 @@ pub enum CopyRequest {
         /// Bytes, at most [`EXTENT_MAX`].
         length: u32,
     },
-    /// The copy is complete, verified and durable: hand the replica over. Only after a `List` with `freeze`.
+    /// BLAKE3 of each [`DIGEST_BYTES`] of a part of one file, so that what the asker has alike is not sent.
+    Digests {
+        /// The file's name in the replica's folder.
+        file: String,
+        /// Byte offset, a multiple of [`DIGEST_BYTES`].
+        offset: u64,
+        /// How many, at most [`DIGESTS_MAX`]; the last piece of the file may be shorter.
+        count: u32,
+    },
+    /// The copy is complete, verified and durable: hand the replica over, or admit the asker to the in-sync set,
+    /// whichever it was to copy for. Only after a `List` with `freeze`.
     Complete,
 }
 
@@ -224,6 +243,10 @@ pub enum CopyAnswer {
     Files(Vec<(String, u64)>),
     /// The asker holds the replica from now on, at this assignment.
     Handed(Epoch),
+    /// The asker is in the in-sync set from now on.
+    Admitted,
+    /// BLAKE3 of the pieces, in order.
+    Digests(Vec<[u8; 32]>),
     /// The bytes; what is missing of those asked for is zero.
     Piece(#[serde(with = "crate::codec::bytes")] Vec<u8>),
     /// Refused or failed.

@@ -6,3 +6,4 @@ pub mod broker;
 pub mod control;
 pub mod data;
 pub mod join;
+pub mod pass;

@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{
-    Epoch, Fingerprint, Fqdn, MemberId, NodeName, PrimaryPattern, RequestId, Revision, SenderEpoch, Term, UnixMillis,
-    VmId,
+    Epoch, Fingerprint, Fqdn, MemberId, NodeName, Position, PrimaryPattern, RequestId, Revision, SenderEpoch, Term,
+    UnixMillis, VmId,
 };
 use crate::model::{
     AuthorizationEntry, Bandwidth, FailoverStep, Found, Frequency, HandOff, MemberList, NetworkChange, Peer, Replica,
@@ -118,16 +118,34 @@ pub enum Command {
         /// The primary's CAP.
         primary: Fqdn,
     },
-    /// Adds to and removes from the in-sync set, decided at `epoch`.
-    Sync {
+    /// Has a node copy the replica to join the in-sync set (`Some`), or gives that up (`None`).
+    Copy {
         /// The replica.
         vm: VmId,
         /// The epoch it was decided on.
         epoch: Epoch,
-        /// A node that has every acknowledged byte.
-        add: Option<MemberId>,
-        /// A node that no longer keeps up.
-        remove: Option<MemberId>,
+        /// The node.
+        to: Option<MemberId>,
+    },
+    /// The node has every acknowledged byte: it joins the in-sync set. Only one that was told to copy the replica.
+    Admit {
+        /// The replica.
+        vm: VmId,
+        /// The epoch it was decided on.
+        epoch: Epoch,
+        /// The node.
+        member: MemberId,
+        /// The entry by which it was told to.
+        begun: Position,
+    },
+    /// The node does not keep up, or is one too many: it leaves the in-sync set, or is not to join it.
+    Leave {
+        /// The replica.
+        vm: VmId,
+        /// The epoch it was decided on.
+        epoch: Epoch,
+        /// The node.
+        member: MemberId,
     },
     /// The holder lists its first point: from now on the replica may not simply be placed elsewhere.
     Acknowledged {
@@ -136,7 +154,8 @@ pub enum Command {
         /// The epoch of the holder.
         epoch: Epoch,
     },
-    /// Starts (`Some`) or gives up (`None`) a hand-over.
+    /// Starts (`Some`) or gives up (`None`) a hand-over. A member of the in-sync set holds the replica at once; the
+    /// entry's position becomes the epoch then.
     Handover {
         /// The replica.
         vm: VmId,

@@ -24,5 +24,5 @@ pub use promotion::{
     Departure, DepartureState, FailoverKind, FailoverStep, HandOff, Loss, PointName, Promotion, PromotionId,
     PromotionState, TestRun,
 };
-pub use relationship::{Frequency, Handover, Primary, Replica, Stop};
+pub use relationship::{Frequency, Handover, Joiner, Primary, Replica, Stop};
 pub use vm::{Adapter, AdapterKind, DiskSpec, Launch, LaunchImage, VmSpec};

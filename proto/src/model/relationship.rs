@@ -58,6 +58,18 @@ pub struct Handover {
     pub to: MemberId,
     /// When it was asked for.
     pub since: UnixMillis,
+    /// The entry that began it: what is admitted to the in-sync set names it.
+    pub begun: Position,
+}
+
+/// A node that copies a replica to join its in-sync set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Joiner {
+    /// The node.
+    pub member: MemberId,
+    /// The entry that began it: whoever is admitted names it, so that an answer that comes late admits nobody who has
+    /// begun anew meanwhile.
+    pub begun: Position,
 }
 
 /// A replica that this cluster keeps for a primary elsewhere.
@@ -87,6 +99,8 @@ pub struct Replica {
     pub acknowledged: bool,
     /// A hand-over under way.
     pub handover: Option<Handover>,
+    /// The node that is to become another copy, while it copies. None during a hand-over or a seeding.
+    pub joiner: Option<Joiner>,
     /// Why it is stopped, if it is.
     pub stopped: Option<Stop>,
     /// When it was created.
@@ -99,6 +113,18 @@ impl Replica {
     /// The node that primaries should send to: the seeding node where there is one, else the holder.
     pub fn receiver(&self) -> MemberId {
         self.seeding.unwrap_or(self.holder)
+    }
+
+    /// Whether `member` receives the replica or has every acknowledged byte of it.
+    pub fn is_kept_at(&self, member: MemberId) -> bool {
+        self.receiver() == member || self.in_sync.contains(&member)
+    }
+
+    /// Where `member` was told to copy the replica, to hold it or to join the in-sync set; `None` where it was not.
+    pub fn copying_since(&self, member: MemberId) -> Option<Position> {
+        let joining = self.joiner.filter(|joiner| joiner.member == member).map(|joiner| joiner.begun);
+        let taking = self.handover.as_ref().filter(|handover| handover.to == member).map(|handover| handover.begun);
+        joining.or(taking)
     }
 }
 

@@ -21,9 +21,10 @@ use landfall_proto::message::data::{
     ChangeSet, Content, CopyAnswer, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Packed, Staged, Tip, Welcome,
 };
 use landfall_proto::message::join::{self, Ask, Invitation, JoinAnswer, JoinRequest};
+use landfall_proto::message::pass::{PassAnswer, PassHello, PassRequest};
 use landfall_proto::model::{
     Adapter, AdapterKind, Addresses, Answer, AuthorizationEntry, Command, Departure, DepartureState, DiskSpec,
-    FailoverKind, FailoverStep, Family, Found, Frequency, HandOff, Handover, Launch, LaunchImage, Loss, Member,
+    FailoverKind, FailoverStep, Family, Found, Frequency, HandOff, Handover, Joiner, Launch, LaunchImage, Loss, Member,
     MemberList, NetworkChange, NetworkRule, Outcome, Peer, PointName, Primary, Promotion, PromotionId, PromotionState,
     Proposal, Replica, Stop, TestRun, Ticket, TicketKind, Timing, VmSpec,
 };
@@ -233,7 +234,8 @@ fn replica() -> Replica {
         epoch: epoch(44),
         seeding: Some(id(6)),
         acknowledged: true,
-        handover: Some(Handover { to: id(5), since: UnixMillis(5) }),
+        handover: Some(Handover { to: id(5), since: UnixMillis(5), begun: at(70) }),
+        joiner: Some(Joiner { member: id(7), begun: at(71) }),
         stopped: Some(Stop::AuthorizationRemoved),
         created_at: UnixMillis(4),
         paused: Some(UnixMillis(6)),
@@ -323,7 +325,9 @@ fn commands() -> Vec<Command> {
         Command::Unpair(cap()),
         placing,
         Command::Respecify { vm: Box::new(spec()), primary: cap() },
-        Command::Sync { vm: vm_id, epoch: epoch(1), add: Some(id(2)), remove: Some(id(3)) },
+        Command::Copy { vm: vm_id, epoch: epoch(1), to: Some(id(2)) },
+        Command::Admit { vm: vm_id, epoch: epoch(1), member: id(2), begun: at(9) },
+        Command::Leave { vm: vm_id, epoch: epoch(1), member: id(3) },
         Command::Acknowledged { vm: vm_id, epoch: epoch(1) },
         Command::Handover { vm: vm_id, epoch: epoch(1), to: Some(id(2)) },
         Command::Assign { vm: vm_id, epoch: epoch(1), to: id(2) },
@@ -609,7 +613,15 @@ fn data_messages() {
         disks: vec![disk()],
         known: vec![point()],
     };
-    check_all("data_hello", &[sending, Hello::Copy { vm: vm(), epoch: epoch(4) }]);
+    let passing = PassHello {
+        vm: vm(),
+        epoch: epoch(4),
+        cluster: Fingerprint([9; 32]),
+        sender: SenderEpoch::from_number(3),
+        newest: tip(),
+        staged: Some(tip()),
+    };
+    check_all("data_hello", &[sending, Hello::Copy { vm: vm(), epoch: epoch(4) }, Hello::Pass(Box::new(passing))]);
     let staged = Some(Staged { tip: tip(), extents: 77 });
     let welcomes = [
         Welcome::Ready { newest: Some(tip()), staged, comparable: true, points: vec![point()], confirmed: true },
@@ -649,14 +661,44 @@ fn data_messages() {
     ];
     check_all("data_answer", &answers);
     let reading = CopyRequest::Read { file: "head.qcow2".into(), offset: 9, length: 10 };
-    check_all("copy_request", &[CopyRequest::List { freeze: true }, reading, CopyRequest::Complete]);
+    let digests = CopyRequest::Digests { file: "head.qcow2".into(), offset: 1 << 16, count: 3 };
+    check_all("copy_request", &[CopyRequest::List { freeze: true }, reading, digests, CopyRequest::Complete]);
     let answers = [
         CopyAnswer::Files(vec![("head.qcow2".into(), 1 << 40)]),
         CopyAnswer::Handed(epoch(9)),
+        CopyAnswer::Admitted,
+        CopyAnswer::Digests(vec![[1; 32], [2; 32]]),
         CopyAnswer::Piece(vec![0, 255, 1]),
         CopyAnswer::Refused(refusal()),
     ];
     check_all("copy_answer", &answers);
+}
+
+#[test]
+fn pass_messages() {
+    let change_set = ChangeSet {
+        base: None,
+        tip: tip(),
+        disks: vec![(disk(), Root([9; 32]))],
+        taken_at: UnixMillis(4),
+        consistency: Consistency::Off,
+        resume_at: 0,
+    };
+    let extent = Extent { disk: 1, offset: 1 << 30, content: Content::Zero(4096) };
+    let requests = [
+        PassRequest::Begin(change_set),
+        PassRequest::Extent(extent),
+        PassRequest::End { extents: 3 },
+        PassRequest::Apply(tip()),
+    ];
+    check_all("pass_request", &requests);
+    let answers = [
+        PassAnswer::Stands { newest: Some(tip()), staged: None },
+        PassAnswer::Staged(tip()),
+        PassAnswer::Applied(tip()),
+        PassAnswer::Refused(refusal()),
+    ];
+    check_all("pass_answer", &answers);
 }
 
 #[test]

@@ -181,6 +181,15 @@ pub const DECLARATIONS: &[Declaration] = &[
         prose: "For how many VMs of one primary cluster a holder writes at the same time; 0 sets no limit.",
     },
     Declaration {
+        key: "copies",
+        kind: Kind::Count { least: 1, most: 2 },
+        default: Some("2"),
+        hyper_v: "",
+        prose: "On how many nodes each replica is kept. With 2 every recovery point is on both before it is acknowledged, \
+                and either of them goes on at once when the other is lost; the primary sends everything once. Where no \
+                second node can take a replica there is one copy, and health says so where there is another node.",
+    },
+    Declaration {
         key: "placement",
         kind: Kind::Choice { allowed: &["random"], refused: &[] },
         default: Some("random"),

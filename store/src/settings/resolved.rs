@@ -60,6 +60,8 @@ pub struct Settings {
     pub apply_disk_limit: usize,
     /// VMs of one primary cluster written at a time; `None` is no limit.
     pub apply_vm_limit: Option<usize>,
+    /// On how many nodes each replica is kept: 1 or 2.
+    pub copies: usize,
     /// How a node is drawn.
     pub placement: Placement,
     /// When a silent node loses its replicas.
@@ -91,6 +93,7 @@ impl Settings {
             bandwidth_limit: Bandwidth::read(&text("bandwidth_limit")).unwrap_or_default(),
             apply_disk_limit: Some(count("apply_disk_limit")).filter(|limit| *limit > 0).unwrap_or(DISK_LIMIT),
             apply_vm_limit: Some(count("apply_vm_limit")).filter(|limit| *limit > 0),
+            copies: count("copies").max(1),
             placement: Placement::Random,
             node_down_after: span("node_down_after"),
             rehome_without_copy_after: span("rehome_without_copy_after"),
@@ -119,6 +122,7 @@ mod tests {
         assert_eq!((settings.maximum_active_transfers, settings.apply_disk_limit), (3, 4));
         assert!(settings.bandwidth_limit.is_unlimited() && settings.maximum_initial_copies == 2);
         assert_eq!((settings.apply_vm_limit, settings.compression), (None, Compression::Auto));
+        assert_eq!(settings.copies, 2);
         assert_eq!(settings.node_down_after, Duration::from_secs(5));
         assert_eq!(settings.rehome_without_copy_after, Duration::from_secs(900));
     }

@@ -186,11 +186,17 @@ impl Bench {
     /// As [`Bench::place`], with a first point that `also` have, too.
     pub(super) fn acknowledged(&mut self, number: u128, holder: MemberId, also: &[MemberId]) -> Epoch {
         let epoch = self.place(number, holder);
-        for add in also {
-            self.ok(Command::Sync { vm: vm(number).id, epoch, add: Some(*add), remove: None });
-        }
         self.ok(Command::Acknowledged { vm: vm(number).id, epoch });
+        also.iter().for_each(|member| self.copied(number, *member));
         epoch
+    }
+
+    /// Has `member` copy VM `number`, and admits it.
+    pub(super) fn copied(&mut self, number: u128, member: MemberId) {
+        let (vm, epoch) = (vm(number).id, self.replica(number).epoch);
+        self.ok(Command::Copy { vm, epoch, to: Some(member) });
+        let begun = self.replica(number).copying_since(member).unwrap();
+        self.ok(Command::Admit { vm, epoch, member, begun });
     }
 
     pub(super) fn replica(&self, number: u128) -> &Replica {

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeSet;
 
-use landfall_proto::id::{Epoch, MemberId, VmId};
-use landfall_proto::model::{Answer, Handover, Outcome, Replica};
+use landfall_proto::id::{Epoch, MemberId, Position, VmId};
+use landfall_proto::model::{Answer, Handover, Joiner, Outcome, Replica};
 use landfall_proto::{Class, Refusal};
 
 use super::{Entry, State};
@@ -32,25 +32,72 @@ impl State {
         }
     }
 
-    /// Changes the in-sync set. The holder cannot leave it, and nothing joins while no member of it receives data.
-    pub(super) fn sync(&mut self, vm: VmId, epoch: Epoch, add: Option<MemberId>, remove: Option<MemberId>) -> Answer {
+    /// Has a node copy the replica, or gives that up.
+    pub(super) fn copy(&mut self, entry: Entry, vm: VmId, epoch: Epoch, to: Option<MemberId>) -> Answer {
+        let replica = self.replica_at(vm, epoch)?;
+        let next = match to {
+            None => None,
+            Some(to) => {
+                self.require_host(to)?;
+                self.refuse_promoted(vm)?;
+                Self::refuse_seeding(replica)?;
+                let name = &replica.vm.name;
+                if !replica.acknowledged {
+                    let message = format!("{name} has no recovery point yet");
+                    return Err(Refusal::new(Class::Refused, "no_point_yet", message).field("vm"));
+                }
+                if replica.in_sync.contains(&to) {
+                    let message = format!("member {to} has every acknowledged byte of {name} already");
+                    return Err(Refusal::new(Class::Refused, "in_sync", message).field("to"));
+                }
+                if let Some(handover) = &replica.handover {
+                    let message = format!("{name} is being moved to member {}", handover.to);
+                    return Err(Refusal::new(Class::Refused, "handover_under_way", message)
+                        .field("vm")
+                        .remedy("wait until it is done"));
+                }
+                let same = replica.joiner.filter(|joiner| joiner.member == to);
+                same.or(Some(Joiner { member: to, begun: entry.position }))
+            }
+        };
+        if let Some(replica) = self.replicas.edit(&vm) {
+            replica.joiner = next;
+        }
+        Ok(Outcome::Epoch(epoch))
+    }
+
+    /// Adds a node that has copied the replica to the in-sync set. It must still be told to, and by the same entry: a
+    /// repeated command whose node was given up since adds nobody.
+    pub(super) fn admit(&mut self, vm: VmId, epoch: Epoch, member: MemberId, begun: Position) -> Answer {
         let replica = self.replica_at(vm, epoch)?;
         Self::refuse_seeding(replica)?;
-        if remove == Some(replica.holder) {
-            let message = format!("the holder of {} cannot leave its own set", replica.vm.name);
-            return Err(Refusal::new(Class::Refused, "is_holder", message).field("remove"));
+        self.require_host(member)?;
+        if replica.in_sync.contains(&member) {
+            return Ok(Outcome::Epoch(epoch));
         }
-        if add.is_some() && add == remove {
-            return Err(Refusal::new(Class::Usage, "invalid_value", "one node cannot both join and leave").field("add"));
-        }
-        if let Some(add) = add {
-            self.require_host(add)?;
+        self.refuse_promoted(vm)?;
+        if replica.copying_since(member) != Some(begun) {
+            let message = format!("member {member} is not to join the in-sync set of {} now", replica.vm.name);
+            return Err(Refusal::new(Class::Refused, "not_joining", message).field("member"));
         }
         if let Some(replica) = self.replicas.edit(&vm) {
-            replica.in_sync.extend(add);
-            if let Some(remove) = remove {
-                replica.in_sync.remove(&remove);
-            }
+            replica.in_sync.insert(member);
+            replica.joiner = replica.joiner.filter(|joiner| joiner.member != member);
+        }
+        Ok(Outcome::Epoch(epoch))
+    }
+
+    /// Takes a node out of the in-sync set, whether it has joined it or is about to. The holder cannot leave.
+    pub(super) fn leave(&mut self, vm: VmId, epoch: Epoch, member: MemberId) -> Answer {
+        let replica = self.replica_at(vm, epoch)?;
+        Self::refuse_seeding(replica)?;
+        if member == replica.holder {
+            let message = format!("the holder of {} cannot leave its own set", replica.vm.name);
+            return Err(Refusal::new(Class::Refused, "is_holder", message).field("member"));
+        }
+        if let Some(replica) = self.replicas.edit(&vm) {
+            replica.in_sync.remove(&member);
+            replica.joiner = replica.joiner.filter(|joiner| joiner.member != member);
         }
         Ok(Outcome::Epoch(epoch))
     }
@@ -85,6 +132,9 @@ impl State {
                     let message = format!("member {to} holds the replica of {} already", replica.vm.name);
                     return Err(Refusal::new(Class::Refused, "already_holder", message).field("to"));
                 }
+                if replica.in_sync.contains(&to) {
+                    return self.assign(entry, vm, epoch, to);
+                }
                 match &replica.handover {
                     Some(under_way) if under_way.to == to => Some(under_way.clone()),
                     Some(under_way) => {
@@ -93,11 +143,13 @@ impl State {
                             .field("to")
                             .remedy("wait until it is done"));
                     }
-                    None => Some(Handover { to, since: entry.at }),
+                    None => Some(Handover { to, since: entry.at, begun: entry.position }),
                 }
             }
         };
         if let Some(replica) = self.replicas.edit(&vm) {
+            // The node that takes the replica over becomes a copy of it, too.
+            replica.joiner = replica.joiner.filter(|_| next.is_none());
             replica.handover = next;
         }
         Ok(Outcome::Epoch(epoch))
@@ -115,10 +167,17 @@ impl State {
             let message = format!("member {to} does not have every acknowledged byte of {}", replica.vm.name);
             return Err(Refusal::new(Class::Refused, "not_in_sync", message).field("to"));
         }
+        let copies = self.resolved_settings().copies;
         if let Some(replica) = self.replicas.edit(&vm) {
+            let moved = replica.handover.as_ref().is_some_and(|handover| handover.to == to);
+            if moved && replica.in_sync.len() > copies {
+                // It was moved away from there, so that one is the first too many.
+                replica.in_sync.remove(&replica.holder);
+            }
             replica.holder = to;
             replica.seeding = None;
             replica.handover = None;
+            replica.joiner = None;
             replica.epoch = Epoch(entry.position);
         }
         Ok(Outcome::Epoch(Epoch(entry.position)))
@@ -136,6 +195,7 @@ impl State {
         if let Some(replica) = self.replicas.edit(&vm) {
             replica.seeding = Some(to);
             replica.handover = None;
+            replica.joiner = None;
             replica.epoch = Epoch(entry.position);
         }
         Ok(Outcome::Epoch(Epoch(entry.position)))
@@ -158,6 +218,7 @@ impl State {
             replica.acknowledged = true;
             replica.seeding = None;
             replica.handover = None;
+            replica.joiner = None;
         }
         Ok(Outcome::Epoch(epoch))
     }

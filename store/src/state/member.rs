@@ -175,7 +175,7 @@ impl State {
             replica.holder == id
                 || replica.in_sync.contains(&id)
                 || replica.seeding == Some(id)
-                || replica.handover.as_ref().is_some_and(|handover| handover.to == id)
+                || replica.copying_since(id).is_some()
         };
         let replicas: Vec<VmId> =
             self.replicas.iter().filter(|(_, replica)| named(replica)).map(|(vm, _)| *vm).collect();
@@ -204,6 +204,7 @@ impl State {
 fn leave_replica(replica: &mut Replica, entry: Entry, id: MemberId, spare: Option<MemberId>) {
     replica.in_sync.remove(&id);
     replica.handover = replica.handover.take().filter(|handover| handover.to != id);
+    replica.joiner = replica.joiner.filter(|joiner| joiner.member != id);
     let received = replica.receiver() == id;
     if replica.seeding == Some(id) {
         replica.seeding = None;
@@ -214,6 +215,7 @@ fn leave_replica(replica: &mut Replica, entry: Entry, id: MemberId, spare: Optio
             (Some(heir), _) => {
                 replica.holder = heir;
                 replica.seeding = None;
+                replica.joiner = None;
                 replica.epoch = Epoch(entry.position);
                 return;
             }

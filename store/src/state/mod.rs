@@ -166,7 +166,9 @@ impl State {
                 self.place(entry, &wish, *holder, *instead_of)
             }
             Command::Respecify { vm, primary } => self.respecify(vm, primary),
-            Command::Sync { vm, epoch, add, remove } => self.sync(*vm, *epoch, *add, *remove),
+            Command::Copy { vm, epoch, to } => self.copy(entry, *vm, *epoch, *to),
+            Command::Admit { vm, epoch, member, begun } => self.admit(*vm, *epoch, *member, *begun),
+            Command::Leave { vm, epoch, member } => self.leave(*vm, *epoch, *member),
             Command::Acknowledged { vm, epoch } => self.acknowledged(*vm, *epoch),
             Command::Handover { vm, epoch, to } => self.handover(entry, *vm, *epoch, *to),
             Command::Assign { vm, epoch, to } => self.assign(entry, *vm, *epoch, *to),

@@ -36,7 +36,7 @@ fn enabling(vm: VmSpec, to: Fqdn) -> Command {
 
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let request = prop_oneof![3 => Just(None), 1 => (0u8..3, 1u8..60).prop_map(Some)];
-    let one = (0u8..27, 0u8..4, any::<u8>(), any::<u8>(), prop::bool::weighted(0.8), request)
+    let one = (0u8..28, 0u8..4, any::<u8>(), any::<u8>(), prop::bool::weighted(0.8), request)
         .prop_map(|(kind, vm, one, two, current, request)| Move { kind, vm, one, two, current, request });
     prop::collection::vec(one, 1..120)
 }
@@ -61,6 +61,14 @@ impl World {
         ids.get(number as usize % (ids.len() + 1)).copied().unwrap_or(MemberId::from_number(40_000))
     }
 
+    /// Admits whoever copies the replica, else `one`, which nobody asked.
+    fn admission(&self, vm: VmId, epoch: Epoch, one: MemberId) -> Command {
+        let replica = self.bench.state.replicas.get(&vm);
+        let member = replica.and_then(|replica| replica.joiner.map(|joiner| joiner.member)).unwrap_or(one);
+        let begun = replica.and_then(|replica| replica.copying_since(member)).unwrap_or_default();
+        Command::Admit { vm, epoch, member, begun }
+    }
+
     fn command(&mut self, step: Move) -> Command {
         let spec = Box::new(vm(step.vm.into()));
         let id = spec.id;
@@ -79,12 +87,8 @@ impl World {
                 recovery_points: step.two % 27,
                 instead_of: step.current.then_some(current),
             },
-            4 | 5 => Command::Sync {
-                vm: id,
-                epoch,
-                add: (!step.one.is_multiple_of(3)).then_some(one),
-                remove: step.two.is_multiple_of(3).then_some(two),
-            },
+            4 => Command::Copy { vm: id, epoch, to: (!step.two.is_multiple_of(5)).then_some(one) },
+            5 => self.admission(id, epoch, one),
             6 | 7 => Command::Acknowledged { vm: id, epoch },
             8 => Command::Handover { vm: id, epoch, to: (!step.two.is_multiple_of(3)).then_some(one) },
             9 | 10 => Command::Assign { vm: id, epoch, to: one },
@@ -122,7 +126,8 @@ impl World {
                 match kind {
                     24 => Command::Pause(vm),
                     25 => Command::Resume(vm),
-                    _ => Command::Resync(vm),
+                    26 => Command::Resync(vm),
+                    _ => Command::Leave { vm: id, epoch, member: two },
                 }
             }
         }
@@ -156,6 +161,10 @@ impl World {
             assert!(replica.in_sync.iter().all(|member| hosts.contains(member)));
             assert!(replica.seeding.is_none_or(|node| hosts.contains(&node) && !replica.in_sync.contains(&node)));
             assert!(replica.handover.as_ref().is_none_or(|handover| hosts.contains(&handover.to)));
+            let joins = |member| hosts.contains(&member) && !replica.in_sync.contains(&member);
+            assert!(replica.joiner.is_none_or(|joiner| joins(joiner.member)), "{command:?}: {replica:?}");
+            let elsewhere = replica.handover.is_some() || replica.seeding.is_some();
+            assert!(!(replica.joiner.is_some() && elsewhere), "{command:?}: {replica:?}");
             assert!(!state.primaries.contains(id), "never both sides");
             if let Some(old) = before.replicas.get(id) {
                 Self::check_succession(old, replica, command);
@@ -182,6 +191,9 @@ impl World {
     fn check_succession(old: &Replica, new: &Replica, command: &Command) {
         if old.receiver() != new.receiver() {
             assert!(new.epoch > old.epoch, "another receiver is another epoch: {command:?}");
+        }
+        if new.in_sync.difference(&old.in_sync).any(|member| old.acknowledged && old.copying_since(*member).is_none()) {
+            assert!(matches!(command, Command::Seeded { .. }), "nobody joins unasked: {command:?}: {old:?} -> {new:?}");
         }
         if old.acknowledged {
             assert!(new.acknowledged);

@@ -82,6 +82,7 @@ impl State {
             seeding: None,
             acknowledged: false,
             handover: None,
+            joiner: None,
             stopped: None,
             created_at: entry.at,
             paused: None,
@@ -101,6 +102,7 @@ impl State {
                 replica.holder = holder;
                 replica.seeding = None;
                 replica.handover = None;
+                replica.joiner = None;
                 replica.in_sync.clear();
                 replica.epoch = Epoch(entry.position);
             }

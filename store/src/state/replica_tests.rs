@@ -148,7 +148,9 @@ fn every_decision_names_the_epoch_that_it_was_made_on() {
     bench.ok(Command::Assign { vm: vm(1).id, epoch: old, to: r2 });
     let id = vm(1).id;
     let commands = [
-        Command::Sync { vm: id, epoch: old, add: Some(r3), remove: None },
+        Command::Copy { vm: id, epoch: old, to: Some(r3) },
+        Command::Admit { vm: id, epoch: old, member: r3, begun: old.0 },
+        Command::Leave { vm: id, epoch: old, member: r1 },
         Command::Acknowledged { vm: id, epoch: old },
         Command::Handover { vm: id, epoch: old, to: Some(r3) },
         Command::Assign { vm: id, epoch: old, to: r1 },
@@ -167,15 +169,74 @@ fn a_new_holder_comes_out_of_the_in_sync_set() {
     let epoch = bench.acknowledged(1, r1, &[r2]);
     assert_eq!(bench.replica(1).in_sync, BTreeSet::from([r1, r2]));
     assert_eq!(bench.refused(Command::Assign { vm: id, epoch, to: r3 }), "not_in_sync");
-    assert_eq!(bench.refused(Command::Sync { vm: id, epoch, add: None, remove: Some(r1) }), "is_holder");
+    assert_eq!(bench.refused(Command::Leave { vm: id, epoch, member: r1 }), "is_holder");
     assert_eq!(bench.ok(Command::Assign { vm: id, epoch, to: r1 }), Outcome::Epoch(epoch), "it holds it already");
-    bench.ok(Command::Handover { vm: id, epoch, to: Some(r2) });
-    let Outcome::Epoch(next) = bench.ok(Command::Assign { vm: id, epoch, to: r2 }) else { panic!() };
+    let Outcome::Epoch(next) = bench.ok(Command::Handover { vm: id, epoch, to: Some(r2) }) else { panic!() };
     let replica = bench.replica(1);
     assert!(next > epoch && replica.epoch == next && replica.holder == r2 && replica.handover.is_none());
     assert_eq!(replica.in_sync, BTreeSet::from([r1, r2]), "the old holder still has every byte");
-    bench.ok(Command::Sync { vm: id, epoch: next, add: None, remove: Some(r1) });
+    bench.ok(Command::Leave { vm: id, epoch: next, member: r1 });
     assert_eq!(bench.refused(Command::Assign { vm: id, epoch: next, to: r1 }), "not_in_sync");
+}
+
+#[test]
+fn only_a_node_that_was_told_to_copy_joins_the_set_and_only_by_that_entry() {
+    let (mut bench, [r1, r2, r3]) = Bench::ready();
+    let id = vm(1).id;
+    let epoch = bench.place(1, r1);
+    let copy = |to| Command::Copy { vm: id, epoch, to };
+    assert_eq!(bench.refused(copy(Some(r2))), "no_point_yet");
+    bench.ok(Command::Acknowledged { vm: id, epoch });
+    assert_eq!(bench.refused(copy(Some(r1))), "in_sync");
+    let admit = |member, begun| Command::Admit { vm: id, epoch, member, begun };
+    bench.ok(copy(Some(r2)));
+    let begun = bench.replica(1).joiner.unwrap().begun;
+    bench.ok(copy(Some(r2)));
+    assert_eq!(bench.replica(1).joiner.unwrap().begun, begun, "told twice, begun once");
+    assert_eq!(bench.refused(admit(r3, begun)), "not_joining");
+    // It left before the answer to its admission was there, and has begun anew since: the late command is void.
+    bench.ok(Command::Leave { vm: id, epoch, member: r2 });
+    assert_eq!(bench.replica(1).joiner, None);
+    assert_eq!(bench.refused(admit(r2, begun)), "not_joining");
+    bench.ok(copy(Some(r2)));
+    assert_eq!(bench.refused(admit(r2, begun)), "not_joining");
+    let anew = bench.replica(1).joiner.unwrap().begun;
+    bench.ok(admit(r2, anew));
+    bench.ok(admit(r2, anew));
+    assert_eq!((&bench.replica(1).in_sync, bench.replica(1).joiner), (&BTreeSet::from([r1, r2]), None));
+
+    bench.ok(copy(Some(r3)));
+    bench.ok(copy(None));
+    assert_eq!(bench.replica(1).joiner, None, "given up");
+    bench.ok(copy(Some(r3)));
+    bench.ok(Command::Remove(r3));
+    assert_eq!(bench.replica(1).joiner, None);
+}
+
+#[test]
+fn a_move_to_a_member_of_the_set_is_an_assignment_and_to_another_node_leaves_as_many_as_wanted() {
+    let (mut bench, [r1, r2, r3]) = Bench::ready();
+    let id = vm(1).id;
+    let epoch = bench.acknowledged(1, r1, &[r2]);
+    let Outcome::Epoch(second) = bench.ok(Command::Handover { vm: id, epoch, to: Some(r2) }) else { panic!() };
+    let replica = bench.replica(1);
+    assert!(second > epoch && replica.holder == r2 && replica.handover.is_none());
+    assert_eq!(replica.in_sync, BTreeSet::from([r1, r2]), "nothing was copied and nobody has left");
+
+    bench.ok(Command::Handover { vm: id, epoch: second, to: Some(r3) });
+    assert_eq!(bench.refused(Command::Copy { vm: id, epoch: second, to: Some(r3) }), "handover_under_way");
+    let begun = bench.replica(1).copying_since(r3).unwrap();
+    bench.ok(Command::Admit { vm: id, epoch: second, member: r3, begun });
+    bench.ok(Command::Assign { vm: id, epoch: second, to: r3 });
+    assert_eq!(bench.replica(1).in_sync, BTreeSet::from([r1, r3]), "the node it was moved away from has left");
+
+    bench.set(&[("copies", "1")]);
+    let third = bench.replica(1).epoch;
+    bench.ok(Command::Handover { vm: id, epoch: third, to: Some(r2) });
+    let begun = bench.replica(1).copying_since(r2).unwrap();
+    bench.ok(Command::Admit { vm: id, epoch: third, member: r2, begun });
+    bench.ok(Command::Assign { vm: id, epoch: third, to: r2 });
+    assert!(!bench.replica(1).in_sync.contains(&r3));
 }
 
 #[test]
@@ -203,7 +264,7 @@ fn a_seeding_node_replaces_the_set_at_its_first_complete_point() {
     let Outcome::Epoch(seeding) = bench.ok(Command::Seed { vm: id, epoch, to: r3 }) else { panic!() };
     let replica = bench.replica(1);
     assert_eq!((replica.receiver(), replica.holder, replica.in_sync.len()), (r3, r1, 2), "no old copy is given up");
-    assert_eq!(bench.refused(Command::Sync { vm: id, epoch: seeding, add: None, remove: Some(r2) }), "seeding");
+    assert_eq!(bench.refused(Command::Leave { vm: id, epoch: seeding, member: r2 }), "seeding");
     assert_eq!(bench.refused(Command::Acknowledged { vm: id, epoch: seeding }), "seeding");
     let mut returned = bench.clone();
     assert_eq!(bench.ok(Command::Seeded { vm: id, epoch: seeding }), Outcome::Epoch(seeding));
@@ -225,7 +286,7 @@ fn a_member_leaves_with_no_copy_that_nobody_else_has() {
     assert_eq!(refusal.code, "only_copy");
     assert!(refusal.remedy.unwrap().contains("landfall vm move"));
     let epoch = bench.replica(1).epoch;
-    bench.ok(Command::Sync { vm: vm(1).id, epoch, add: Some(r3), remove: None });
+    bench.copied(1, r3);
     bench.ok(Command::Remove(r2));
     let replica = bench.replica(1);
     assert!(replica.holder == r3 && replica.epoch > epoch && replica.in_sync == BTreeSet::from([r3]));
@@ -251,7 +312,8 @@ fn what_is_not_acknowledged_goes_on_at_another_node() {
     let seeding = bench.replica(4).epoch;
     bench.acknowledged(5, r1, &[r3]);
     let r4 = bench.join("r4", 44);
-    bench.ok(Command::Sync { vm: vm(2).id, epoch: filled_epoch(&bench), add: Some(r4), remove: None });
+    bench.ok(Command::Acknowledged { vm: vm(2).id, epoch: filled_epoch(&bench) });
+    bench.copied(2, r4);
     bench.ok(Command::Remove(r3));
     assert!(bench.replica(4).receiver() == r1 && bench.replica(4).epoch > seeding, "its data is no longer accepted");
     assert_eq!(bench.replica(5).in_sync, BTreeSet::from([r1]));

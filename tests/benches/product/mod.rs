@@ -3,6 +3,7 @@
 mod asker;
 mod binary;
 mod change_set;
+mod copies;
 mod copying;
 mod idle;
 mod image;
@@ -28,7 +29,7 @@ const ROUNDS: usize = 5;
 type Part = (&'static str, fn(&OnceCell<Stage>, &mut Table));
 
 /// Every part, in the order of measuring: the idle cluster before anything was asked of it, the deaths last.
-const PARTS: [Part; 11] = [
+const PARTS: [Part; 12] = [
     ("floors", |_, table| table.extend(crate::floor::rows())),
     ("binary", |_, table| table.extend(binary::rows())),
     ("idle", |stage, table| table.extend(idle::rows(stage::of(stage)))),
@@ -38,6 +39,7 @@ const PARTS: [Part; 11] = [
     ("copying", |stage, table| table.extend(copying::rows(stage::of(stage)))),
     ("change_set", |stage, table| table.extend(change_set::rows(stage::of(stage)))),
     ("image", |stage, table| table.extend(image::rows(stage::of(stage)))),
+    ("copies", |stage, table| table.extend(copies::rows(stage::of(stage)))),
     ("rehoming", |stage, table| table.extend(rehoming::rows(stage::of(stage)))),
     ("takeover", |stage, table| table.extend(takeover::rows(stage::of(stage)))),
 ];

@@ -53,7 +53,8 @@ impl Stage {
         let p = Cluster::of(LANDFALL, "Cluster-P", P_CAP);
         let p = p.spec(primaries("p1", QUICK_MS)).spec(primaries("p2", IMAGES_MS)).start();
         pair(&p, &r);
-        r.first().cli(["settings", "set", "replication_enabled=true", "--wait"]);
+        // One copy, but where two are what is measured.
+        r.first().cli(["settings", "set", "replication_enabled=true", "copies=1", "--wait"]);
         let runtime = Runtime::new().expect("a runtime");
         let asker = runtime.block_on(Asker::pair(&invitation(&r)));
         r.first().cli(["authorization", "add", asker.cap().as_str(), "--storage", "default"]);

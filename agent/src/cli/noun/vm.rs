@@ -326,6 +326,8 @@ impl Shown for VmDetail {
             .fact("missed cycles", or_dash(self.missed_cycles))
             .each("fault", self.fault.iter().map(|fault| &fault.message))
             .each("moving to", &self.moving_to)
+            .each("copies wanted", self.copies_wanted)
+            .each("copying to", &self.copying_to)
             .each("rival", &self.rivals)
             .each("passed over", self.passed_over.iter().map(|passed| format!("{}: {}", passed.node, passed.reason)))
             .text()

@@ -11,6 +11,7 @@ mod moved;
 mod owned;
 mod permitted;
 mod pointed;
+mod twice;
 
 use landfall_proto::Refusal;
 
@@ -38,6 +39,7 @@ pub async fn tell(story: &Story) -> Result<(), Refusal> {
     stage.step("The primary migrates: nothing changes at the replica's cluster", migrated::within(story)).await?;
     stage.step("A new node joins the primary's cluster, and the VM moves there", migrated::to_new_node(story)).await?;
     stage.step("The node that holds the replica dies", lost::play(story)).await?;
+    stage.step("With a second copy, the node that holds the replica dies again", twice::play(story)).await?;
     stage.step("The node that owns the CAP dies", owned::play(story)).await?;
     stage.step("One setting is changed, once, for every node", given::play(story)).await?;
     stage.step("The newest point is byte for byte what the primary's disks hold", digest::play(story)).await

@@ -15,7 +15,9 @@ const APPLIED_WITHIN: Duration = Duration::from_secs(3);
 
 /// Has a primary refused, and then allowed.
 pub async fn play(story: &Story) -> Result<(), Refusal> {
-    let _: Settings = story.run("r1", &["settings", "set", "replication_enabled=true", "--wait"]).await?;
+    story.stage.say("One copy of each replica for now; a later step shows what the second one is for.");
+    let words = ["settings", "set", "replication_enabled=true", "copies=1", "--wait"];
+    let _: Settings = story.run("r1", &words).await?;
     story.stage.say("Its table is still empty, so P is refused:");
     let refusal = story.refused("p1", ENABLE).await?;
     story.stage.saw(&format!("refused: {refusal}"));

@@ -1,10 +1,12 @@
 //! `point list` and `point export`: what can be recovered, and getting it out.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use landfall_proto::alpn::Alpn;
-use landfall_proto::id::MemberId;
-use landfall_proto::message::control::{ControlAnswer, ControlRequest, HolderFigures};
+use landfall_proto::id::{MemberId, Root};
+use landfall_proto::message::control::{ControlAnswer, ControlRequest, HolderFigures, PointState};
 use landfall_proto::{Class, Refusal};
 use tokio::time::timeout;
 
@@ -20,13 +22,46 @@ const EXPORT_DEADLINE: Duration = Duration::from_secs(3 * 3600);
 
 /// The recovery points of a VM, oldest first.
 pub async fn list(control: &Control, vm: &VmSelector) -> Result<Vec<PointStatus>, Refusal> {
-    let (_, holder) = holder_of(control, vm).await?;
+    let (member, mut holder) = holder_of(control, vm).await?;
+    who_has(control, member, vm, &mut holder).await?;
     match holder.fault {
         // No point and a fault is not an empty list: the points are there, or were.
         Some(fault) if holder.points.is_empty() => Err(Refusal::new(Class::Failed, "replica_unusable", fault)
             .remedy("mend what it names on the node that receives the replica (`landfall vm locate`)")),
         _ => Ok(holder.points.into_iter().map(Into::into).collect()),
     }
+}
+
+/// Puts down for each point which nodes list it, as each of them says that has a copy and answers.
+async fn who_has(
+    control: &Control,
+    receiver: MemberId,
+    vm: &VmSelector,
+    holder: &mut HolderFigures,
+) -> Result<(), Refusal> {
+    let id = resolve(&control.node, vm).await?;
+    let state = control.node.state();
+    let Some(replica) = state.replicas.get(&id).filter(|replica| replica.in_sync.contains(&receiver)) else {
+        return Ok(());
+    };
+    let asked = replica.in_sync.iter().filter(|member| **member != receiver).map(|member| {
+        let state = &state;
+        async move { (*member, figures(control, state, *member, id).await.and_then(|figures| figures.holder)) }
+    });
+    let mut listed: BTreeMap<MemberId, Vec<(u64, Root)>> = BTreeMap::new();
+    for (member, figures) in join_all(asked).await {
+        let points = figures.map(|figures| figures.points).unwrap_or_default();
+        let points = points.iter().filter(|point| point.state != PointState::Unreachable);
+        listed.insert(member, points.map(|point| (point.sequence, point.root)).collect());
+    }
+    for point in holder.points.iter_mut().filter(|point| point.state != PointState::Unreachable) {
+        let has = |member: &&MemberId| {
+            **member == receiver
+                || listed.get(member).is_some_and(|points| points.contains(&(point.sequence, point.root)))
+        };
+        point.copies = replica.in_sync.iter().filter(has).map(|member| name(&state, *member)).collect();
+    }
+    Ok(())
 }
 
 async fn holder_of(control: &Control, vm: &VmSelector) -> Result<(MemberId, HolderFigures), Refusal> {

@@ -5,17 +5,17 @@ use std::time::Duration;
 
 use landfall_proto::id::{MemberId, VmId};
 use landfall_proto::message::control::LocalVm;
-use landfall_proto::model::{Command, Replica};
+use landfall_proto::model::{Command, Outcome, Replica};
 use landfall_proto::{Class, Refusal};
 use landfall_store::state::check_start;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::census::{census, committed_names, resolve};
 use super::vms::{primary_status, show};
-use crate::drive::broker;
 use crate::drive::control::Control;
 use crate::drive::events::Happening;
 use crate::drive::node::Node;
+use crate::drive::{broker, handover, sight};
 use crate::surface::disabled::VmDisabled;
 use crate::surface::vm::{VmDetail, VmEnable, VmLocation, VmMove, VmSelector};
 use crate::surface::wait::{WaitSeconds, timed_out};
@@ -189,8 +189,23 @@ pub async fn hand_over(control: &Control, vm: &VmSelector, request: VmMove) -> R
     })?;
     if replica.receiver() != target.id {
         copied_once(node, replica, request.wait_seconds).await?;
+        let has_it = replica.in_sync.contains(&target.id);
+        if has_it && sight::live(node).get(&target.id) != Some(&true) {
+            let message = format!("{} has the replica, and does not answer", target.node);
+            return Err(Refusal::new(Class::Unreachable, "node_unreachable", message)
+                .field("to")
+                .remedy("see `landfall node list`; move it to a node that is up"));
+        }
         let command = Command::Handover { vm: id, epoch: replica.epoch, to: Some(target.id) };
-        node.proposer.commit(command).await?;
+        if let (Outcome::Epoch(epoch), _) = node.proposer.commit(command).await?
+            && epoch != replica.epoch
+        {
+            // It holds the replica by that very commit: nothing is copied.
+            let told = format!("{} has every point of {} and holds it now", target.node, replica.vm.name);
+            let event = Happening::info("replica_moved", told).vm(id).node(&target.node);
+            node.events.record(event.with("bytes", &0).with("epoch", &epoch));
+            tokio::spawn(handover::announce(node.clone(), id, epoch));
+        }
         if let Some(wait) = request.wait_seconds {
             handed_over(node, id, target.id, wait).await?;
         }

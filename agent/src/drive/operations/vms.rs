@@ -116,7 +116,10 @@ pub(super) async fn primary_status(
 async fn replica_status(control: &Control, state: &State, replica: &Replica) -> (VmStatus, Option<HolderFigures>) {
     let holder = figures(control, state, replica.receiver(), replica.vm.id).await.and_then(|figures| figures.holder);
     let now = control.node.outside.clock.wall();
-    let verdict = health::of_replica(replica, holder.as_ref(), now);
+    // One that is failed over is the VM, and gets no further copies.
+    let promoted = state.promotions.contains(&replica.vm.id);
+    let possible = if promoted { 0 } else { possible_copies(state) };
+    let verdict = health::of_replica(replica, holder.as_ref(), possible, now);
     let verdict = failover::at_replica(replica.vm.id, state.promotions.get(&replica.vm.id), verdict);
     let newest = holder.as_ref().and_then(|holder| newest(&holder.points)).cloned();
     let age = newest.as_ref().map(|point| now.0.saturating_sub(point.taken_at.0) / 1000);
@@ -187,6 +190,8 @@ pub async fn show(control: &Control, vm: &VmSelector) -> Result<VmDetail, Refusa
             durable_point: holder.as_ref().and_then(|holder| newest(&holder.points)).map(Into::into),
             verified_point: holder.as_ref().and_then(|holder| verified(&holder.points)),
             moving_to: replica.handover.as_ref().map(|handover| name(&state, handover.to)),
+            copies_wanted: Some(state.resolved_settings().copies),
+            copying_to: replica.joiner.map(|joiner| name(&state, joiner.member)),
             ..detail(&replica.vm, status)
         });
     }
@@ -197,6 +202,12 @@ pub async fn show(control: &Control, vm: &VmSelector) -> Result<VmDetail, Refusa
         fault: vm.fault.clone().map(Into::into),
         ..detail(&vm.vm, not_replicated(host, vm))
     })
+}
+
+/// How many copies of a replica are wanted, but no more than there are nodes that could have one.
+fn possible_copies(state: &State) -> usize {
+    let hosts = state.members.values().filter(|member| !member.witness).count();
+    state.resolved_settings().copies.min(hosts)
 }
 
 /// The newest point that was sent, or is on its way.
@@ -229,6 +240,8 @@ fn detail(vm: &VmSpec, status: VmStatus) -> VmDetail {
         missed_cycles: None,
         fault: None,
         moving_to: None,
+        copies_wanted: None,
+        copying_to: None,
         sent_point: None,
         durable_point: None,
         verified_point: None,

@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use landfall_proto::Refusal;
-use landfall_proto::message::data::EXTENT_MAX;
+use landfall_proto::message::data::{DIGEST_BYTES, DIGESTS_MAX, EXTENT_MAX};
 use landfall_proto::refusal::Class;
 
 use super::chain;
@@ -65,9 +65,32 @@ impl ReplicaStore {
 }
 
 impl CopySource {
+    /// Whether nothing new has come since the listing was made, and nothing comes.
+    pub fn is_frozen(&self) -> bool {
+        self.pin.still_freezes()
+    }
+
     /// The files and their sizes; the manifest is the first.
     pub fn files(&self) -> &[(String, u64)] {
         &self.files
+    }
+
+    /// BLAKE3 of `count` pieces of [`DIGEST_BYTES`] of a listed file from `offset` on; fewer where it ends before.
+    pub fn digests(&mut self, file: &str, offset: u64, count: u32) -> Result<Vec<[u8; 32]>, Refusal> {
+        if file == MANIFEST || count > DIGESTS_MAX || !offset.is_multiple_of(DIGEST_BYTES) {
+            let text = format!("{offset} (+{count})");
+            return Err(Refusal::invalid("offset", &text, "ask for at most 1,024 pieces of 64 KiB of a disk's file"));
+        }
+        let size = self.files.iter().find(|(name, _)| name == file).map_or(0, |(_, size)| *size);
+        let (mut digests, mut at) = (Vec::new(), offset);
+        while at < size && digests.len() < count as usize {
+            let length = (size - at).min(DIGEST_BYTES);
+            let mut piece = self.read(file, at, length as u32)?;
+            piece.resize(length as usize, 0);
+            digests.push(*blake3::hash(&piece).as_bytes());
+            at += length;
+        }
+        Ok(digests)
     }
 
     /// `length` bytes of a listed file from `offset` on, without the zeroes that they end in.

@@ -10,21 +10,21 @@
 //! of faith all the same: a point is found right by reading the files that are here, and a file that went or came anew
 //! makes every point be read again. Everything blocks.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use landfall_proto::Refusal;
 use landfall_proto::id::VmId;
-use landfall_proto::message::data::EXTENT_MAX;
 use landfall_proto::refusal::{Class, quoted};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use super::chain;
 use super::check::Checked;
 use super::layout::{FILES_MAX, Layout, MANIFEST, is_plain};
 use super::leftover;
-use super::manifest::{self, Manifest};
+use super::manifest::{self, Manifest, PointEntry};
 use super::pins::FolderLock;
 use crate::drive::image::durable::{self, fault};
 use crate::drive::image::tree;
@@ -46,17 +46,19 @@ pub struct CopyStep {
 /// A copy under way.
 #[derive(Debug)]
 pub struct Import {
-    vm: VmId,
-    folder: PathBuf,
-    layout: Layout,
-    files: Vec<(String, u64)>,
+    pub(super) vm: VmId,
+    pub(super) folder: PathBuf,
+    pub(super) layout: Layout,
+    pub(super) files: Vec<(String, u64)>,
     /// The next piece to ask for: file and offset.
     next: (usize, u64),
     asked: VecDeque<(usize, CopyStep)>,
     open: Option<(usize, File)>,
     received: u64,
     /// Files of earlier listings that are here whole and stand in this one.
-    kept: BTreeSet<String>,
+    pub(super) kept: BTreeSet<String>,
+    /// Of files of this pass, which pieces were taken over from what is here.
+    pub(super) alike: BTreeMap<String, Vec<bool>>,
     checked: Checked,
 }
 
@@ -78,6 +80,7 @@ impl Import {
             open: None,
             received: 0,
             kept: BTreeSet::new(),
+            alike: BTreeMap::new(),
             checked: Checked::default(),
         })
     }
@@ -85,6 +88,35 @@ impl Import {
     /// Removes what a copy for the replica of `vm` in `folder` left that broke off; no error where there is nothing.
     pub fn discard(folder: &Path, vm: VmId) -> Result<(), Refusal> {
         remove_folder(&temporary(folder, vm))
+    }
+
+    /// Takes over from the replica's own folder what its points have in common with those of the other node: files that
+    /// were written once and are the same by every root are not copied. How many files that are. The first pass only,
+    /// before anything is asked for. As all others they are read and proven before they count.
+    pub fn reuse(&mut self, theirs: &Manifest) -> Result<usize, Refusal> {
+        let Some(own) = leftover::look(&self.folder, self.vm).filter(|own| !own.doubted) else { return Ok(0) };
+        let here = Layout::new(&self.folder);
+        let _lock = FolderLock::take(&here)?;
+        let is_here = |point: &&PointEntry| {
+            let same = |other: &PointEntry| other.tip() == point.tip() && other.disks == point.disks;
+            own.points.iter().any(same)
+        };
+        let mut names = BTreeSet::new();
+        // Without a gap from the oldest on: an overlay shows its point only upon the one below it.
+        for disk in theirs.points.iter().take_while(is_here).flat_map(|point| &point.disks) {
+            // A chain that cannot be followed is of no use; the copy is then made as for a node that has nothing.
+            let Ok(chain) = chain::chain(&here, &disk.file) else { return Ok(0) };
+            names.extend(chain);
+            names.insert(disk.leaves.clone());
+        }
+        for name in &names {
+            let (from, to) = (here.path(name), self.layout.path(name));
+            durable::step("link copy")
+                .and_then(|()| fs::hard_link(&from, &to))
+                .map_err(|error| fault("link", &from, &error))?;
+        }
+        self.kept = names;
+        Ok(self.kept.len())
     }
 
     /// Begins the next pass, over what the other node lists now in the same session. What is here and still listed is
@@ -114,11 +146,11 @@ impl Import {
         loop {
             let (at, offset) = self.next;
             let (name, size) = self.files.get(at)?;
-            if offset >= *size || self.kept.contains(name) {
+            let part = if self.kept.contains(name) { None } else { self.next_part(name, *size, offset) };
+            let Some((offset, length)) = part else {
                 self.next = (at + 1, 0);
                 continue;
-            }
-            let length = (*size - offset).min(EXTENT_MAX as u64) as u32;
+            };
             let step = CopyStep { file: name.clone(), offset, length };
             self.next = (at, offset + u64::from(length));
             self.asked.push_back((at, step.clone()));
@@ -134,7 +166,10 @@ impl Import {
         let path = self.layout.path(&step.file);
         if self.open.as_ref().is_none_or(|(open, _)| *open != at) {
             self.close()?;
-            let file = durable::create(&path)?;
+            let file = match self.alike.contains_key(&step.file) {
+                true => File::options().write(true).open(&path).map_err(|error| fault("open", &path, &error))?,
+                false => durable::create(&path)?,
+            };
             file.set_len(self.files[at].1).map_err(|error| fault("write", &path, &error))?;
             self.open = Some((at, file));
         }
@@ -165,6 +200,7 @@ impl Import {
     /// Refuses a pass that is not through.
     fn complete(&mut self) -> Result<(), Refusal> {
         self.close()?;
+        self.settle_alike()?;
         if !self.asked.is_empty() || self.next.0 < self.files.len() {
             return Err(bad_list("a copy that is not complete"));
         }

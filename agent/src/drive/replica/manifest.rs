@@ -21,8 +21,6 @@ use crate::drive::image::tree::{self, MAX_DISKS, content_root};
 pub const RECOVERY_POINTS_MAX: u8 = 24;
 /// The most listed points: pins may hold a few beyond what retention keeps.
 pub const POINTS_MAX: usize = 60;
-/// The longest manifest that is read: 60 points of 256 disks take less.
-const BYTES_MAX: u64 = 16 << 20;
 const TITLE: &str = "landfall-replica 1 ";
 
 /// What a replica's folder holds.
@@ -124,6 +122,9 @@ impl PointEntry {
 }
 
 impl Manifest {
+    /// The longest manifest that is read: 60 points of 256 disks take less.
+    pub const BYTES_MAX: u64 = 16 << 20;
+
     /// A manifest that lists nothing.
     pub fn empty(vm: VmId) -> Self {
         Self {
@@ -165,7 +166,7 @@ impl Manifest {
     pub fn load(path: &Path) -> Result<Option<Self>, Refusal> {
         let Some(file) = durable::open_if_there(path)? else { return Ok(None) };
         let length = file.metadata().map_err(|error| fault("look at", path, &error))?.len();
-        if length > BYTES_MAX {
+        if length > Self::BYTES_MAX {
             return Err(bad(path, &format!("has {length} bytes")));
         }
         let bytes = std::fs::read(path).map_err(|error| fault("read", path, &error))?;

@@ -23,6 +23,8 @@
 //! Everything here blocks on disk IO and nothing needs a runtime. A [`ReplicaStore`] is used by one caller at a time;
 //! [`PinnedPoint`] and [`CopySource`] read beside it, from any thread.
 
+pub mod agreed;
+pub mod alike;
 pub mod chain;
 mod check;
 pub mod copy;
@@ -41,6 +43,8 @@ pub mod stage;
 pub mod store;
 
 #[cfg(test)]
+mod agreed_test;
+#[cfg(test)]
 mod chain_test;
 #[cfg(test)]
 mod fault_test;
@@ -57,6 +61,8 @@ mod session_test;
 #[cfg(test)]
 mod test_primary;
 
+pub use agreed::StagedLog;
+pub use alike::Similar;
 pub use copy::CopySource;
 pub use export::{ExportReport, PinnedPoint};
 pub use import::{CopyStep, Import};

@@ -56,6 +56,8 @@ struct Held {
     pins: BTreeMap<u64, u32>,
     /// How many readers want nothing new to come.
     freezes: u32,
+    /// How often that was ended over their heads: an earlier wish counts no more.
+    thaws: u64,
 }
 
 impl Shared {
@@ -89,6 +91,12 @@ impl Shared {
     pub(super) fn is_frozen(&self) -> bool {
         self.held().freezes > 0
     }
+
+    /// Lets new points come again, whoever wanted none.
+    pub(super) fn thaw(&self) {
+        let mut held = self.held();
+        (held.freezes, held.thaws) = (0, held.thaws + 1);
+    }
 }
 
 /// Keeps points from being de-listed, and with `freeze` new ones from coming, until it is dropped.
@@ -96,7 +104,8 @@ impl Shared {
 pub(super) struct Pin {
     shared: Arc<Shared>,
     sequences: Vec<u64>,
-    freeze: bool,
+    /// Nothing new comes, as long as so many thaws there have been.
+    freeze: Option<u64>,
 }
 
 impl Pin {
@@ -106,12 +115,18 @@ impl Pin {
             *held.pins.entry(*sequence).or_default() += 1;
         }
         held.freezes += u32::from(freeze);
+        let freeze = freeze.then_some(held.thaws);
         drop(held);
         Self { shared: Arc::clone(shared), sequences, freeze }
     }
 
     pub(super) fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    /// Whether nothing new has come since this was made, and nothing comes.
+    pub(super) fn still_freezes(&self) -> bool {
+        self.freeze == Some(self.shared.held().thaws)
     }
 }
 
@@ -126,6 +141,8 @@ impl Drop for Pin {
                 }
             }
         }
-        held.freezes -= u32::from(self.freeze);
+        if self.freeze == Some(held.thaws) {
+            held.freezes = held.freezes.saturating_sub(1);
+        }
     }
 }

@@ -243,7 +243,7 @@ impl ReplicaStore {
     }
 
     /// As [`ReplicaStore::check_epochs`], for a session that was admitted: a newer one ends it.
-    pub(super) fn check_session(&self, epochs: &Epochs) -> Result<(), Refusal> {
+    pub fn check_session(&self, epochs: &Epochs) -> Result<(), Refusal> {
         self.check_epochs(epochs)?;
         let sender = SenderSeen { cluster: epochs.cluster, epoch: epochs.sender };
         if epochs.assignment == self.manifest.epoch && self.manifest.senders.last() == Some(&sender) {

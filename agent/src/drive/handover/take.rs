@@ -1,0 +1,255 @@
+//! The node that copies: it fetches the holder's files in passes and proves every point.
+
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use landfall_proto::Refusal;
+use landfall_proto::alpn::Alpn;
+use landfall_proto::calls::Session;
+use landfall_proto::frame::{self, FrameError};
+use landfall_proto::id::VmId;
+use landfall_proto::message::data::{CopyAnswer, CopyRequest, DIGEST_BYTES, DIGESTS_MAX, EXTENT_MAX, Hello};
+use landfall_proto::model::Replica;
+use landfall_proto::refusal::Class;
+use landfall_store::State;
+use tokio::time::{sleep, timeout};
+
+use super::{Purpose, STALL};
+use crate::drive::events::Happening;
+use crate::drive::members::data_target;
+use crate::drive::node::Node;
+use crate::drive::replica::layout::MANIFEST;
+use crate::drive::replica::{Import, Manifest, Similar};
+use crate::drive::replicas::Replicas;
+use crate::drive::send::capture::blocking;
+
+/// Pieces that are asked for ahead of their answers: 8 MiB in flight.
+const PIECES_AHEAD: usize = 16;
+
+/// How often the holder hears something during work that asks it nothing: often enough for [`STALL`].
+const SIGN_OF_LIFE: Duration = Duration::from_secs(STALL.as_secs() / 3);
+
+/// What the pass that the primary waits for should carry at most: at the 100 MB/s of a gigabit link less than a second,
+/// well within the shortest cycle.
+const FROZEN_BYTES_AIM: u64 = 64 << 20;
+
+/// Passes before the one that the primary waits for. Each carries what was written during the one before; where that
+/// does not become little in so many, the guest writes about as fast as the copy goes and more would not help.
+const UNFROZEN_PASSES: u32 = 4;
+
+/// One replica that is copied to this node.
+pub(super) struct Copying<'a> {
+    pub(super) node: &'a Node,
+    pub(super) replicas: &'a Replicas,
+    pub(super) replica: &'a Replica,
+    pub(super) purpose: Purpose,
+    /// Whatever is here already counts for nothing.
+    pub(super) anew: bool,
+}
+
+impl Copying<'_> {
+    /// Copies the replica from its holder, checks it, and has this node hold it or join the in-sync set.
+    pub(super) async fn take(&self) -> Result<(), Refusal> {
+        let Self { node, replicas, replica, .. } = self;
+        let vm = replica.vm.id;
+        let state = node.state();
+        let holder = data_target(&state, replica.holder).ok_or_else(|| Refusal::not_found("node", "the holder"))?;
+        replicas.close(vm).await;
+        let began = node.outside.clock.now();
+        let mut copy = Copy { session: node.calls.open(&holder, Alpn::Data, STALL).await? };
+        copy.send(&Hello::Copy { vm, epoch: replica.epoch }).await?;
+        let mut import = self.passes(&mut copy).await?;
+        let froze = node.outside.clock.now();
+        let files = copy.list(true).await?;
+        import = copy.beside(move || import.again(files).map(|()| import)).await?;
+        import = copy.fetch(import).await?;
+        let bytes = import.received();
+        copy.beside(move || import.finish()).await?;
+        let told = match (copy.ask(&CopyRequest::Complete).await?, self.purpose) {
+            (CopyAnswer::Handed(epoch), Purpose::Hold) => {
+                // Until this node has applied it, it would take the replica for one that is still to be taken over.
+                let applied = node.proposer.applied(epoch.0, tokio::time::Instant::now() + STALL).await;
+                open_early(node, replicas, vm, applied.ok());
+                let told = format!("{} is received here now: {bytes} bytes came from its holder", replica.vm.name);
+                Happening::info("replica_moved", told).with("epoch", &epoch)
+            }
+            (CopyAnswer::Admitted, Purpose::Join) => {
+                let mut states = node.consensus.watch_state();
+                let joined = states.wait_for(|state| {
+                    state.replicas.get(&vm).is_none_or(|replica| !Purpose::Join.wants(replica, node.me))
+                });
+                drop(timeout(STALL, joined).await);
+                let told = format!("{} is copied here, too: {bytes} bytes came from its holder", replica.vm.name);
+                Happening::info("copy_joined", told)
+            }
+            (other, _) => return Err(unexpected(other)),
+        };
+        let now = node.outside.clock.now();
+        let event = told.vm(vm).node(&node.name).with("bytes", &bytes).with("took_ms", &now.since(began).as_millis());
+        node.events.record(event.with("frozen_ms", &now.since(froze).as_millis()));
+        Ok(())
+    }
+
+    /// The passes during which the holder goes on.
+    async fn passes(&self, copy: &mut Copy) -> Result<Import, Refusal> {
+        let Self { replica, anew, .. } = *self;
+        let (vm, folder) = (replica.vm.id, self.replicas.folder(&replica.storage, replica.vm.id)?);
+        let files = copy.list(false).await?;
+        let theirs = Arc::new(copy.manifest(&files).await?);
+        let listed = Arc::clone(&theirs);
+        let begun = move || {
+            let mut import = Import::begin(&folder, vm, files)?;
+            if !anew {
+                let reused = import.reuse(&listed)?;
+                tracing::info!(%vm, reused, "files that are here already are not copied");
+            }
+            Ok(import)
+        };
+        let mut import = copy.beside(begun).await?;
+        if !anew {
+            for similar in import.similar(&theirs) {
+                import = copy.compare(import, similar).await?;
+            }
+        }
+        let (mut pass, mut before) = (1, 0);
+        loop {
+            import = copy.fetch(import).await?;
+            import = copy.beside(move || import.check().map(|()| import)).await?;
+            let carried = import.received() - before;
+            tracing::info!(vm = %replica.vm.name, pass, carried, "copied while the holder goes on");
+            if carried <= FROZEN_BYTES_AIM || pass >= UNFROZEN_PASSES {
+                return Ok(import);
+            }
+            (pass, before) = (pass + 1, import.received());
+            let files = copy.list(false).await?;
+            import = copy.beside(move || import.again(files).map(|()| import)).await?;
+        }
+    }
+}
+
+/// Opens a replica that has just come, so that the merges which had to wait for its copy are not the first sender's to
+/// wait for. Where that fails the first session says why.
+fn open_early(node: &Node, replicas: &Replicas, vm: VmId, state: Option<Arc<State>>) {
+    let mine = |replica: &Replica| replica.receiver() == node.me;
+    let Some(replica) = state.and_then(|state| state.replicas.get(&vm).cloned()).filter(mine) else { return };
+    let replicas = replicas.clone();
+    tokio::spawn(async move { replicas.store(&replica).await.map(drop) });
+}
+
+struct Copy {
+    session: Session,
+}
+
+impl Copy {
+    async fn send<T: serde::Serialize>(&mut self, message: &T) -> Result<(), Refusal> {
+        let sent = timeout(STALL, frame::send(&mut self.session.send, message, Alpn::Data.frame_max()));
+        sent.await.unwrap_or(Err(FrameError::Late(STALL))).map_err(|error| broken(&error))
+    }
+
+    async fn receive(&mut self) -> Result<CopyAnswer, Refusal> {
+        let received = timeout(STALL, frame::receive(&mut self.session.receive, Alpn::Data.frame_max()));
+        received.await.unwrap_or(Err(FrameError::Late(STALL))).map_err(|error| broken(&error))
+    }
+
+    async fn list(&mut self, freeze: bool) -> Result<Vec<(String, u64)>, Refusal> {
+        match self.ask(&CopyRequest::List { freeze }).await? {
+            CopyAnswer::Files(files) => Ok(files),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    /// The holder's manifest, as of the last listing.
+    async fn manifest(&mut self, files: &[(String, u64)]) -> Result<Manifest, Refusal> {
+        let size = files.iter().find(|(name, _)| name == MANIFEST).map_or(0, |(_, size)| *size);
+        let mut bytes = Vec::new();
+        while (bytes.len() as u64) < size.min(Manifest::BYTES_MAX) {
+            let offset = bytes.len() as u64;
+            let length = (size - offset).min(EXTENT_MAX as u64) as u32;
+            match self.ask(&CopyRequest::Read { file: MANIFEST.to_owned(), offset, length }).await? {
+                CopyAnswer::Piece(piece) if !piece.is_empty() => bytes.extend(piece),
+                other => return Err(unexpected(other)),
+            }
+        }
+        Manifest::decode(&bytes, Path::new(MANIFEST))
+    }
+
+    /// Finds out which pieces of one file are here already.
+    async fn compare(&mut self, mut import: Import, similar: Similar) -> Result<Import, Refusal> {
+        let mut pieces = 0;
+        while pieces * DIGEST_BYTES < similar.bytes {
+            let (file, offset) = (similar.name.clone(), pieces * DIGEST_BYTES);
+            let digests = match self.ask(&CopyRequest::Digests { file, offset, count: DIGESTS_MAX }).await? {
+                CopyAnswer::Digests(digests) if (1..=DIGESTS_MAX as usize).contains(&digests.len()) => digests,
+                other => return Err(unexpected(other)),
+            };
+            pieces += digests.len() as u64;
+            let of = similar.clone();
+            import = blocking(move || import.compare(&of, &digests).map(|()| import)).await?;
+        }
+        Ok(import)
+    }
+
+    /// Fetches what a pass still lacks.
+    async fn fetch(&mut self, mut import: Import) -> Result<Import, Refusal> {
+        let mut ahead = 0;
+        loop {
+            while ahead < PIECES_AHEAD
+                && let Some(step) = import.next_step()
+            {
+                self.send(&CopyRequest::Read { file: step.file, offset: step.offset, length: step.length }).await?;
+                ahead += 1;
+            }
+            if ahead == 0 {
+                return Ok(import);
+            }
+            let piece = match self.receive().await? {
+                CopyAnswer::Piece(piece) => piece,
+                other => return Err(unexpected(other)),
+            };
+            ahead -= 1;
+            import = blocking(move || import.feed(&piece).map(|()| import)).await?;
+        }
+    }
+
+    /// Does `work`, which may take long, and lets the other side hear of this one meanwhile: it gives up a session that
+    /// is silent.
+    async fn beside<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let mut work = pin!(blocking(work));
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                () = sleep(SIGN_OF_LIFE) => {}
+            }
+            let sign = CopyRequest::Read { file: MANIFEST.to_owned(), offset: 0, length: 1 };
+            let silent = match self.ask(&sign).await {
+                Ok(CopyAnswer::Piece(_)) => continue,
+                Ok(other) => unexpected(other),
+                Err(refusal) => refusal,
+            };
+            // The next try must not meet this one's work in its folder.
+            drop(work.await);
+            return Err(silent);
+        }
+    }
+
+    async fn ask(&mut self, request: &CopyRequest) -> Result<CopyAnswer, Refusal> {
+        self.send(request).await?;
+        self.receive().await
+    }
+}
+
+fn broken(error: &FrameError) -> Refusal {
+    Refusal::new(Class::Unreachable, "copy_broken", format!("the copy broke off: {error}"))
+}
+
+fn unexpected(answer: CopyAnswer) -> Refusal {
+    match answer {
+        CopyAnswer::Refused(refusal) => refusal,
+        _ => Refusal::new(Class::Failed, "protocol", "the holder gave an answer of another kind"),
+    }
+}

@@ -1,0 +1,56 @@
+//! The one thing that every schedule ends with: each acknowledged point is on every member of the in-sync set.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use landfall_agent::drive::replica::ReplicaStore;
+use landfall_kit::process::{Cluster, Node, eventually};
+use landfall_proto::id::VmId;
+
+use crate::pair::members;
+use crate::stage::{LONG, WORK, number, workload};
+
+/// What one node has: each point's root and, by the bytes that were exported, each disk's hash.
+type Points = BTreeMap<u64, (String, Vec<String>)>;
+
+/// Stops the primary's sending and both clusters' replicas, and reads every member's folder: the newest point that the
+/// primary was told of is there, byte for byte the same, and so is every other point that two members list. What is
+/// staged whole counts as there: the next holder completes it. `asked` is a node that has a quorum.
+pub fn every_member_has_what_was_acknowledged(p: &Cluster, r: &Cluster, asked: &Node) {
+    p.first().cli(["vm", "pause", WORK]);
+    let members = eventually(LONG, "the in-sync set", || members(asked));
+    assert!(!members.is_empty());
+    r.nodes().iter().for_each(Node::lose);
+    let shown = p.first().cli(["vm", "show", WORK]);
+    let acknowledged = number(&shown["durable_point"]["point"]);
+    let found: BTreeMap<&String, Points> = members.iter().map(|name| (name, points(r.node(name)))).collect();
+    println!(
+        "acknowledged {acknowledged}; {:?}",
+        found.iter().map(|(name, has)| (name, has.keys())).collect::<Vec<_>>()
+    );
+    for (name, points) in &found {
+        assert!(points.contains_key(&acknowledged), "{name} lacks point {acknowledged}: it has {:?}", points.keys());
+        for (other, others) in &found {
+            for (sequence, point) in points.iter().filter(|(sequence, _)| others.contains_key(sequence)) {
+                assert_eq!(Some(point), others.get(sequence), "point {sequence} differs between {name} and {other}");
+            }
+        }
+    }
+}
+
+fn points(node: &Node) -> Points {
+    let vm = VmId(workload(WORK).uuid());
+    let mut store = ReplicaStore::open(&node.storage_path().join(vm.to_string()), vm).unwrap();
+    if store.staged_log().is_some() {
+        store.commit().unwrap();
+    }
+    let mut points = Points::new();
+    for point in &store.manifest().points {
+        // Its bytes are checked against its root as they are read.
+        let folder = tempfile::tempdir().unwrap();
+        let report = store.pin(Some(point.sequence)).unwrap().export(folder.path(), &mut |_| Ok(())).unwrap();
+        let hash = |file| blake3::hash(&fs::read(file).unwrap()).to_string();
+        points.insert(point.sequence, (point.root.to_string(), report.files.iter().map(hash).collect()));
+    }
+    points
+}
