@@ -23,7 +23,9 @@ fn the_demo_holds_and_leaves_nothing_behind() {
     for step in 1..=11 {
         assert!(told.contains(&format!("\n{step}. ")), "step {step} is not told:\n{told}");
     }
-    assert!(told.contains("nothing was sent again"), "the second copy is not told of:\n{told}");
+    // Wherever the lines of a narrow page end.
+    let words: Vec<&str> = told.split_whitespace().collect();
+    assert!(words.join(" ").contains("nothing was sent again"), "the second copy is not told of:\n{told}");
     let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.path()).collect();
     assert!(left.is_empty(), "files are left: {left:?}");
     let running = started_in(&folder.path().to_string_lossy());

@@ -242,7 +242,7 @@ impl ReplicaStore {
         Ok(())
     }
 
-    /// As [`ReplicaStore::check_epochs`], for a session that was admitted: a newer one ends it.
+    /// As `check_epochs`, for a session that was admitted: a newer one ends it.
     pub fn check_session(&self, epochs: &Epochs) -> Result<(), Refusal> {
         self.check_epochs(epochs)?;
         let sender = SenderSeen { cluster: epochs.cluster, epoch: epochs.sender };
