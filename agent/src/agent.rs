@@ -153,8 +153,6 @@ impl Agent {
         let (id, key) = (Found::FOUNDER, &inner.key);
         let certificate =
             authority.issue(&fqdn, id, key.public_key(), outside.random.as_ref(), outside.clock.as_ref())?;
-        let mut random = [0; 16];
-        outside.random.fill(&mut random);
         let founder = Member {
             id,
             node: config.node.clone(),
@@ -167,7 +165,7 @@ impl Agent {
         let found = Found {
             cluster,
             cap: cap.clone(),
-            cluster_id: u128::from_le_bytes(random),
+            cluster_id: outside.random.u128(),
             ca: authority.certificate().to_vec(),
             timing: Timing::STANDARD,
             founder: founder.clone(),

@@ -20,6 +20,17 @@ fn put(node: &Node) -> PathBuf {
     folder.join("vda.raw")
 }
 
+/// A node that keeps the replica of a VM of the first of `nodes`, which are the primaries', and that VM's disk.
+fn replicated(nodes: &[&str]) -> (Cluster, Cluster, PathBuf) {
+    let r = replicas().node("r1").start();
+    let p = primaries(nodes).start();
+    join_up(&p, &r);
+    let disk = put(p.first());
+    enable(p.first(), WORK);
+    goes_on(r.first(), WORK);
+    (r, p, disk)
+}
+
 /// The newest point is what the disk is.
 fn same(r: &Cluster, disk: &Path, name: &str) {
     let to = r.folder().join(name);
@@ -33,13 +44,8 @@ fn shown(node: &Node) -> Result<Value, String> {
 
 #[test]
 fn a_restored_or_replaced_image_costs_only_what_differs() {
-    let r = replicas().node("r1").start();
-    let p = primaries(&["p1"]).start();
-    join_up(&p, &r);
+    let (r, p, disk) = replicated(&["p1"]);
     let (p1, r1) = (p.first(), r.first());
-    let disk = put(p1);
-    enable(p1, WORK);
-    goes_on(r1, WORK);
     let older = disk.with_extension("older");
     fs::copy(&disk, &older).unwrap();
     write(&disk, &noise(MIB, 5), 2 * MIB);
@@ -115,13 +121,8 @@ const AGAIN: u64 = 4 * MIB;
 
 #[test]
 fn a_change_set_that_is_cut_off_goes_on_where_it_was_durable() {
-    let r = replicas().node("r1").start();
-    let p = primaries(&["p1"]).start();
-    join_up(&p, &r);
+    let (r, p, disk) = replicated(&["p1"]);
     let (p1, r1) = (p.first(), r.first());
-    let disk = put(p1);
-    enable(p1, WORK);
-    goes_on(r1, WORK);
     for (turn, cut) in [(&r, "holder"), (&p, "sender")].into_iter().enumerate() {
         let (cluster, who) = cut;
         p1.cli(["vm", "set", WORK, "--limit", "16"]);

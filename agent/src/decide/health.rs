@@ -326,21 +326,9 @@ mod tests {
     fn replica() -> Replica {
         Replica {
             vm: vm(),
-            primary: "p.contoso.com".parse().unwrap(),
-            trust_group: "T".parse().unwrap(),
-            storage: "default".parse().unwrap(),
-            frequency: Frequency::HalfMinute,
-            recovery_points: 0,
-            holder: MemberId::from_number(1),
-            in_sync: BTreeSet::from([MemberId::from_number(1)]),
             epoch: Epoch::from_number(4),
             seeding: Some(MemberId::from_number(2)),
-            acknowledged: true,
-            handover: None,
-            joiner: None,
-            stopped: None,
-            created_at: UnixMillis(0),
-            paused: None,
+            ..crate::decide::copies::sample()
         }
     }
 

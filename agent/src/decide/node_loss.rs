@@ -174,8 +174,6 @@ pub fn rehome(replica: &Replica, nodes: &Nodes, patience: Patience, now: Time) -
 
 #[cfg(test)]
 mod tests {
-    use landfall_proto::id::{Epoch, UnixMillis};
-    use landfall_proto::model::{Frequency, VmSpec};
     use proptest::prelude::*;
 
     use super::*;
@@ -196,28 +194,11 @@ mod tests {
 
     fn replica(holder: u64, in_sync: &[u64], seeding: Option<u64>, acknowledged: bool) -> Replica {
         Replica {
-            vm: VmSpec {
-                id: VmId(uuid::Uuid::from_u128(7)),
-                name: "vm".parse().unwrap(),
-                disks: vec![],
-                adapters: vec![],
-                launch: Default::default(),
-            },
-            primary: "p.contoso.com".parse().unwrap(),
-            trust_group: "T".parse().unwrap(),
-            storage: "default".parse().unwrap(),
-            frequency: Frequency::HalfMinute,
-            recovery_points: 0,
             holder: id(holder),
             in_sync: in_sync.iter().map(|n| id(*n)).collect(),
-            epoch: Epoch::from_number(9),
             seeding: seeding.map(id),
             acknowledged,
-            handover: None,
-            joiner: None,
-            stopped: None,
-            created_at: UnixMillis(0),
-            paused: None,
+            ..crate::decide::copies::sample()
         }
     }
 

@@ -150,8 +150,8 @@ pub fn promised_bytes<'a>(
 mod tests {
     use std::collections::BTreeMap;
 
-    use landfall_proto::id::{Epoch, Position, UnixMillis};
-    use landfall_proto::model::{DiskSpec, Frequency, Handover, Joiner, VmSpec};
+    use landfall_proto::id::{Position, UnixMillis};
+    use landfall_proto::model::{DiskSpec, Handover, Joiner, VmSpec};
     use proptest::prelude::*;
 
     use super::*;
@@ -219,21 +219,10 @@ mod tests {
                 adapters: vec![],
                 launch: Default::default(),
             },
-            primary: "p.contoso.com".parse().unwrap(),
-            trust_group: "T".parse().unwrap(),
             storage: storage.clone(),
-            frequency: Frequency::HalfMinute,
-            recovery_points: 0,
             holder,
             in_sync: [holder].into(),
-            epoch: Epoch::from_number(9),
-            seeding: None,
-            acknowledged: true,
-            handover: None,
-            joiner: None,
-            stopped: None,
-            created_at: UnixMillis(0),
-            paused: None,
+            ..crate::decide::copies::sample()
         };
         let promised = |replica: &Replica| promised_bytes([replica], vm(1), here, &storage);
         assert_eq!(promised(&replica(2, here)), 0, "what was acknowledged has its room");

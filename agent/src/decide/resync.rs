@@ -38,6 +38,8 @@ pub enum Because {
     Unfinished,
     /// A disk was added or has another size.
     Reshaped,
+    /// What was sent last went to a node that does not receive the VM any more, and this one does not have it.
+    NewHome,
     /// The sender's index is gone.
     IndexLost,
     /// The replica's newest point is not the one that was acknowledged.
@@ -53,6 +55,7 @@ impl Because {
             Self::SentElsewhere => "sent_elsewhere",
             Self::Unfinished => "unfinished",
             Self::Reshaped => "reshaped",
+            Self::NewHome => "new_home",
             Self::IndexLost => "index_lost",
             Self::Diverged => "diverged",
         }
@@ -66,6 +69,7 @@ impl Because {
             Self::SentElsewhere => "another node has sent the VM since this one did",
             Self::Unfinished => "the replica has content and no complete point yet",
             Self::Reshaped => "a disk was added or has another size",
+            Self::NewHome => "the node that receives it now does not have what was sent last",
             Self::IndexLost => "the index of what the replica has is lost or damaged",
             Self::Diverged => "the replica's newest point is not the one that was acknowledged",
         }
@@ -78,12 +82,14 @@ impl Because {
 }
 
 /// Why a comparison is needed before the next capture; `None` where the replica is empty, so that there is nothing to
-/// compare with. `acknowledged` is the newest point that this sender knows to be acknowledged in this relationship.
+/// compare with. `acknowledged` is the newest point that this sender knows to be acknowledged in this relationship,
+/// `new_home` whether what it sent last went to other nodes than the one that receives now.
 pub fn because(
     asked: bool,
     acknowledged: Option<Tip>,
     newest: Option<Tip>,
     comparable: bool,
+    new_home: bool,
     indexes: Indexes,
 ) -> Option<Because> {
     let Some(newest) = newest else { return comparable.then_some(Because::Unfinished) };
@@ -91,8 +97,9 @@ pub fn because(
         _ if asked => Because::Asked,
         None => Because::NewSender,
         Some(own) if own == newest && indexes == Indexes::Reshaped => Because::Reshaped,
-        Some(own) if own == newest => Because::IndexLost,
         Some(own) if own.sequence < newest.sequence => Because::SentElsewhere,
+        Some(_) if new_home => Because::NewHome,
+        Some(own) if own == newest => Because::IndexLost,
         Some(_) => Because::Diverged,
     })
 }
@@ -133,12 +140,30 @@ mod tests {
             (false, tip(4, 4), tip(3, 3), whole, Some(Because::Diverged), true),
         ];
         for (asked, own, newest, indexes, expected, waits) in cases {
-            let found = because(asked, own, newest, true, indexes);
+            let found = because(asked, own, newest, true, false, indexes);
             assert_eq!(found, expected);
             assert_eq!(found.unwrap().waits(), waits, "{found:?}");
         }
-        assert_eq!(because(true, tip(3, 3), None, true, whole), Some(Because::Unfinished));
-        assert_eq!(because(true, tip(3, 3), None, false, whole), None, "an empty replica is filled");
+        assert_eq!(because(true, tip(3, 3), None, true, false, whole), Some(Because::Unfinished));
+        assert_eq!(because(true, tip(3, 3), None, false, false, whole), None, "an empty replica is filled");
+    }
+
+    #[test]
+    fn a_node_that_took_the_replica_over_with_older_files_is_brought_up_at_once() {
+        let at_new_home = |own, newest, indexes| because(false, own, newest, true, true, indexes).unwrap();
+        for (own, newest, indexes, expected) in [
+            (tip(4, 4), tip(3, 3), Indexes::Lost, Because::NewHome),
+            (tip(3, 3), tip(3, 9), Indexes::Lost, Because::NewHome),
+            // The one before took more, which does not count: the index is of that.
+            (tip(3, 3), tip(3, 3), Indexes::Lost, Because::NewHome),
+            (tip(3, 3), tip(3, 3), Indexes::Reshaped, Because::Reshaped),
+            (tip(2, 2), tip(3, 3), Indexes::Lost, Because::SentElsewhere),
+            (None, tip(3, 3), Indexes::Lost, Because::NewSender),
+        ] {
+            let found = at_new_home(own, newest, indexes);
+            assert_eq!(found, expected);
+            assert!(!found.waits(), "{found:?}");
+        }
     }
 
     #[test]

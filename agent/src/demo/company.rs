@@ -38,9 +38,7 @@ impl Company {
             let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
             environment.split(|byte| *byte == 0).any(|variable| variable == wanted.as_bytes())
         };
-        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-        let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-        pids.filter(carries).filter_map(Pid::from_raw).collect()
+        pids().filter(carries).filter_map(Pid::from_raw).collect()
     }
 
     /// Kills all of them and returns once none is left.
@@ -97,9 +95,13 @@ pub fn kill(pid: i32) -> Result<(), Refusal> {
 
 /// The processes that work in `folder`: those of the VM whose folder it is.
 pub fn working_in(folder: &Path) -> Vec<i32> {
+    pids().filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder)).collect()
+}
+
+/// The numbers of all processes.
+fn pids() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    pids.filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder)).collect()
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// Whether a process was stopped by a signal.

@@ -114,9 +114,8 @@ impl Membership {
         let replicas = Replicas::new(node.clone());
         let senders = Senders::new(node.clone());
         let failover = Failover::new(node.clone(), replicas.clone(), senders.clone());
-        let (replicas_too, senders_too, failover_too) = (replicas.clone(), senders.clone(), failover.clone());
-        let control =
-            Control { node: node.clone(), replicas: replicas_too, senders: senders_too, failover: failover_too };
+        let control = Control { node: node.clone(), replicas, senders, failover };
+        let Control { replicas, senders, failover, .. } = control.clone();
         let membership =
             Self { enrolment, control: control.clone(), tasks: Mutex::default(), broken: watch::Sender::new(None) };
         let confirmed = Confirmed::new(Arc::clone(&node.outside.clock), timing.lease());

@@ -325,7 +325,8 @@ impl From<Statistics> for ReplicationStatistics {
 /// A comparison of both sides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// Why: `asked`, `new_sender`, `sent_elsewhere`, `unfinished`, `reshaped`, `index_lost` or `diverged`.
+    /// Why: `asked`, `new_sender`, `sent_elsewhere`, `unfinished`, `reshaped`, `new_home`,
+    /// `index_lost` or `diverged`.
     pub code: String,
     /// Why, a sentence.
     pub message: String,

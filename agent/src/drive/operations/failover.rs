@@ -95,9 +95,7 @@ fn confirm(request: &FailoverRequest, vm: &str) -> Result<(), Refusal> {
 }
 
 fn fresh_id(control: &Control) -> PromotionId {
-    let mut bytes = [0; 16];
-    control.node.outside.random.fill(&mut bytes);
-    PromotionId(u128::from_le_bytes(bytes))
+    PromotionId(control.node.outside.random.u128())
 }
 
 fn nothing(vm: VmId) -> Refusal {

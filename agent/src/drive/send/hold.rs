@@ -70,10 +70,17 @@ impl Sender {
         comparable: bool,
         indexes: Indexes,
     ) -> Result<(), Refusal> {
-        let acknowledged = self.figures.borrow().acknowledged.as_ref().map(|point| (point.sequence, point.root));
-        let acknowledged = acknowledged.map(|(sequence, root)| Tip { sequence, root });
+        let (acknowledged, new_home) = {
+            let figures = self.figures.borrow();
+            let acknowledged = figures.acknowledged.as_ref();
+            let sent_last = figures.unconfirmed.as_ref().or(acknowledged);
+            let elsewhere = |receiver| sent_last.is_some_and(|point| !point.copies.contains(receiver));
+            let tip = acknowledged.map(|point| Tip { sequence: point.sequence, root: point.root });
+            (tip, figures.receiver.as_ref().is_some_and(elsewhere))
+        };
         let asked = self.primary.resync.is_some_and(|asked| self.tally.is_to_resync(asked));
-        let Some(because) = resync::because(asked, acknowledged, newest, comparable, indexes) else { return Ok(()) };
+        let because = resync::because(asked, acknowledged, newest, comparable, new_home, indexes);
+        let Some(because) = because else { return Ok(()) };
         let now = self.node.outside.clock.wall();
         let window = self.node.state().resolved_settings().auto_resync;
         let (name, why) = (&self.primary.vm.name, because.sentence());
