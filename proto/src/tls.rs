@@ -64,6 +64,11 @@ impl Identity {
         &self.key
     }
 
+    /// The certificate, DER, where there is one.
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.membership.as_ref().map(|membership| membership.certificate.as_slice())
+    }
+
     /// What the certificate says, where there is one.
     pub fn leaf(&self) -> Option<&Leaf> {
         self.membership.as_ref().map(|membership| &membership.leaf)

@@ -275,6 +275,14 @@ impl TrustView {
         Ok(Proven::Stranger { key: certificate::key_of(&parsed) })
     }
 
+    /// Until when a certificate of a cluster that this view knows is good, whatever the time is now.
+    pub fn expires_at(&self, der: &[u8]) -> Option<UnixMillis> {
+        let der = CertificateDer::from(der);
+        let parsed = EndEntityCert::try_from(&der).ok()?;
+        let end = |cluster: &ClusterTrust| expiry(&parsed, &cluster.ca);
+        self.clusters().find_map(end)
+    }
+
     /// What the lists make of a proven certificate.
     pub fn standing(&self, proven: &Proven) -> Result<Caller, Distrust> {
         let (leaf, ca) = match proven {
@@ -355,6 +363,18 @@ fn pinned_leaf(der: &[u8], pinned: &Fqdn) -> Result<Leaf, Distrust> {
     match leaf.cap == *pinned {
         true => Ok(leaf),
         false => Err(Distrust::WrongCap { pinned: pinned.clone(), claimed: leaf.cap }),
+    }
+}
+
+/// Until when `leaf` is good, where `ca` has signed it: what verifying it after the end of time complains about.
+fn expiry(leaf: &EndEntityCert<'_>, ca: &[u8]) -> Option<UnixMillis> {
+    let ca = CertificateDer::from(ca);
+    let anchor = webpki::anchor_from_trusted_cert(&ca).ok()?;
+    let never = UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::from(u32::MAX) * 50));
+    let usage = KeyUsage::server_auth();
+    match leaf.verify_for_usage(&[webpki::ring::ED25519], &[anchor], &[], never, usage, None, None) {
+        Err(webpki::Error::CertExpired { not_after, .. }) => Some(UnixMillis(not_after.as_secs().saturating_mul(1000))),
+        _ => None,
     }
 }
 

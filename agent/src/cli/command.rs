@@ -8,7 +8,6 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use landfall_proto::{Class, Refusal};
 
 use super::Demo;
-use super::later::Later;
 use super::noun;
 
 /// Landfall: a replica broker for virtual machines.
@@ -129,8 +128,9 @@ pub(super) enum Command {
         #[command(subcommand)]
         verb: noun::event::Verb,
     },
-    /// Checks a node and its cluster for faults (comes later).
-    Doctor(Later),
+    /// Looks for faults of this node, its cluster and its peers, one line each with the remedy. Exit 0 where there is none,
+    /// else 1.
+    Doctor(noun::doctor::Doctor),
     /// Prints the completion script of a shell. Example: landfall completions bash > /etc/bash_completion.d/landfall
     Completions {
         /// The shell.

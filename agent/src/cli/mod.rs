@@ -91,6 +91,7 @@ fn finish(console: &mut Console, outcome: Result<(), Ended>) -> u8 {
     match outcome {
         // Whoever closed our output has read all that it wanted.
         Ok(()) | Err(Ended::OutputClosed) => 0,
+        Err(Ended::Found) => Class::Failed.exit_code(),
         Err(Ended::Failed(faults)) => {
             for fault in &faults {
                 console.failure(fault);
@@ -113,7 +114,6 @@ fn dispatch(cli: Cli, console: &mut Console, hooks: &dyn Hooks) -> Result<(), En
             clap_complete::generate(shell, &mut self::command(hooks), "landfall", &mut script);
             Ok(console.data(&script)?)
         }
-        Command::Doctor(_) => Err(later::comes_later("doctor").into()),
         asked => {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(|error| {
@@ -139,14 +139,14 @@ async fn ask(command: Command, mut session: Session<'_>) -> Result<(), Ended> {
         Command::Point { verb } => noun::point::run(verb, session).await,
         Command::Event { verb } => noun::event::run(verb, session).await,
         Command::Failover { verb } => noun::failover::run(verb, session).await,
+        Command::Doctor(asked) => noun::doctor::run(asked, session).await,
         Command::Network { verb } => noun::network::run(verb, session).await,
         Command::Agent(_)
         | Command::VmService(_)
         | Command::Demo(_)
         | Command::Guest { .. }
         | Command::Config { .. }
-        | Command::Completions { .. }
-        | Command::Doctor(_) => Ok(()),
+        | Command::Completions { .. } => Ok(()),
     }
 }
 

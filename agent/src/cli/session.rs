@@ -23,6 +23,8 @@ pub(super) enum Ended {
     Failed(Vec<Refusal>),
     /// Nobody reads its output any more.
     OutputClosed,
+    /// It has done what it was asked, and what it printed is no good news.
+    Found,
 }
 
 impl From<Refusal> for Ended {

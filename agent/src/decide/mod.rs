@@ -7,6 +7,7 @@
 
 pub mod copies;
 pub mod cycle;
+pub mod doctor;
 pub mod failover;
 pub mod flight;
 pub mod health;

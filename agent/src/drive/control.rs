@@ -15,7 +15,7 @@ use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
 use crate::drive::replicas::Replicas;
 use crate::drive::senders::Senders;
-use crate::drive::{broker, peers};
+use crate::drive::{broker, peers, reach};
 use crate::vm_service::{VmRole, VmState};
 
 /// How long a call may wait for something to happen here before it answers that it has not: shorter than the callers'
@@ -41,6 +41,9 @@ pub struct Control {
 impl Control {
     /// Answers one request of an authenticated caller.
     pub async fn answer(&self, caller: &Caller, request: ControlRequest) -> ControlAnswer {
+        if request == ControlRequest::ReachBack {
+            return reach::back(&self.node, caller).await;
+        }
         match caller {
             Caller::Member { .. } => self.answer_member(request).await,
             Caller::PeerNode { cap, .. } => match request {
@@ -97,8 +100,9 @@ impl Control {
             | ControlRequest::Members(_)
             | ControlRequest::HandOff { .. }
             | ControlRequest::Runs(_)
-            | ControlRequest::Resumed(_)
-            | ControlRequest::Clock => ControlAnswer::Refused(not_for_members()),
+            | ControlRequest::ReachBack
+            | ControlRequest::Resumed(_) => ControlAnswer::Refused(not_for_members()),
+            ControlRequest::Clock => ControlAnswer::Clock(node.outside.clock.wall()),
             ControlRequest::Figures(vm) => ControlAnswer::Figures(Box::new(self.figures(vm).await)),
             ControlRequest::AwaitSettings(revision) => await_settings(node, revision).await,
             ControlRequest::Vms => ControlAnswer::Vms(local_vms(node)),

@@ -29,6 +29,7 @@ pub mod pack;
 pub mod peers;
 pub mod propose;
 pub mod raft_wire;
+pub mod reach;
 pub mod receive;
 pub mod replica;
 pub mod replicas;

@@ -15,6 +15,7 @@ use super::authorization::*;
 use super::broker::*;
 use super::cluster::*;
 use super::disabled::*;
+use super::doctor::*;
 use super::event::*;
 use super::failover::*;
 use super::network::*;
@@ -206,6 +207,9 @@ impl Operations for Fake {
     }
     async fn network_map_remove(&self, request: NetworkMapRemove) -> Result<NetworkMapRule, Refusal> {
         self.called("network_map_remove", request, samples::network_rule())
+    }
+    async fn doctor(&self, wait: Option<WaitSeconds>) -> Result<DoctorReport, Refusal> {
+        self.called("doctor", wait, samples::doctor_report())
     }
     async fn event_tail(&self, query: EventQuery) -> Result<Stream<Event>, Refusal> {
         self.called("event_tail", (query.recent, query.follow), ())?;

@@ -10,6 +10,7 @@ pub mod authorization;
 pub mod broker;
 pub mod cluster;
 pub mod disabled;
+pub mod doctor;
 pub mod event;
 pub mod failover;
 pub mod failure;

@@ -9,6 +9,7 @@ use super::authorization::{Authorization, AuthorizationRemoved};
 use super::broker::BrokerStatus;
 use super::cluster::{ClusterInit, ClusterJoin, ClusterStatus};
 use super::disabled::VmDisabled;
+use super::doctor::DoctorReport;
 use super::event::{Event, EventQuery};
 use super::failover::{FailoverAnswer, FailoverRequest, FailoverStatus};
 use super::network::{NetworkClear, NetworkMapAdd, NetworkMapRemove, NetworkMapRule, NetworkSet, NetworkStatus};
@@ -145,6 +146,9 @@ pub trait Operations: Send + Sync + 'static {
     async fn network_map_add(&self, request: NetworkMapAdd) -> Result<NetworkMapRule, Refusal>;
     /// Removes one.
     async fn network_map_remove(&self, request: NetworkMapRemove) -> Result<NetworkMapRule, Refusal>;
+
+    /// Looks for faults of this node, its cluster and its peers, for so long at most.
+    async fn doctor(&self, wait: Option<WaitSeconds>) -> Result<DoctorReport, Refusal>;
 
     /// Past events, oldest first, then new ones. A slow reader misses events, and sees it by their ids.
     async fn event_tail(&self, query: EventQuery) -> Result<Stream<Event>, Refusal>;

@@ -1,5 +1,6 @@
 //! One value of every shape, for tests of the shapes and of what carries them.
 
+mod doctor;
 mod network;
 
 use std::collections::BTreeMap;
@@ -9,6 +10,7 @@ use landfall_proto::message::control::{Consistency, PointState};
 use landfall_proto::model::{Adapter, AdapterKind, Addresses, DiskSpec, Frequency, VmSpec};
 use landfall_proto::{Class, Refusal};
 
+pub use self::doctor::*;
 pub use self::network::*;
 use super::authorization::*;
 use super::broker::*;

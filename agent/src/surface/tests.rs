@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::surface::vm::VmSelector;
 
+mod doctor;
 mod network;
 
 /// The JSON of `shape`, which must read back as the same shape.

@@ -60,6 +60,11 @@ impl Link {
         self.0.connection.remote_address()
     }
 
+    /// The certificate that the other end has shown, DER.
+    pub fn certificate(&self) -> Option<Vec<u8>> {
+        super::presented(&self.0.connection).first().map(|leaf| leaf.to_vec())
+    }
+
     /// Which side opened it.
     pub fn direction(&self) -> Direction {
         self.0.direction

@@ -90,6 +90,8 @@ pub enum ControlRequest {
     Runs(VmId),
     /// What is this node doing for the failover of this VM?
     Run(VmId),
+    /// *peer*: open a connection to each of my ports, at the addresses that the member list has, and say what came of it.
+    ReachBack,
 }
 
 /// What the primary's cluster wants of the replica's.
@@ -156,6 +158,22 @@ pub enum ControlAnswer {
     Runs(Option<bool>),
     /// To Run.
     Run(Option<Box<RunFigures>>),
+    /// To ReachBack.
+    ReachedBack {
+        /// The control port.
+        control: Reach,
+        /// The data port.
+        data: Reach,
+    },
+}
+
+/// What trying one port gave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reach {
+    /// The size of the packets, where a connection was made.
+    pub mtu: Option<u16>,
+    /// Why none was.
+    pub fault: Option<String>,
 }
 
 /// What a node does for a failover.

@@ -15,7 +15,7 @@ use landfall_proto::id::{
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use landfall_proto::message::control::{
     Compared, Consistency, ControlAnswer, ControlRequest, FAULTS_MAX, Figures, HandOffWish, HolderFigures, InFlight,
-    LocalVm, Point, PointState, RunFigures, SenderFigures, StagingFaults, Statistics, Traffic,
+    LocalVm, Point, PointState, Reach, RunFigures, SenderFigures, StagingFaults, Statistics, Traffic,
 };
 use landfall_proto::message::data::{
     ChangeSet, Content, CopyAnswer, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Packed, Staged, Tip, Welcome,
@@ -512,6 +512,7 @@ fn control_messages() {
         },
         ControlRequest::Runs(vm()),
         ControlRequest::Run(vm()),
+        ControlRequest::ReachBack,
     ];
     check_all("control_request", &requests);
     let answers = [
@@ -527,6 +528,10 @@ fn control_messages() {
         ControlAnswer::Exported { node: node("r1"), point: 3, files: vec![("vda".into(), 1 << 30, Root([9; 32]))] },
         ControlAnswer::Refused(refusal()),
         ControlAnswer::Clock(UnixMillis(20)),
+        ControlAnswer::ReachedBack {
+            control: Reach { mtu: Some(1452), fault: None },
+            data: Reach { mtu: None, fault: Some("silent".into()) },
+        },
         ControlAnswer::HandOff(HandOff::Open),
         ControlAnswer::Runs(Some(true)),
         ControlAnswer::Run(Some(Box::new(RunFigures {

@@ -4,6 +4,7 @@ pub(super) mod authorization;
 pub(super) mod broker;
 pub(super) mod cluster;
 pub(super) mod config;
+pub(super) mod doctor;
 pub(super) mod event;
 pub(super) mod failover;
 pub(super) mod network;

@@ -178,6 +178,17 @@ fn every_command_asks_its_operation_and_prints_its_shape() {
 }
 
 #[test]
+fn a_doctor_that_finds_something_prints_it_and_fails() {
+    let agent = Agent::start();
+    let done = agent.ask(&["doctor", "-o", "json"]);
+    assert_eq!((done.code, done.err.as_str()), (1, ""));
+    assert_eq!(serde_json::from_str::<Value>(&done.out).unwrap(), shape(samples::doctor_report()));
+    let done = agent.ask(&["doctor", "--timeout", "30s", "-o", "table"]);
+    assert!(done.code == 1 && done.out.lines().count() == 2 && done.out.contains("open UDP to"), "{done:?}");
+    assert_eq!(agent.fake.take(), [("doctor", json!(10)), ("doctor", json!(30))]);
+}
+
+#[test]
 fn settings_are_set_together_and_an_empty_value_is_the_default() {
     let agent = Agent::start();
     let done = agent.ask(&["settings", "set", "--expect", "11", "--wait", "a=x=y", "b=", "c=true"]);

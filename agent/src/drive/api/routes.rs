@@ -117,6 +117,7 @@ pub(super) fn router(operations: Arc<dyn Operations>, ending: watch::Receiver<bo
         .route("/v1/vms/{vm}/network/clear", post(network_clear))
         .route("/v1/network/map", get(network_map_list).post(network_map_add))
         .route("/v1/network/map/remove", post(network_map_remove))
+        .route("/v1/doctor", get(doctor))
         .route("/v1/events", get(event_tail))
         .route("/v1/vm-service/applied", put(vm_service_applied))
         .route("/v1/vm-service/status", put(vm_service_status))
@@ -229,6 +230,11 @@ async fn settings_set(
     Ask(request): Ask<SettingsSet>,
 ) -> Answer {
     api.run(|operations| async move { operations.settings_set(request, caller).await }).await
+}
+
+async fn doctor(State(api): State<Api>, uri: Uri) -> Answer {
+    let wait = wait_only(&uri)?;
+    api.run(|operations| async move { operations.doctor(wait).await }).await
 }
 
 async fn settings_watch(State(api): State<Api>, uri: Uri) -> Answer {

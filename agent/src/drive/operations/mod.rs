@@ -3,6 +3,7 @@
 mod adjusting;
 mod census;
 mod clusters;
+mod doctor;
 mod failover;
 mod failover_status;
 pub(crate) mod network;
@@ -29,6 +30,7 @@ use crate::surface::authorization::{Authorization, AuthorizationRemoved};
 use crate::surface::broker::BrokerStatus;
 use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterStatus};
 use crate::surface::disabled::VmDisabled;
+use crate::surface::doctor::DoctorReport;
 use crate::surface::event::{Event, EventQuery};
 use crate::surface::failover::{FailoverAnswer, FailoverRequest, FailoverStatus};
 use crate::surface::network::{
@@ -246,6 +248,10 @@ impl Operations for Agent {
 
     async fn network_map_remove(&self, request: NetworkMapRemove) -> Result<NetworkMapRule, Refusal> {
         network::map_remove(&self.control()?.node, request).await
+    }
+
+    async fn doctor(&self, wait: Option<WaitSeconds>) -> Result<DoctorReport, Refusal> {
+        doctor::examine(&self.control()?, wait).await
     }
 
     async fn event_tail(&self, query: EventQuery) -> Result<Stream<Event>, Refusal> {

@@ -69,6 +69,7 @@ async fn every_route_reaches_its_operation() {
         ("GET", "/v1/vms/a/network", none.clone(), "network_show", json!("a")),
         ("PUT", "/v1/vms/a/network", network.clone(), "network_set", json!(["a", network])),
         ("POST", "/v1/vms/a/network/clear", clear.clone(), "network_clear", json!(["a", clear])),
+        ("GET", "/v1/doctor?wait_seconds=30", none.clone(), "doctor", json!(30)),
         ("GET", "/v1/network/map", none.clone(), "network_map_list", none.clone()),
         ("POST", "/v1/network/map", rule.clone(), "network_map_add", rule.clone()),
         (
