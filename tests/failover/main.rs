@@ -8,6 +8,7 @@
 
 mod network;
 mod planned;
+mod seed;
 mod stage;
 mod test;
 mod unplanned;

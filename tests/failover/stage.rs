@@ -42,21 +42,32 @@ pub fn workload(script: &str) -> VmFolder {
     vm.adapter("eth0", "synthetic", "52:54:00:aa:bb:01").command(command)
 }
 
-/// The replica's cluster and the primary's, paired; the VM runs at p1 and has been replicated for a while.
-pub fn replicated(r_nodes: &[&str]) -> (Cluster, Cluster, PathBuf) {
-    replicated_vm(r_nodes, &workload(""))
-}
-
-/// The same with a VM of one's own.
-pub fn replicated_vm(r_nodes: &[&str], vm: &VmFolder) -> (Cluster, Cluster, PathBuf) {
+/// The replica's cluster and the primary's, paired; the VM runs at p1 and is not replicated.
+pub fn paired(r_nodes: &[&str], vm: &VmFolder) -> (Cluster, Cluster, PathBuf) {
     let r = r_nodes.iter().fold(Cluster::of(LANDFALL, "Cluster-R", R_CAP), |cluster, node| cluster.node(node)).start();
     let p = Cluster::of(LANDFALL, "Cluster-P", P_CAP).spec(quick("p1")).start();
     pair(&p, &r);
     r.first().cli(["settings", "set", "replication_enabled=true"]);
     let folder = vm.create_in(&p.first().vm_path()).expect("the VM path can be written");
     runs(p.first());
+    (r, p, folder)
+}
+
+/// Replicates the VM to the other cluster.
+pub fn enable(p: &Cluster, more: &[&str]) {
     let arguments = ["vm", "enable", WORK, "--to", R_CAP, "--frequency", "30", "--recovery-points", "4"];
-    p.first().cli(arguments.into_iter().chain(["--timeout", "55s"]));
+    p.first().cli(arguments.into_iter().chain(more.iter().copied()).collect::<Vec<_>>());
+}
+
+/// As [`paired`]; the VM has been replicated for a while.
+pub fn replicated(r_nodes: &[&str]) -> (Cluster, Cluster, PathBuf) {
+    replicated_vm(r_nodes, &workload(""))
+}
+
+/// The same with a VM of one's own.
+pub fn replicated_vm(r_nodes: &[&str], vm: &VmFolder) -> (Cluster, Cluster, PathBuf) {
+    let (r, p, folder) = paired(r_nodes, vm);
+    enable(&p, &["--timeout", "55s"]);
     goes_on(r.first());
     (r, p, folder)
 }

@@ -15,7 +15,7 @@ use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
 use crate::drive::replicas::Replicas;
 use crate::drive::senders::Senders;
-use crate::drive::{broker, peers, reach};
+use crate::drive::{broker, peers, reach, seed};
 use crate::vm_service::{VmRole, VmState};
 
 /// How long a call may wait for something to happen here before it answers that it has not: shorter than the callers'
@@ -116,6 +116,16 @@ impl Control {
                         node: node.name.clone(),
                         point: exported.point,
                         files: exported.files,
+                    },
+                    Err(refusal) => ControlAnswer::Refused(refusal),
+                }
+            }
+            ControlRequest::Seed { vm, folder, import } => {
+                match seed::here(node, &self.replicas, vm, folder.into(), import).await {
+                    Ok(seeded) => ControlAnswer::Seeded {
+                        node: node.name.clone(),
+                        taken_at: seeded.taken_at,
+                        files: seeded.files(),
                     },
                     Err(refusal) => ControlAnswer::Refused(refusal),
                 }

@@ -33,6 +33,7 @@ pub mod reach;
 pub mod receive;
 pub mod replica;
 pub mod replicas;
+pub mod seed;
 pub mod send;
 pub mod senders;
 pub mod serve;

@@ -22,6 +22,7 @@ use super::network::*;
 use super::node::*;
 use super::peer::*;
 use super::point::*;
+use super::seed::*;
 use super::settings::*;
 use super::token::*;
 use super::vm::*;
@@ -173,6 +174,9 @@ impl Operations for Fake {
     }
     async fn vm_reset_statistics(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
         self.called("vm_reset_statistics", vm.to_string(), samples::vm_detail())
+    }
+    async fn vm_seed(&self, vm: VmSelector, request: SeedRequest) -> Result<Seeded, Refusal> {
+        self.called("vm_seed", (vm.to_string(), request), samples::seeded())
     }
     async fn point_list(&self, vm: VmSelector) -> Result<Vec<PointStatus>, Refusal> {
         self.called("point_list", vm.to_string(), vec![samples::point()])

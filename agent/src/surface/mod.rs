@@ -21,6 +21,7 @@ pub mod operations;
 pub mod peer;
 pub mod point;
 pub mod recovery_points;
+pub mod seed;
 pub mod settings;
 pub mod token;
 pub mod utc;

@@ -16,6 +16,7 @@ use super::network::{NetworkClear, NetworkMapAdd, NetworkMapRemove, NetworkMapRu
 use super::node::{NodeDetail, NodeRemoved, NodeStatus};
 use super::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
 use super::point::{PointExport, PointExported, PointStatus};
+use super::seed::{SeedRequest, Seeded};
 use super::settings::{Settings, SettingsEvent, SettingsRevision, SettingsSet};
 use super::token::{TokenCreate, TokenCreated, TokenId, TokenRevoked, TokenStatus};
 use super::vm::{VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus};
@@ -123,6 +124,9 @@ pub trait Operations: Send + Sync + 'static {
     async fn vm_resync(&self, vm: VmSelector) -> Result<VmDetail, Refusal>;
     /// Counts the statistics of a VM from zero.
     async fn vm_reset_statistics(&self, vm: VmSelector) -> Result<VmDetail, Refusal>;
+
+    /// Writes the disks of a VM as files to be carried, or takes such files for its replica.
+    async fn vm_seed(&self, vm: VmSelector, request: SeedRequest) -> Result<Seeded, Refusal>;
 
     /// The recovery points of a VM, oldest first.
     async fn point_list(&self, vm: VmSelector) -> Result<Vec<PointStatus>, Refusal>;

@@ -21,6 +21,7 @@ use super::failover::*;
 use super::node::*;
 use super::peer::*;
 use super::point::*;
+use super::seed::*;
 use super::settings::*;
 use super::token::*;
 use super::vm::*;
@@ -307,6 +308,11 @@ pub fn exported() -> PointExported {
             root: hex::RootHex(Root([0xab; 32])),
         }],
     }
+}
+
+pub fn seeded() -> Seeded {
+    let files = exported().files;
+    Seeded { uuid: vm(), action: SeedAction::Import, node: name("r1"), taken_at: at(), files }
 }
 
 pub fn event() -> Event {

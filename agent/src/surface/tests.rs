@@ -227,6 +227,17 @@ fn vms_and_points() {
 }
 
 #[test]
+fn a_seed() {
+    golden(
+        &samples::seeded(),
+        &json!({
+            "uuid": samples::VM, "action": "import", "node": "r1", "taken_at": "2025-11-22T18:42:41.250Z",
+            "files": [{"target": "vda", "path": "/tmp/out/vda.raw", "bytes": 4_294_967_296_u64, "root": "ab".repeat(32)}],
+        }),
+    );
+}
+
+#[test]
 fn events_and_what_a_vm_service_tells() {
     golden(
         &samples::event(),

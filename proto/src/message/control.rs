@@ -92,6 +92,15 @@ pub enum ControlRequest {
     Run(VmId),
     /// *peer*: open a connection to each of my ports, at the addresses that the member list has, and say what came of it.
     ReachBack,
+    /// Write the VM's disks as a seed, or take one for the replica: run this for my user.
+    Seed {
+        /// The VM.
+        vm: VmId,
+        /// The folder on the executing node.
+        folder: String,
+        /// Whether the seed is taken; else it is written.
+        import: bool,
+    },
 }
 
 /// What the primary's cluster wants of the replica's.
@@ -164,6 +173,15 @@ pub enum ControlAnswer {
         control: Reach,
         /// The data port.
         data: Reach,
+    },
+    /// To Seed: what is in the folder, on the executing node.
+    Seeded {
+        /// The executing node.
+        node: NodeName,
+        /// The instant, by the clock of the node that wrote the seed.
+        taken_at: UnixMillis,
+        /// The disks with their sizes in bytes and their roots: the BLAKE3 hash of the raw image.
+        files: Vec<(String, u64, Root)>,
     },
 }
 

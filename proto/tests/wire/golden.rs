@@ -513,6 +513,7 @@ fn control_messages() {
         ControlRequest::Runs(vm()),
         ControlRequest::Run(vm()),
         ControlRequest::ReachBack,
+        ControlRequest::Seed { vm: vm(), folder: "/tmp/seed".into(), import: true },
     ];
     check_all("control_request", &requests);
     let answers = [
@@ -540,6 +541,11 @@ fn control_messages() {
             prepared_bytes: 1 << 20,
             fault: Some(refusal()),
         }))),
+        ControlAnswer::Seeded {
+            node: node("r1"),
+            taken_at: UnixMillis(21),
+            files: vec![("vda".into(), 1 << 30, Root([9; 32]))],
+        },
     ];
     check_all("control_answer", &answers);
 }

@@ -11,6 +11,7 @@ pub(super) mod network;
 pub(super) mod node;
 pub(super) mod peer;
 pub(super) mod point;
+pub(super) mod seed;
 pub(super) mod settings;
 pub(super) mod token;
 pub(super) mod vm;

@@ -8,7 +8,6 @@ use landfall_proto::model::{Bandwidth, Frequency};
 
 use crate::cli::amount::{Start, Waiting, bytes, query, seconds};
 use crate::cli::client::route;
-use crate::cli::later::{Later, comes_later};
 use crate::cli::session::{Ended, Session};
 use crate::cli::table::{Facts, Shown, Table, joined, or_dash, word};
 use crate::surface::disabled::VmDisabled;
@@ -109,8 +108,9 @@ pub(in crate::cli) enum Verb {
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Begins replication from a copy that was carried here (comes later).
-    Seed(Later),
+    /// Carries the first copy on a disk instead of sending it.
+    #[command(subcommand)]
+    Seed(super::seed::Verb),
 }
 
 /// How long `--wait` waits for the first complete point where no time is given: an hour of initial copy.
@@ -192,7 +192,7 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
         Verb::ResetStatistics { vm } => {
             change(session, Method::DELETE, &at(vm, &["statistics"]), "resetting statistics").await
         }
-        Verb::Seed(_) => Err(comes_later("vm seed").into()),
+        Verb::Seed(verb) => super::seed::run(verb, session).await,
     }
 }
 

@@ -73,6 +73,7 @@ fn vm_changes() -> Vec<Ask> {
         json!(["web", request])
     };
     let hand_over = |wait: Option<u64>| json!(["web", {"to": "r2", "wait_seconds": wait}]);
+    let seed = |action| json!(["web", {"action": action, "dir": "/tmp/out", "wait_seconds": null}]);
     let export = |point: Option<u64>, wait: Option<u64>| json!(["web", {"point": point, "dir": "/tmp/out", "wait_seconds": wait}]);
     let (vm, at, exported) = (shape(samples::vm_detail()), shape(samples::location()), shape(samples::exported()));
     vec![
@@ -103,6 +104,8 @@ fn vm_changes() -> Vec<Ask> {
         ("vm move web --to r2", "vm_move", hand_over(None), at.clone()),
         ("vm move web --to r2 --wait", "vm_move", hand_over(Some(900)), at.clone()),
         ("vm move web --to r2 --wait --timeout 30s", "vm_move", hand_over(Some(30)), at),
+        ("vm seed export web /tmp/out", "vm_seed", seed("export"), shape(samples::seeded())),
+        ("vm seed import web /tmp/out", "vm_seed", seed("import"), shape(samples::seeded())),
         ("point export web /tmp/out", "point_export", export(None, None), exported.clone()),
         ("point export web --point 5 /tmp/out --timeout 1m", "point_export", export(Some(5), Some(60)), exported),
     ]

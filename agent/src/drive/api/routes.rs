@@ -25,6 +25,7 @@ use crate::surface::failover::FailoverRequest;
 use crate::surface::network::{NetworkClear, NetworkMapAdd, NetworkMapRemove, NetworkSet};
 use crate::surface::peer::{PeerAccept, PeerInvite};
 use crate::surface::point::PointExport;
+use crate::surface::seed::SeedRequest;
 use crate::surface::settings::SettingsSet;
 use crate::surface::token::TokenCreate;
 use crate::surface::vm::{VmEnable, VmMove};
@@ -110,6 +111,7 @@ pub(super) fn router(operations: Arc<dyn Operations>, ending: watch::Receiver<bo
         .route("/v1/vms/{vm}/resume", post(vm_resume))
         .route("/v1/vms/{vm}/resync", post(vm_resync))
         .route("/v1/vms/{vm}/statistics", axum::routing::delete(vm_reset_statistics))
+        .route("/v1/vms/{vm}/seed", post(vm_seed))
         .route("/v1/vms/{vm}/points", get(point_list))
         .route("/v1/vms/{vm}/points/export", post(point_export))
         .route("/v1/vms/{vm}/failover", get(failover_status).post(failover))
@@ -218,7 +220,8 @@ named! {
 }
 
 named_and_asked! {
-    vm_enable(VmEnable); vm_set(VmSet); vm_move(VmMove); point_export(PointExport); failover(FailoverRequest); network_set(NetworkSet);
+    vm_enable(VmEnable); vm_set(VmSet); vm_move(VmMove); point_export(PointExport); vm_seed(SeedRequest);
+    failover(FailoverRequest); network_set(NetworkSet);
     network_clear(NetworkClear);
 }
 

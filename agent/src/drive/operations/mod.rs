@@ -11,6 +11,7 @@ mod pausing;
 mod points;
 mod policy;
 mod relationships;
+mod seeds;
 mod vms;
 
 use std::sync::Arc;
@@ -40,6 +41,7 @@ use crate::surface::node::{NodeDetail, NodeRemoved, NodeStatus};
 use crate::surface::operations::{Caller, Operations, Stream};
 use crate::surface::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
 use crate::surface::point::{PointExport, PointExported, PointStatus};
+use crate::surface::seed::{SeedRequest, Seeded};
 use crate::surface::settings::{Settings, SettingsEvent, SettingsRevision, SettingsSet};
 use crate::surface::token::{TokenCreate, TokenCreated, TokenId, TokenRevoked, TokenStatus};
 use crate::surface::vm::{VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus};
@@ -208,6 +210,10 @@ impl Operations for Agent {
 
     async fn vm_reset_statistics(&self, vm: VmSelector) -> Result<VmDetail, Refusal> {
         pausing::reset_statistics(&self.control()?, &vm).await
+    }
+
+    async fn vm_seed(&self, vm: VmSelector, request: SeedRequest) -> Result<Seeded, Refusal> {
+        seeds::seed(&self.control()?, &vm, request).await
     }
 
     async fn point_list(&self, vm: VmSelector) -> Result<Vec<PointStatus>, Refusal> {

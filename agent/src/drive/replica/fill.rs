@@ -211,7 +211,7 @@ impl ReplicaStore {
     }
 }
 
-fn fill_one(filling: &mut Filling, disk_bytes: u64, extent: &Extent) -> Result<(), Refusal> {
+pub(super) fn fill_one(filling: &mut Filling, disk_bytes: u64, extent: &Extent) -> Result<(), Refusal> {
     if filling.index.root().is_some() {
         filling.index.set_root(None)?;
     }

@@ -34,6 +34,7 @@ pub mod import;
 pub mod landing;
 pub mod layout;
 pub mod leftover;
+pub mod local;
 pub mod manifest;
 pub mod pins;
 mod rehash;

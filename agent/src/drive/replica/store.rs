@@ -71,6 +71,8 @@ pub struct ReplicaStore {
     /// Failovers and tests that have images here.
     pub(super) runs: Runs,
     pub(super) disks_at_once: usize,
+    /// Whether content came from beside the sessions: those that were admitted before know nothing of it.
+    pub(super) overtaken: bool,
     fault: Option<Refusal>,
     _lock: FolderLock,
 }
@@ -95,6 +97,7 @@ impl ReplicaStore {
             trusted: BTreeSet::new(),
             runs: Runs::new(),
             disks_at_once: 1,
+            overtaken: false,
             fault: None,
             _lock: lock,
         };
@@ -215,6 +218,7 @@ impl ReplicaStore {
             self.drop_staged()?;
             self.take_disks(disks)?;
         }
+        self.overtaken = false;
         self.note_elsewhere(known);
         if self.manifest != before
             && let Err(refusal) = self.save()
@@ -246,7 +250,8 @@ impl ReplicaStore {
     pub fn check_session(&self, epochs: &Epochs) -> Result<(), Refusal> {
         self.check_epochs(epochs)?;
         let sender = SenderSeen { cluster: epochs.cluster, epoch: epochs.sender };
-        if epochs.assignment == self.manifest.epoch && self.manifest.senders.last() == Some(&sender) {
+        if !self.overtaken && epochs.assignment == self.manifest.epoch && self.manifest.senders.last() == Some(&sender)
+        {
             return Ok(());
         }
         Err(Refusal::new(Class::Refused, "not_admitted", "the session was not admitted with these epochs"))

@@ -99,12 +99,35 @@ pub struct Subject<'a> {
 
 /// A freeze that is thawed whatever happens: also where the capture is given up half-way, so that no VM stands still for
 /// a sender that is gone.
-struct Standstill {
+pub(in crate::drive) struct Standstill {
     service: Arc<dyn VmService>,
     freeze: Option<FreezeId>,
 }
 
 impl Standstill {
+    /// Freezes a VM with `disks` for as long as reading them may take.
+    pub(in crate::drive) async fn begin(
+        service: &Arc<dyn VmService>,
+        vm: VmId,
+        disks: &[DiskSpec],
+    ) -> Result<(Self, Frozen), Refusal> {
+        let frozen = match timeout(FREEZE_DEADLINE, service.freeze(vm, hold_for(disks))).await {
+            Ok(frozen) => frozen?,
+            Err(_) => return Err(silent_service("freeze")),
+        };
+        Ok((Self { service: Arc::clone(service), freeze: Some(frozen.freeze) }, frozen))
+    }
+
+    /// Ends it; refused where it did not hold until now, so that what was read is no instant.
+    pub(in crate::drive) async fn end(self) -> Result<Thawed, Refusal> {
+        let thawed = self.thaw().await?;
+        if thawed.held {
+            return Ok(thawed);
+        }
+        Err(Refusal::new(Class::Failed, "not_one_instant", "the VM did not stand still until its disks were read")
+            .remedy("it is tried again by itself; a file system with reflinks (XFS, btrfs) makes the pause short"))
+    }
+
     async fn thaw(mut self) -> Result<Thawed, Refusal> {
         let Some(freeze) = self.freeze.take() else { return Err(silent_service("thaw")) };
         timeout(FREEZE_DEADLINE, self.service.thaw(freeze)).await.unwrap_or_else(|_| Err(silent_service("thaw")))
@@ -135,11 +158,7 @@ pub async fn capture(
     subject: Subject<'_>,
 ) -> Result<Captured, Refusal> {
     let Subject { vm, disks, base, sequence, record } = subject;
-    let frozen = match timeout(FREEZE_DEADLINE, service.freeze(vm, hold_for(disks))).await {
-        Ok(frozen) => frozen?,
-        Err(_) => return Err(silent_service("freeze")),
-    };
-    let standstill = Standstill { service: Arc::clone(service), freeze: Some(frozen.freeze) };
+    let (standstill, frozen) = Standstill::begin(service, vm, disks).await?;
     let taken_at = clock.wall();
     let stopped = frozen.method == FreezeMethod::Off;
     let job = Job {
@@ -153,18 +172,11 @@ pub async fn capture(
         stopped,
     };
     let scanned = tokio::task::spawn_blocking(move || job.run()).await;
-    let thawed = standstill.thaw().await?;
+    let thawed = standstill.end().await;
     let scanned = scanned.map_err(|error| {
         Refusal::new(Class::Failed, "scan", format!("the scan of the disks ended unexpectedly: {error}"))
     })??;
-    if !thawed.held {
-        return Err(Refusal::new(
-            Class::Failed,
-            "not_one_instant",
-            "the VM did not stand still until its disks were read",
-        )
-        .remedy("it is tried again by itself; a file system with reflinks (XFS, btrfs) makes the pause short"));
-    }
+    let thawed = thawed?;
     finish(scanned, &base, sequence, taken_at, &frozen, thawed.stood_still_micros).await
 }
 
