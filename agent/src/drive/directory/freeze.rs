@@ -2,14 +2,18 @@
 //!
 //! A freeze is entered here before the VM is stopped, with what is needed to let it go on. So its deadline works
 //! whatever the rest is waiting for, and a dead agent or a hung disk never stops a VM for good. Where this process dies,
-//! the next life of the service lets every VM go on before anything else.
+//! the next life of the service lets every VM go on that was stopped for a freeze: a mark beside the ledger says so, made
+//! before the VM is stopped. It is not synced: after a power cut nothing stands still. A VM that somebody else has
+//! stopped has none, and is left as it is.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use landfall_proto::id::VmId;
 use landfall_proto::seam::{Clock, Time};
 use landfall_proto::{Class, Refusal};
 use tokio::task::AbortHandle;
@@ -17,6 +21,7 @@ use tokio::task::AbortHandle;
 use super::disk_image::Print;
 use super::group::Session;
 use super::locked;
+use super::owner::PRIVATE;
 use super::vm::Vm;
 use crate::vm_service::{FreezeId, FreezeMethod, Thawed, VmState};
 
@@ -31,6 +36,7 @@ pub(super) struct Freeze {
     pub vm: Arc<Vm>,
     /// When it ends by itself.
     pub until: Time,
+    mark: Mark,
     state: Mutex<State>,
 }
 
@@ -58,6 +64,38 @@ pub(super) struct Instant {
     pub _locks: Vec<File>,
 }
 
+/// Says that a VM may stand still for a freeze.
+#[derive(Debug)]
+pub(super) struct Mark(PathBuf);
+
+impl Mark {
+    /// The mark of `vm`, one of those of the service at `path`.
+    pub(super) fn of(path: &Path, vm: VmId) -> Self {
+        Self(path.join(PRIVATE).join(format!("frozen-{vm}")))
+    }
+
+    fn set(&self) -> Result<(), Refusal> {
+        File::create(&self.0).map(drop).map_err(|error| {
+            let message = format!("the VM is not stopped, since {} cannot be made: {error}", self.0.display());
+            let remedy = "make room on the disk of the VM path, and the folder writable for the VM service";
+            Refusal::new(Class::Failed, "not_frozen", message).field("vm_service.path").remedy(remedy)
+        })
+    }
+
+    /// Takes it away; whether it was there.
+    pub(super) fn clear(&self) -> bool {
+        match fs::remove_file(&self.0) {
+            Ok(()) => true,
+            Err(error) => {
+                if error.kind() != ErrorKind::NotFound {
+                    tracing::warn!(file = %self.0.display(), %error, "the mark of a finished freeze stays behind");
+                }
+                false
+            }
+        }
+    }
+}
+
 /// Copies by reference that go with their freeze.
 #[derive(Debug, Default)]
 pub(super) struct Clones(pub Vec<PathBuf>);
@@ -73,11 +111,13 @@ impl Drop for Clones {
 }
 
 impl Freeze {
-    /// Notes that the VM is about to be stopped.
-    pub(super) fn stopping(&self, session: Session, now: Time) {
+    /// Notes that the VM is about to be stopped; refused where that cannot be told to the next life of the service.
+    pub(super) fn stopping(&self, session: Session, now: Time) -> Result<(), Refusal> {
         let mut state = locked(&self.state);
+        self.mark.set()?;
         state.session = Some(session);
         state.since = Some(now);
+        Ok(())
     }
 
     /// Notes that the VM stood still before: somebody else stopped it, and the thaw does not let it go on.
@@ -92,6 +132,7 @@ impl Freeze {
             if let Some(session) = state.session {
                 session.go_on();
             }
+            self.mark.clear();
             state.stood = clock.now().since(since);
         }
     }
@@ -159,7 +200,7 @@ pub(super) struct Freezes(Mutex<BTreeMap<FreezeId, Arc<Freeze>>>);
 
 impl Freezes {
     /// Enters a freeze of `vm`; refused where one stands already, or too many do.
-    pub(super) fn open(&self, id: FreezeId, vm: &Arc<Vm>, until: Time) -> Result<Arc<Freeze>, Refusal> {
+    pub(super) fn open(&self, id: FreezeId, vm: &Arc<Vm>, until: Time, mark: Mark) -> Result<Arc<Freeze>, Refusal> {
         let mut freezes = locked(&self.0);
         if freezes.values().any(|freeze| freeze.is_open() && Arc::ptr_eq(&freeze.vm, vm)) {
             return Err(frozen(vm));
@@ -171,7 +212,7 @@ impl Freezes {
             };
             freezes.remove(&ended);
         }
-        let freeze = Arc::new(Freeze { id, vm: vm.clone(), until, state: Mutex::default() });
+        let freeze = Arc::new(Freeze { id, vm: vm.clone(), until, mark, state: Mutex::default() });
         freezes.insert(id, freeze.clone());
         Ok(freeze)
     }

@@ -43,14 +43,14 @@ pub(super) fn take(inner: &Inner, freeze: &Freeze) -> Result<Frozen, Refusal> {
     let (images, prints) = inspect(&core)?;
     refuse_strangers(&core, &prints, &processes)?;
     let taken = match core.group.as_ref().map(|group| group.session) {
-        None => off(&core, &images),
+        None => off(inner, freeze, &mut core, &images),
         Some(session) => {
             let files = open_synced(&images)?;
             let clones = if core.no_reflink { None } else { Some(prepare_clones(&core, freeze, &images)?) };
             if session.is_still() {
                 freeze.found_still(session);
             } else {
-                freeze.stopping(session, inner.options.clock.now());
+                freeze.stopping(session, inner.options.clock.now())?;
                 let left = freeze.until.since(inner.options.clock.now());
                 session.stand_still(&*inner.options.clock, left)?;
             }
@@ -112,7 +112,7 @@ fn sync(path: &Path, file: &File) -> Result<(), Refusal> {
     rustix::fs::fdatasync(file).map_err(|error| unusable(path, &format!("cannot be synced: {error}")))
 }
 
-fn off(core: &Core, images: &[Image]) -> Result<(Vec<Image>, Instant), Refusal> {
+fn off(inner: &Inner, freeze: &Freeze, core: &mut Core, images: &[Image]) -> Result<(Vec<Image>, Instant), Refusal> {
     let mut locks = Vec::new();
     for image in images {
         let lock = launch::lock(&image.path, false)?;
@@ -121,6 +121,9 @@ fn off(core: &Core, images: &[Image]) -> Result<(Vec<Image>, Instant), Refusal> 
     }
     // Locked first, looked at again after: what was written before counts, what comes later is noticed at the thaw.
     let (images, prints) = inspect(core)?;
+    if core.take_in(inner, images.clone(), prints.iter().map(|(_, print)| Some(*print)).collect()) {
+        freeze.vm.show(core.report(freeze.vm.shown().fault, false));
+    }
     let instant =
         Instant { method: FreezeMethod::Off, run: core.run, prints, clones: Clones::default(), _locks: locks };
     Ok((images, instant))

@@ -44,7 +44,7 @@ pub use launch::{Launcher, launch};
 pub use reflink::{Ficlone, Reflink};
 pub use settings::{applied_settings, settings_file};
 
-use self::freeze::Freezes;
+use self::freeze::{Freezes, Mark};
 use self::ledger::Ledger;
 use self::location::Location;
 use self::owner::Claim;
@@ -319,7 +319,8 @@ impl VmService for Directory {
         }
         let (inner, vm) = (self.inner.clone(), self.find(vm)?);
         let id = FreezeId(inner.ledger.number()?);
-        let freeze = inner.freezes.open(id, &vm, inner.options.clock.now().after(hold))?;
+        let mark = Mark::of(&inner.options.path, vm.shown().vm.id);
+        let freeze = inner.freezes.open(id, &vm, inner.options.clock.now().after(hold), mark)?;
         let (late, late_inner) = (freeze.clone(), inner.clone());
         let timer = tokio::spawn(async move {
             tokio::time::sleep(hold).await;

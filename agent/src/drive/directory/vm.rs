@@ -13,13 +13,14 @@ use landfall_proto::seam::Time;
 use landfall_proto::{Class, Refusal};
 
 use super::foreign::{self, FileId, Holders};
+use super::freeze::{self, Mark};
 use super::group::{END_GRACE, Group};
 use super::launch::Job;
 use super::ledger::Wish;
 use super::process::Processes;
 use super::vm_core::Core;
 use super::vm_file::VmFile;
-use super::{Inner, freeze, instant, locked};
+use super::{Inner, instant, locked};
 use crate::vm_service::{VmReport, VmRole};
 
 /// How long a VM's images may keep a look at them waiting before that is a fault.
@@ -55,10 +56,13 @@ impl Vm {
             let processes = Processes::read().ok()?;
             Group::adopt(entry.session, entry.token.as_deref()?, &processes)
         });
+        let frozen = Mark::of(&inner.options.path, id).clear();
         match &group {
             Some(group) => {
-                // An earlier life may have died in the middle of a freeze.
-                group.session.go_on();
+                // An earlier life has died in the middle of a freeze. What anybody else has stopped stays as it is.
+                if frozen {
+                    group.session.go_on();
+                }
                 tracing::info!(vm = %id, session = group.session.pid, "VM adopted");
             }
             None if wish == Wish::Running => wish = Wish::Ended,
@@ -281,7 +285,7 @@ impl Vm {
         }
     }
 
-    fn show(&self, report: VmReport) {
+    pub(super) fn show(&self, report: VmReport) {
         *locked(&self.shown) = report;
     }
 

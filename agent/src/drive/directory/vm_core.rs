@@ -119,12 +119,19 @@ impl Core {
                 }
             }
         }
-        self.steady = prints == self.prints && fault.is_none();
-        if prints != self.prints && self.group.is_none() {
+        self.steady = !self.take_in(inner, images, prints) && fault.is_none();
+        fault
+    }
+
+    /// Takes in what a look at the images showed; whether that was news. Of a VM that is off it means another run:
+    /// somebody has written.
+    pub(super) fn take_in(&mut self, inner: &Inner, images: Vec<Image>, prints: Vec<Option<Print>>) -> bool {
+        let is_news = prints != self.prints;
+        if is_news && self.group.is_none() {
             self.renumber(inner);
         }
         (self.images, self.prints) = (images, prints);
-        fault
+        is_news
     }
 
     /// Gives the run another number.

@@ -105,8 +105,17 @@ async fn a_vm_that_somebody_else_stopped_is_left_standing() {
     let frozen = service.freeze(vm_id(1), Duration::from_millis(50)).await.unwrap();
     until("the freeze is over", async || service.freeze(vm_id(1), LONG).await.ok()).await;
     assert!(!service.thaw(frozen.freeze).await.unwrap().held);
+    // Nor does another life of the service; one that was stopped for a freeze goes on then, which the mark says.
+    drop(service);
+    let reopen =
+        async || until("the path is free", async || Directory::open(options("p1", path.path())).await.ok()).await;
+    let service = reopen().await;
+    running(&service, 1).await;
+    assert!(alive_in(&folder).into_iter().all(process::Process::is_still), "the next life let it go on");
     assert!(content(&folder) == before, "a byte changed meanwhile");
-    signal_all(&folder, rustix::process::Signal::CONT, false).await;
+    drop(service);
+    File::create(path.path().join(format!(".landfall/frozen-{}", vm_id(1)))).unwrap();
+    let service = reopen().await;
     progress(&folder).await;
     service.stop(vm_id(1)).await.unwrap();
 }
@@ -116,8 +125,11 @@ async fn a_dropped_service_leaves_no_vm_standing() {
     let path = tempfile::tempdir().unwrap();
     let (service, folder) = service_with_guest(path.path(), options("p1", path.path())).await;
     service.freeze(vm_id(1), LONG).await.unwrap();
+    let mark = path.path().join(format!(".landfall/frozen-{}", vm_id(1)));
+    assert!(mark.exists(), "a service that is killed now would leave it standing");
     drop(service);
     progress(&folder).await;
+    assert!(!mark.exists());
     let again = until("the path is free", async || Directory::open(options("p1", path.path())).await.ok()).await;
     running(&again, 1).await;
     again.stop(vm_id(1)).await.unwrap();
