@@ -67,7 +67,8 @@ fn cpu_seconds(id: u32) -> f64 {
     (ticks(11) + ticks(12)) / TICKS_PER_SECOND
 }
 
-fn mib(id: u32, key: &str) -> f64 {
+/// A field of a process's memory.
+pub fn mib(id: u32, key: &str) -> f64 {
     let text = fs::read_to_string(format!("/proc/{id}/smaps_rollup")).expect("a process that runs");
     let line = text.lines().find_map(|line| line.strip_prefix(key)).expect("a field of smaps_rollup");
     line.trim().trim_end_matches(" kB").parse::<f64>().expect("a number") / 1024.0

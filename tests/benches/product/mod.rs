@@ -9,6 +9,7 @@ mod idle;
 mod image;
 mod journal;
 mod locate;
+mod many;
 mod place;
 mod rehoming;
 mod settings;
@@ -28,8 +29,8 @@ const ROUNDS: usize = 5;
 /// A part of the bench: its name, and what it adds to the table.
 type Part = (&'static str, fn(&OnceCell<Stage>, &mut Table));
 
-/// Every part, in the order of measuring: the idle cluster before anything was asked of it, the deaths last.
-const PARTS: [Part; 12] = [
+/// Every part, in the order of measuring: the idle cluster before anything was asked of it, the deaths after it.
+const PARTS: [Part; 13] = [
     ("floors", |_, table| table.extend(crate::floor::rows())),
     ("binary", |_, table| table.extend(binary::rows())),
     ("idle", |stage, table| table.extend(idle::rows(stage::of(stage)))),
@@ -42,6 +43,7 @@ const PARTS: [Part; 12] = [
     ("copies", |stage, table| table.extend(copies::rows(stage::of(stage)))),
     ("rehoming", |stage, table| table.extend(rehoming::rows(stage::of(stage)))),
     ("takeover", |stage, table| table.extend(takeover::rows(stage::of(stage)))),
+    ("many", |_, table| table.extend(many::rows())),
 ];
 
 /// The parts' names.

@@ -17,6 +17,8 @@ pub enum Unit {
     Megabytes,
     /// A share of one core: less is better.
     Percent,
+    /// A number of what should not be: less is better.
+    Count,
 }
 
 impl Unit {
@@ -34,6 +36,7 @@ impl Unit {
             Self::PerSecond => format!("{value:.0} /s"),
             Self::MibPerSecond => format!("{value:.0} MiB/s"),
             Self::Mib => format!("{value:.1} MiB"),
+            Self::Count => format!("{value:.0}"),
             Self::Megabytes => format!("{value:.1} MB"),
             Self::Percent => format!("{value:.2} %"),
         }
