@@ -25,8 +25,9 @@ use crate::{Agent, Seams};
 /// What is logged where `LANDFALL_LOG` says nothing: consensus and gossip repeat themselves about every dead peer.
 const LOG_DEFAULT: &str = "info,openraft=off,chitchat=warn,quinn=warn,quinn_proto=warn,rustls=warn";
 
-/// Threads that run tasks. Work on disks has threads of its own; more of these would only cost memory.
-const WORKERS: usize = 2;
+/// Threads that run tasks. Work on disks has threads of its own, and hashes and compresses there; what is left is packets
+/// and decisions, for which a second thread costs more in handing over than it brings (docs/benchmark.md, Locate).
+const WORKERS: usize = 1;
 
 /// How often the agent looks whether the node's VM service answers.
 const VM_SERVICE_LOOK: Duration = Duration::from_secs(3);

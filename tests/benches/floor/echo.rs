@@ -84,7 +84,7 @@ pub fn play_child() {
     let mut input = BufReader::new(std::io::stdin());
     let mut papers = String::new();
     input.read_line(&mut papers).expect("certificates");
-    // As many threads as an agent has.
+    // One more than an agent has: the floor is as fast as it gets with a client beside it.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.expect("a runtime");
     let endpoint = runtime.block_on(async { server(&Papers::from_text(papers.trim())) });

@@ -1,5 +1,6 @@
 //! Locate against a bare echo over as many connections.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use landfall_kit::table::{Aim, Row, Unit};
@@ -30,7 +31,7 @@ pub fn rows(stage: &Stage) -> Vec<Row> {
     stage.runtime.block_on(placing[0].place(wish, DEADLINE)).expect("a replica to ask for");
     let mut rows = Vec::new();
     for connections in [1, 8, CONNECTIONS] {
-        let clients: Vec<_> = stage.asker.clients(connections, &[owner]);
+        let clients: Vec<_> = stage.asker.clients(connections, &[owner]).into_iter().map(Arc::new).collect();
         stage.runtime.block_on(ask_all(&clients, vm, WARM));
         let (mut bare, mut own) = ([Sample::default(), Sample::default()], [Sample::default(), Sample::default()]);
         for _ in 0..TURNS {
@@ -52,19 +53,23 @@ pub fn rows(stage: &Stage) -> Vec<Row> {
     rows
 }
 
-/// Every client asks one question after the other for `long`; the times, and the questions a second of all.
-async fn ask_all(clients: &[BrokerClient], vm: VmId, long: Duration) -> (Sample, f64) {
+/// Every client asks one question after the other for `long`, each in a task of its own as the floor's do; the times, and
+/// the questions a second of all.
+async fn ask_all(clients: &[Arc<BrokerClient>], vm: VmId, long: Duration) -> (Sample, f64) {
     let begun = Instant::now();
-    let asking = clients.iter().map(|client| async move {
-        let mut times = Vec::new();
-        while begun.elapsed() < long {
-            let asked = Instant::now();
-            client.locate(vm, client.position(), DEADLINE).await.expect("a location");
-            times.push(asked.elapsed().as_secs_f64() * 1e6);
-        }
-        times
+    let asking = clients.iter().cloned().map(|client| {
+        tokio::spawn(async move {
+            let mut times = Vec::new();
+            while begun.elapsed() < long {
+                let asked = Instant::now();
+                client.locate(vm, client.position(), DEADLINE).await.expect("a location");
+                times.push(asked.elapsed().as_secs_f64() * 1e6);
+            }
+            times
+        })
     });
-    let times: Vec<f64> = futures_util::future::join_all(asking).await.into_iter().flatten().collect();
+    let asked = futures_util::future::join_all(asking).await;
+    let times: Vec<f64> = asked.into_iter().flat_map(|times| times.expect("a client")).collect();
     let rate = times.len() as f64 / begun.elapsed().as_secs_f64();
     (Sample(times), rate)
 }
