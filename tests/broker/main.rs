@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod api;
+mod disks;
 mod doctor;
 mod hints;
 mod intruder;
@@ -18,6 +19,7 @@ mod moving;
 mod pausing;
 mod placing;
 mod points;
+mod proofs;
 mod quorum;
 mod rejoining;
 mod removing;

@@ -10,11 +10,13 @@ use landfall_proto::id::VmId;
 use crate::pair::members;
 use crate::stage::{LONG, WORK, number, workload};
 
-/// What one node has: each point's root and, by the bytes that were exported, each disk's hash.
-type Points = BTreeMap<u64, (String, Vec<String>)>;
+/// What one node has: each point's root, whether it stays once there is a newer one and, by the bytes that were exported,
+/// each disk's hash.
+type Points = BTreeMap<u64, (String, bool, Vec<String>)>;
 
 /// Stops the primary's sending and both clusters' replicas, and reads every member's folder: the newest point that the
-/// primary was told of is there, byte for byte the same, and so is every other point that two members list. What is
+/// primary was told of is there, byte for byte the same, and so is every other point that two members list; and they list
+/// the same of those that stay, as far back as both keep any: whichever goes on loses none of them. What is
 /// staged whole counts as there: the next holder completes it. `asked` is a node that has a quorum.
 pub fn every_member_has_what_was_acknowledged(p: &Cluster, r: &Cluster, asked: &Node) {
     p.first().cli(["vm", "pause", WORK]);
@@ -34,8 +36,14 @@ pub fn every_member_has_what_was_acknowledged(p: &Cluster, r: &Cluster, asked: &
             for (sequence, point) in points.iter().filter(|(sequence, _)| others.contains_key(sequence)) {
                 assert_eq!(Some(point), others.get(sequence), "point {sequence} differs between {name} and {other}");
             }
+            let oldest = points.keys().next().max(others.keys().next()).copied().unwrap_or_default();
+            assert_eq!(staying(points, oldest), staying(others, oldest), "{name} and {other}, from {oldest} on");
         }
     }
+}
+
+fn staying(points: &Points, oldest: u64) -> Vec<u64> {
+    points.iter().filter(|(sequence, (_, stays, _))| *stays && **sequence >= oldest).map(|(point, _)| *point).collect()
 }
 
 fn points(node: &Node) -> Points {
@@ -50,7 +58,7 @@ fn points(node: &Node) -> Points {
         let folder = tempfile::tempdir().unwrap();
         let report = store.pin(Some(point.sequence)).unwrap().export(folder.path(), &mut |_| Ok(())).unwrap();
         let hash = |file| blake3::hash(&fs::read(file).unwrap()).to_string();
-        points.insert(point.sequence, (point.root.to_string(), report.files.iter().map(hash).collect()));
+        points.insert(point.sequence, (point.root.to_string(), point.stays, report.files.iter().map(hash).collect()));
     }
     points
 }

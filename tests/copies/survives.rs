@@ -1,11 +1,11 @@
 //! The ordinary course: a second copy is made, kept, takes over, and is made anew.
 
-use landfall_kit::process::eventually;
+use landfall_kit::process::{Node, eventually};
 use serde_json::{Value, json};
 
 use crate::oracle::every_member_has_what_was_acknowledged;
 use crate::pair::{held_by, in_sync, noted, other, reasons, replicated};
-use crate::stage::{DISKS, LONG, WORK, check, export, goes_on, holder, number, replicas};
+use crate::stage::{DISKS, LONG, WORK, check, export, goes_on, holder, number, replicas, testing};
 
 #[test]
 fn a_second_copy_takes_over_with_nothing_sent_again_and_a_returning_holder_is_brought_up_by_delta() {
@@ -49,4 +49,38 @@ fn a_second_copy_takes_over_with_nothing_sent_again_and_a_returning_holder_is_br
     export(left, WORK, None, &folder).unwrap();
     check(left, &folder);
     every_member_has_what_was_acknowledged(&p, &r, left);
+}
+
+#[test]
+fn the_points_that_stay_are_the_same_on_both_copies_whichever_of_them_goes_on() {
+    let apart = |name: &str| testing(name, "point_interval_ms", 1000.into());
+    let r = replicas().spec(apart("r1")).spec(apart("r2")).witness("rw").start();
+    let p = replicated(&r, 2);
+    // `vm enable` has asked for a few older ones. Whatever somebody reads is listed for as long, and does not count here.
+    let older = |node: &Node| -> Result<Vec<u64>, String> {
+        let points = node.try_cli(["point", "list", WORK]).map_err(|failure| failure.to_string())?;
+        let points = points.as_array().cloned().unwrap_or_default();
+        let staying = points.iter().filter(|point| point["stays"] == true);
+        Ok(staying.map(|point| number(&point["point"])).collect())
+    };
+    for turn in 0..3 {
+        let lost = r.node(&holder(r.first(), WORK));
+        let left = other(&r, lost.name());
+        let before = eventually(LONG, "a few points an interval apart", || match older(left) {
+            Ok(points) if points.len() >= 3 && points.windows(2).any(|pair| pair[0] + 1 < pair[1]) => Ok(points),
+            other => Err(format!("{other:?}")),
+        });
+        lost.lose();
+        held_by(left, left.name());
+        let after = eventually(LONG, "the points at the other node", || older(left));
+        let oldest = *after.first().unwrap_or(&0);
+        for point in before.iter().filter(|point| **point >= oldest) {
+            assert!(after.contains(point), "turn {turn}: {point} was listed, and is not: {before:?}, {after:?}");
+        }
+        goes_on(left, WORK);
+        lost.start();
+        lost.wait_ready();
+        in_sync(left, 2);
+    }
+    every_member_has_what_was_acknowledged(&p, &r, r.first());
 }

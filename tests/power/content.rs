@@ -76,7 +76,8 @@ pub fn change_set(
     let disks: Vec<(DiskSpec, Root)> = disks().into_iter().zip(roots).collect();
     let root = content_root(disks.iter().map(|(spec, root)| (&spec.target, spec.bytes, root)));
     let (tip, taken_at) = (Tip { sequence, root }, UnixMillis(sequence * 1000));
-    Ok((ChangeSet { base, tip, disks, taken_at, consistency: Consistency::Crash, resume_at: 0 }, extents))
+    let (consistency, stays) = (Consistency::Crash, crate::replica::stays(sequence));
+    Ok((ChangeSet { base, tip, disks, taken_at, consistency, stays, resume_at: 0 }, extents))
 }
 
 fn index(scratch: &Path, data: &[u8]) -> HashIndex {

@@ -23,6 +23,8 @@ const STORAGE_MAX: usize = 64;
 const SOCKET_PATH_MAX: usize = 107;
 /// Shortest and longest change set interval for tests, in milliseconds.
 const INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=900_000;
+/// How far apart points can be made to be for tests, in milliseconds; 0 is every change set.
+const POINT_INTERVAL_MS: std::ops::RangeInclusive<u64> = 0..=900_000;
 
 /// The file of one node, every value checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +76,8 @@ pub struct StorageConfig {
 pub struct Testing {
     /// Change sets are due this often, whatever the relationship says.
     pub interval: Option<Duration>,
+    /// Change sets stay as points this far apart, whatever `point_interval` says; 0 makes each one a point.
+    pub point_interval: Option<Duration>,
     /// This node tells no sender where a replica went, neither by notice nor by answer: they must ask the CAP.
     pub drop_moved_notices: bool,
 }
@@ -84,6 +88,9 @@ impl Testing {
         let mut parts = Vec::new();
         if let Some(interval) = self.interval {
             parts.push(format!("change sets are due every {} ms", interval.as_millis()));
+        }
+        if let Some(interval) = self.point_interval {
+            parts.push(format!("change sets stay as points every {} ms", interval.as_millis()));
         }
         if self.drop_moved_notices {
             parts.push("notices of moved replicas are dropped".to_owned());
@@ -332,6 +339,7 @@ fn testing(top: &Section<'_, '_>) -> Testing {
     let Some(section) = top.section("testing") else { return Testing::default() };
     let testing = Testing {
         interval: section.integer("interval_ms", INTERVAL_MS).map(Duration::from_millis),
+        point_interval: section.integer("point_interval_ms", POINT_INTERVAL_MS).map(Duration::from_millis),
         drop_moved_notices: section.boolean("drop_moved_notices").unwrap_or(false),
     };
     section.finish();

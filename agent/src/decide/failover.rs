@@ -138,6 +138,8 @@ mod tests {
             root: Root([1; 32]),
             copies: Vec::new(),
             state: PointState::Listed,
+            stays: true,
+            verified_at: None,
         }
     }
 

@@ -73,6 +73,7 @@ mod tests {
             disks: vec![(disk(4096), Root([5; 32]))],
             taken_at: UnixMillis(1),
             consistency: Consistency::Crash,
+            stays: false,
             resume_at: 0,
         }
     }

@@ -152,6 +152,10 @@ pub fn of_replica(replica: &Replica, holder: Option<&HolderFigures>, possible: u
             if let Some(fault) = &holder.fault {
                 reasons.critical("replica_fault", fault.clone(), "landfall event tail --no-follow");
             }
+            if let Some(damage) = &holder.damage {
+                let command = reasons.vm("resync");
+                reasons.critical("point_damaged", damage.clone(), command);
+            }
             let listed = holder.points.iter().rev().find(|point| point.state != PointState::Unreachable);
             match listed {
                 Some(point) => {
@@ -215,6 +219,8 @@ mod tests {
             root: Root([0; 32]),
             copies: vec![],
             state,
+            stays: true,
+            verified_at: None,
         }
     }
 
@@ -233,6 +239,7 @@ mod tests {
             resync: None,
             starts_at: None,
             limit: None,
+            excluded: Vec::new(),
         }
     }
 
@@ -312,6 +319,7 @@ mod tests {
             points: vec![Point { taken_at: UnixMillis(taken_at), ..point(0, PointState::Listed) }],
             received: Default::default(),
             fault: None,
+            damage: None,
         };
         let verdict = of_replica(&paused, Some(&holder(NOW.0)), 1, NOW);
         assert_eq!(verdict.state, ReplicationState::Suspended);
@@ -340,6 +348,7 @@ mod tests {
             points: vec![point(5, PointState::Listed)],
             received: Default::default(),
             fault: None,
+            damage: None,
         };
         assert_eq!(codes(&of_replica(&one, Some(&holder), 1, NOW)), []);
         let missing = of_replica(&one, Some(&holder), 2, NOW);
@@ -362,6 +371,7 @@ mod tests {
             points: vec![point(5, PointState::Unreachable)],
             received: Default::default(),
             fault: None,
+            damage: None,
         };
         let verdict = of_replica(&replica(), Some(&holder), 1, NOW);
         assert_eq!((verdict.state, verdict.health), (ReplicationState::Seeding, Health::Warning));

@@ -20,6 +20,7 @@ pub mod pacing;
 pub mod packing;
 pub mod peer_list;
 pub mod placement;
+pub mod points;
 pub mod reason;
 pub mod resync;
 pub mod seed;

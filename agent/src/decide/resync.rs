@@ -36,6 +36,8 @@ pub enum Because {
     SentElsewhere,
     /// The replica has content and no point: a first copy was cut off, or a new home has old files.
     Unfinished,
+    /// The replica has points, and what it has newest is not what it should be.
+    Doubted,
     /// A disk was added or has another size.
     Reshaped,
     /// What was sent last went to a node that does not receive the VM any more, and this one does not have it.
@@ -54,6 +56,7 @@ impl Because {
             Self::NewSender => "new_sender",
             Self::SentElsewhere => "sent_elsewhere",
             Self::Unfinished => "unfinished",
+            Self::Doubted => "doubted",
             Self::Reshaped => "reshaped",
             Self::NewHome => "new_home",
             Self::IndexLost => "index_lost",
@@ -68,6 +71,7 @@ impl Because {
             Self::NewSender => "this node has not sent the VM before",
             Self::SentElsewhere => "another node has sent the VM since this one did",
             Self::Unfinished => "the replica has content and no complete point yet",
+            Self::Doubted => "the replica's newest content was damaged, or changed by somebody else",
             Self::Reshaped => "a disk was added or has another size",
             Self::NewHome => "the node that receives it now does not have what was sent last",
             Self::IndexLost => "the index of what the replica has is lost or damaged",
@@ -83,16 +87,21 @@ impl Because {
 
 /// Why a comparison is needed before the next capture; `None` where the replica is empty, so that there is nothing to
 /// compare with. `acknowledged` is the newest point that this sender knows to be acknowledged in this relationship,
-/// `new_home` whether what it sent last went to other nodes than the one that receives now.
+/// `new_home` whether what it sent last went to other nodes than the one that receives now, `listed` whether the replica
+/// lists points though it names none as the newest.
 pub fn because(
     asked: bool,
     acknowledged: Option<Tip>,
     newest: Option<Tip>,
     comparable: bool,
     new_home: bool,
+    listed: bool,
     indexes: Indexes,
 ) -> Option<Because> {
-    let Some(newest) = newest else { return comparable.then_some(Because::Unfinished) };
+    let Some(newest) = newest else {
+        let because = if listed { Because::Doubted } else { Because::Unfinished };
+        return comparable.then_some(because);
+    };
     Some(match acknowledged {
         _ if asked => Because::Asked,
         None => Because::NewSender,
@@ -140,17 +149,19 @@ mod tests {
             (false, tip(4, 4), tip(3, 3), whole, Some(Because::Diverged), true),
         ];
         for (asked, own, newest, indexes, expected, waits) in cases {
-            let found = because(asked, own, newest, true, false, indexes);
+            let found = because(asked, own, newest, true, false, true, indexes);
             assert_eq!(found, expected);
             assert_eq!(found.unwrap().waits(), waits, "{found:?}");
         }
-        assert_eq!(because(true, tip(3, 3), None, true, false, whole), Some(Because::Unfinished));
-        assert_eq!(because(true, tip(3, 3), None, false, false, whole), None, "an empty replica is filled");
+        assert_eq!(because(true, tip(3, 3), None, true, false, false, whole), Some(Because::Unfinished));
+        assert_eq!(because(false, tip(3, 3), None, true, false, true, whole), Some(Because::Doubted));
+        assert!(!Because::Doubted.waits(), "nothing can be failed over to meanwhile");
+        assert_eq!(because(true, tip(3, 3), None, false, false, false, whole), None, "an empty replica is filled");
     }
 
     #[test]
     fn a_node_that_took_the_replica_over_with_older_files_is_brought_up_at_once() {
-        let at_new_home = |own, newest, indexes| because(false, own, newest, true, true, indexes).unwrap();
+        let at_new_home = |own, newest, indexes| because(false, own, newest, true, true, true, indexes).unwrap();
         for (own, newest, indexes, expected) in [
             (tip(4, 4), tip(3, 3), Indexes::Lost, Because::NewHome),
             (tip(3, 3), tip(3, 9), Indexes::Lost, Because::NewHome),

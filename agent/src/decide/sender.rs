@@ -81,6 +81,7 @@ mod tests {
             resync: None,
             starts_at: None,
             limit: None,
+            excluded: Vec::new(),
         }
     }
 

@@ -110,6 +110,10 @@ impl Control {
                 (Some(term), position) => ControlAnswer::Confirmed { term, position },
                 (None, _) => ControlAnswer::Refused(no_quorum()),
             },
+            ControlRequest::Prove { vm, point, begin } => {
+                let proof = Box::pin(self.replicas.prove(vm, point, begin)).await;
+                proof.map_or_else(ControlAnswer::Refused, ControlAnswer::Proof)
+            }
             ControlRequest::Export { vm, point, folder } => {
                 match self.replicas.export(vm, point, folder.into()).await {
                     Ok(exported) => ControlAnswer::Exported {

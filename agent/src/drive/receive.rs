@@ -3,6 +3,8 @@
 //! A session is admitted only by the node that the committed state names, at its assignment, and only from a primary
 //! that the authorization table allows; each change set is checked against both again before it is acknowledged.
 
+mod barred;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,11 +12,11 @@ use std::time::Duration;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::endpoint::Link;
 use landfall_proto::frame;
-use landfall_proto::id::{Epoch, Fingerprint, Fqdn, SenderEpoch, UnixMillis, VmId};
+use landfall_proto::id::{Epoch, Fingerprint, Fqdn, SenderEpoch, VmId};
 use landfall_proto::limits::DATA_STREAMS;
 use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::{Point, Traffic};
-use landfall_proto::message::data::{DataAnswer, DataRequest, Hello, POINTS_TOLD, Welcome};
+use landfall_proto::message::data::{ChangeSet, DataAnswer, DataRequest, Hello, POINTS_TOLD, Welcome};
 use landfall_proto::model::{DiskSpec, Replica};
 use landfall_proto::trust::Caller;
 use landfall_proto::{Class, Refusal};
@@ -24,7 +26,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{Instant, timeout};
 
-use crate::decide::health::PAUSED_AT_REPLICA;
+use self::barred::{failed_over, stopped};
 use crate::drive::applying::Applying;
 use crate::drive::copies::passing::Passing;
 use crate::drive::copies::{Pending, keep};
@@ -37,7 +39,6 @@ use crate::drive::replica::{Begun, Epochs, ReplicaStore, Standing};
 use crate::drive::replicas::{Replicas, SharedStore};
 use crate::drive::send::capture::blocking;
 use crate::drive::{broker, confirm, peers};
-use crate::surface::Utc;
 
 /// How long an opener may take to say what it wants.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -112,7 +113,7 @@ impl Receiver {
         match (hello, caller.as_ref()) {
             (Hello::Send { vm, epoch, sender_epoch, disks, known }, Caller::PeerNode { cap, member }) => {
                 let asking = Asking { cap, key: member.key, vm, epoch, sender: sender_epoch };
-                let admitted = self.admit(asking, disks, known).await;
+                let admitted = Box::pin(self.admit(asking, disks, known)).await;
                 let (admitted, welcome) = match admitted {
                     Ok(pair) => pair,
                     Err(welcome) => {
@@ -210,6 +211,7 @@ impl Receiver {
         if state.replicas.get(&vm).filter(holds).is_none() {
             // Nobody else has anything of it, and what was left here says nothing about what is to be acknowledged.
             store.commit()?;
+            self.replicas.listed(vm, store);
             return Ok(store.standing());
         }
         let mut passing = Passing::new(self.node.clone(), self.pending.clone(), handle.clone(), vm, epochs);
@@ -344,6 +346,8 @@ impl Receiver {
             }
             DataRequest::Begin(set) => {
                 self.check(admitted)?;
+                let stays = self.replicas.stays(&self.replica(admitted)?, &store, set.tip);
+                let set = ChangeSet { stays, ..set };
                 match store.begin(epochs, &set)? {
                     Begun::Staging(0) => passing.begin(&store, &set),
                     Begun::Staging(_) | Begun::Whole | Begun::Listed => passing.hold_back(),
@@ -367,6 +371,12 @@ impl Receiver {
             }
             DataRequest::FillPacked(_) | DataRequest::ExtentPacked(_) | DataRequest::Bye => Ok(None),
         }
+    }
+
+    /// What is committed of the replica of a session.
+    fn replica(&self, admitted: &Admitted) -> Result<Replica, Refusal> {
+        let state = self.node.state();
+        broker::replica_sent_by(&state, &admitted.primary, admitted.vm).cloned()
     }
 
     /// Whether this node still receives the replica at the session's assignment, and the sender is still allowed.
@@ -414,31 +424,4 @@ impl Receiver {
         let silent = self.node.config.testing.drop_moved_notices && replica.receiver() != self.node.me;
         if silent { None } else { broker::location(state, replica).ok() }
     }
-}
-
-/// A replica that is failed over takes nothing: it is the VM.
-fn failed_over(state: &State, replica: &Replica) -> Option<Refusal> {
-    state.promotions.get(&replica.vm.id).map(|_| {
-        Refusal::new(Class::Refused, "failed_over", format!("{} is failed over to this cluster", replica.vm.name))
-            .field("vm")
-            .remedy("cancel the failover here (landfall failover cancel), or reverse the replication")
-    })
-}
-
-fn stopped(replica: &Replica) -> Option<Refusal> {
-    let stopped = replica.stopped.as_ref().map(|stop| {
-        Refusal::new(
-            Class::Refused,
-            "replication_stopped",
-            format!("replication of {} is stopped: {stop:?}", replica.vm.name),
-        )
-        .remedy("authorize the primary again (landfall authorization add), or pair the clusters again")
-    });
-    stopped.or_else(|| replica.paused.map(|since| paused(replica, since)))
-}
-
-fn paused(replica: &Replica, since: UnixMillis) -> Refusal {
-    let message = format!("{} is paused at the replica since {}", replica.vm.name, Utc::from(since));
-    Refusal::new(Class::Refused, PAUSED_AT_REPLICA, message)
-        .remedy(format!("go on at the replica's cluster: landfall vm resume {}", replica.vm.id))
 }

@@ -1,5 +1,7 @@
 //! The replicas that this node receives: their folders, their registration with the VM service, their figures.
 
+mod registration;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,21 +9,20 @@ use std::time::Duration;
 
 use landfall_proto::id::{Epoch, Root, StorageName, VmId};
 use landfall_proto::message::control::{HolderFigures, Point, PointState, StagingFaults, Traffic};
+use landfall_proto::message::data::Tip;
 use landfall_proto::model::Replica;
 use landfall_proto::seam::Time;
 use landfall_proto::{Class, Refusal};
-use landfall_store::State;
 use tokio::sync::Mutex as AsyncMutex;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use crate::decide::points::Scrubbable;
 use crate::drive::events::Happening;
 use crate::drive::node::Node;
-use crate::drive::replica::{self, Manifest, ReplicaStore, leftover};
+use crate::drive::proving::Proving;
+use crate::drive::replica::{Manifest, ReplicaStore, leftover};
 use crate::drive::send::capture::blocking;
-use crate::vm_service::{Registration, VmRole};
-
-/// How often registrations are looked at without being told of a change.
-const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+use crate::drive::spacing::Spacing;
 
 /// How long the VM service may take to register a replica.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
@@ -52,6 +53,10 @@ pub struct Replicas {
     readers: Arc<Mutex<BTreeMap<VmId, u32>>>,
     /// Unregistered, and in the list as long as that is older.
     let_go: Arc<Mutex<BTreeSet<VmId>>>,
+    /// Points whose files somebody touched, to be read back at once.
+    suspects: Arc<Mutex<BTreeMap<VmId, Vec<u64>>>>,
+    spacing: Spacing,
+    pub(super) proving: Proving,
 }
 
 /// What an export wrote.
@@ -75,6 +80,9 @@ impl Replicas {
             unlisted: Arc::default(),
             readers: Arc::default(),
             let_go: Arc::default(),
+            suspects: Arc::default(),
+            spacing: Spacing::default(),
+            proving: Proving::default(),
         }
     }
 
@@ -147,8 +155,10 @@ impl Replicas {
     pub async fn close(&self, vm: VmId) {
         self.open.lock().await.remove(&vm);
         lock(&self.figures).remove(&vm);
+        lock(&self.suspects).remove(&vm);
         lock(&self.shut).remove(&vm);
         lock(&self.unlisted).remove(&vm);
+        self.spacing.forget(vm);
     }
 
     /// The points of a store with the nodes that have them, oldest first: what was acknowledged is on every node of the
@@ -169,19 +179,33 @@ impl Replicas {
         points
     }
 
+    /// Whether the point that a change set is about to make stays, for this node to say as the holder: as it was said when
+    /// the change set began, else by the time that has gone by.
+    pub fn stays(&self, replica: &Replica, store: &ReplicaStore, tip: Tip) -> bool {
+        let begun = store.begun(tip).map(|set| set.stays);
+        begun.unwrap_or_else(|| self.spacing.stays(&self.node, replica, store.manifest()))
+    }
+
+    /// A point was just listed in `store`.
+    pub fn listed(&self, vm: VmId, store: &ReplicaStore) {
+        self.spacing.listed(&self.node, vm, store.manifest());
+    }
+
     /// Takes in how a store stands, for [`Replicas::figures`]: asking never waits for work on the disk.
     pub fn note(&self, vm: VmId, epoch: Epoch, store: &ReplicaStore) {
         let points = self.points(store);
         let fault = store.fault().map(ToString::to_string);
+        let damage = store.damage().or_else(|| store.doubt().map(str::to_owned));
         let unlisted = store.staged_log().is_some();
         if unlisted {
             lock(&self.unlisted).insert(vm)
         } else {
             lock(&self.unlisted).remove(&vm)
         };
+        lock(&self.suspects).insert(vm, store.suspects());
         let mut figures = lock(&self.figures);
         let received = figures.get(&vm).map(|figures| figures.received).unwrap_or_default();
-        figures.insert(vm, HolderFigures { epoch, points, received, fault });
+        figures.insert(vm, HolderFigures { epoch, points, received, fault, damage });
     }
 
     /// Counts what came for a replica: bytes of content, or of frames.
@@ -199,13 +223,7 @@ impl Replicas {
             self.listed_all(vm).await;
         }
         if let Some((_, refusal)) = lock(&self.shut).get(&vm) {
-            let fault = Some(refusal.to_string());
-            return Some(HolderFigures {
-                epoch: replica.epoch,
-                points: Vec::new(),
-                received: Traffic::default(),
-                fault,
-            });
+            return Some(without_points(replica.epoch, refusal));
         }
         if let Some(figures) = lock(&self.figures).get(&vm) {
             return Some(HolderFigures { epoch: replica.epoch, ..figures.clone() });
@@ -213,13 +231,7 @@ impl Replicas {
         match self.store(replica).await {
             Ok(store) => self.note(vm, replica.epoch, &*store.lock().await),
             Err(refusal) => {
-                let fault = Some(refusal.to_string());
-                return Some(HolderFigures {
-                    epoch: replica.epoch,
-                    points: Vec::new(),
-                    received: Traffic::default(),
-                    fault,
-                });
+                return Some(without_points(replica.epoch, &refusal));
             }
         }
         lock(&self.figures).get(&vm).cloned()
@@ -264,14 +276,40 @@ impl Replicas {
         .await
     }
 
-    fn read(&self, vm: VmId) -> Reading {
+    /// This node.
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Notes that somebody reads the replica's files, until that is dropped.
+    pub(super) fn read(&self, vm: VmId) -> Reading {
         *lock(&self.readers).entry(vm).or_default() += 1;
         Reading { vm, readers: Arc::clone(&self.readers) }
     }
 
-    /// Whether an export reads the replica's files.
+    /// Whether somebody reads the replica's files.
     pub fn is_read(&self, vm: VmId) -> bool {
-        lock(&self.readers).contains_key(&vm)
+        self.reader_count(vm) > 0
+    }
+
+    /// How many read the replica's files.
+    pub(super) fn reader_count(&self, vm: VmId) -> u32 {
+        lock(&self.readers).get(&vm).copied().unwrap_or(0)
+    }
+
+    /// The points of a replica that can be read back; none where it was not opened yet.
+    pub(super) fn scrubbable_of(&self, vm: VmId) -> Vec<Scrubbable> {
+        let figures = lock(&self.figures).get(&vm).cloned();
+        let points = figures.map_or_else(Vec::new, |figures| figures.points);
+        let suspects = lock(&self.suspects).get(&vm).cloned().unwrap_or_default();
+        let here = points.iter().filter(|point| point.state == PointState::Listed);
+        here.map(|point| Scrubbable {
+            vm,
+            point: point.sequence,
+            known_good_at: point.verified_at.unwrap_or(point.taken_at),
+            suspect: suspects.contains(&point.sequence),
+        })
+        .collect()
     }
 
     /// Sets the files of a replica aside that is not received here, provided that they are still those that were
@@ -291,127 +329,20 @@ impl Replicas {
         drop(open);
         aside
     }
+}
 
-    /// Keeps the VM service's registrations in step with the committed state.
-    pub async fn run(self) {
-        let mut look = interval(LOOK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut state = self.node.consensus.watch_state();
-        let mut reported = self.node.vms.watch();
-        loop {
-            tokio::select! {
-                _ = look.tick() => {}
-                changed = state.changed() => if changed.is_err() { return },
-                changed = reported.changed() => if changed.is_err() { return },
-            }
-            self.settle(&self.node.state()).await;
-        }
-    }
-
-    async fn settle(&self, state: &State) {
-        let Ok(service) = self.node.vms.service() else { return };
-        let Some(listed) = self.node.vms.vms() else { return };
-        for replica in state.replicas.values().filter(|replica| replica.receiver() == self.node.me) {
-            let vm = replica.vm.id;
-            if state.promotions.contains(&vm) {
-                // It is registered as what it is now by whoever runs it.
-                continue;
-            }
-            let registered = self.node.registered.borrow().get(&vm) == Some(&replica.epoch);
-            let present = listed.iter().any(|report| report.vm.id == vm && report.role == VmRole::Replica);
-            // A list may be older than the registration: what is missing was lost only if an earlier list had it.
-            let lost = !present && lock(&self.listed).remove(&vm);
-            if present {
-                lock(&self.listed).insert(vm);
-            }
-            if self.stays_shut(replica).await || (registered && !lost) {
-                continue;
-            }
-            match timeout(REGISTER_DEADLINE, self.register(service.as_ref(), replica)).await {
-                Ok(Ok(())) => {
-                    lock(&self.let_go).remove(&vm);
-                    let epoch = replica.epoch;
-                    self.node.registered.send_modify(|registered| {
-                        Arc::make_mut(registered).insert(vm, epoch);
-                    });
-                }
-                Ok(Err(refusal)) => tracing::warn!(%vm, %refusal, "replica not registered"),
-                Err(_) => tracing::warn!(%vm, "the VM service takes long to register a replica"),
-            }
-        }
-        self.close_others(state).await;
-        let registered = Arc::clone(&self.node.registered.borrow());
-        lock(&self.let_go).retain(|vm| listed.iter().any(|report| report.vm.id == *vm));
-        for report in listed.iter().filter(|report| report.role == VmRole::Replica) {
-            let vm = report.vm.id;
-            let mine = state.replicas.get(&vm).is_some_and(|replica| replica.receiver() == self.node.me);
-            let due = !mine && self.node.consensus.status().leader.is_some() && lock(&self.let_go).insert(vm);
-            if due && !self.unregister(service.as_ref(), vm).await {
-                lock(&self.let_go).remove(&vm);
-            }
-        }
-        for vm in registered.keys() {
-            if state.replicas.get(vm).is_none_or(|replica| replica.receiver() != self.node.me) {
-                self.node.registered.send_modify(|registered| {
-                    Arc::make_mut(registered).remove(vm);
-                });
-            }
-        }
-    }
-
-    /// Closes the stores of replicas of which this node has no copy any more, so that their files can be removed or
-    /// replaced.
-    async fn close_others(&self, state: &State) {
-        let kept = |vm: &VmId| {
-            let me = self.node.me;
-            state.replicas.get(vm).is_some_and(|one| one.is_kept_at(me) || one.copying_since(me).is_some())
-        };
-        let open: Vec<VmId> = self.open.lock().await.keys().copied().collect();
-        for vm in open.iter().filter(|vm| !kept(vm)) {
-            self.close(*vm).await;
-        }
-    }
-
-    async fn register(&self, service: &dyn crate::vm_service::VmService, replica: &Replica) -> Result<(), Refusal> {
-        let folder = self.folder(&replica.storage, replica.vm.id)?;
-        let (made, acknowledged) = (folder.clone(), self.has_acknowledged(replica));
-        let there = blocking(move || match acknowledged {
-            true => replica::check_acknowledged(&made),
-            false => replica::make_folder(&made),
-        });
-        there.await.inspect_err(|refusal| self.note_shut(replica.vm.id, refusal))?;
-        let registration = Registration {
-            vm: replica.vm.clone(),
-            primary: replica.primary.clone(),
-            epoch: replica.epoch,
-            folder,
-            run: None,
-        };
-        service.register(&registration).await?;
-        let told = format!("the replica of {} is registered here, not startable", replica.vm.name);
-        self.node.events.record(Happening::info("replica_registered", told).vm(replica.vm.id).node(&self.node.name));
-        Ok(())
-    }
-
-    /// Whether the VM service has forgotten the replica.
-    async fn unregister(&self, service: &dyn crate::vm_service::VmService, vm: VmId) -> bool {
-        match timeout(REGISTER_DEADLINE, service.unregister(vm)).await {
-            Ok(Ok(())) => {
-                let told =
-                    "a replica that is not this node's any more is unregistered; its files stay for a day at least"
-                        .to_owned();
-                self.node.events.record(Happening::info("replica_unregistered", told).vm(vm).node(&self.node.name));
-                return true;
-            }
-            Ok(Err(refusal)) => tracing::warn!(%vm, %refusal, "replica not unregistered"),
-            Err(_) => tracing::warn!(%vm, "the VM service takes long to unregister a replica"),
-        }
-        false
+fn without_points(epoch: Epoch, fault: &Refusal) -> HolderFigures {
+    HolderFigures {
+        epoch,
+        points: Vec::new(),
+        received: Traffic::default(),
+        fault: Some(fault.to_string()),
+        damage: None,
     }
 }
 
-/// An export under way.
-struct Reading {
+/// Somebody who reads a replica's files.
+pub(super) struct Reading {
     vm: VmId,
     readers: Arc<Mutex<BTreeMap<VmId, u32>>>,
 }

@@ -107,8 +107,23 @@ impl Senders {
             self.limits.look(&state, self.node.outside.clock.as_ref());
             self.settle_roles(&state);
             self.settle_senders(&state);
+            self.settle_shapes(&state);
             self.tallies.roll(&self.node, &state);
         }
+    }
+
+    /// This node.
+    pub(super) fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Whether nothing is being committed about a VM, from now until [`Senders::end_step`].
+    pub(super) fn begin_step(&self, vm: VmId) -> bool {
+        lock(&self.claiming).insert(vm)
+    }
+
+    pub(super) fn end_step(&self, vm: VmId) {
+        lock(&self.claiming).remove(&vm);
     }
 
     /// Commits what this node's part has become, each VM in a task of its own: a commit may take as long as a failover.

@@ -282,6 +282,7 @@ mod tests {
             resync: None,
             starts_at: None,
             limit: None,
+            excluded: Vec::new(),
         }
     }
 

@@ -39,9 +39,12 @@ pub struct FailoverRequest {
     /// Asks for no name.
     #[serde(default)]
     pub yes: bool,
-    /// Fails over although the primary answers and runs. For `unplanned` only.
+    /// Fails over although the primary answers and runs, or the point is damaged. For `unplanned` only.
     #[serde(default)]
     pub force: bool,
+    /// Begins from a point that nobody has read back without reading it first. For `test` and `unplanned` only.
+    #[serde(default)]
+    pub skip_verify: bool,
     /// Only says what would be done.
     #[serde(default)]
     pub dry_run: bool,
@@ -80,6 +83,8 @@ pub struct FailoverStatus {
     pub promotion: Option<String>,
     /// The point that it began with.
     pub point: Option<u64>,
+    /// When that point was last read back and found whole; null where it is unverified.
+    pub point_verified_at: Option<Utc>,
     /// When it began.
     pub started_at: Option<Utc>,
     /// The age of the point when it began.
@@ -109,6 +114,8 @@ pub struct FailoverPlan {
     pub point: Option<u64>,
     /// The instant of that point, by the sender's clock.
     pub taken_at: Option<Utc>,
+    /// When that point was last read back and found whole; null where it is unverified.
+    pub verified_at: Option<Utc>,
     /// The node that would do it.
     pub node: Option<NodeName>,
     /// How much of the VM's time would be lost.

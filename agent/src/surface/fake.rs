@@ -184,6 +184,9 @@ impl Operations for Fake {
     async fn point_export(&self, vm: VmSelector, request: PointExport) -> Result<PointExported, Refusal> {
         self.called("point_export", (vm.to_string(), request), samples::exported())
     }
+    async fn point_verify(&self, vm: VmSelector, request: PointVerify) -> Result<PointProof, Refusal> {
+        self.called("point_verify", (vm.to_string(), request), samples::proof())
+    }
     async fn failover(&self, vm: VmSelector, request: FailoverRequest) -> Result<FailoverAnswer, Refusal> {
         let answer = match request.dry_run {
             true => FailoverAnswer::Plan(Box::new(samples::failover_plan())),

@@ -15,7 +15,7 @@ use super::failover::{FailoverAnswer, FailoverRequest, FailoverStatus};
 use super::network::{NetworkClear, NetworkMapAdd, NetworkMapRemove, NetworkMapRule, NetworkSet, NetworkStatus};
 use super::node::{NodeDetail, NodeRemoved, NodeStatus};
 use super::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
-use super::point::{PointExport, PointExported, PointStatus};
+use super::point::{PointExport, PointExported, PointProof, PointStatus, PointVerify};
 use super::seed::{SeedRequest, Seeded};
 use super::settings::{Settings, SettingsEvent, SettingsRevision, SettingsSet};
 use super::token::{TokenCreate, TokenCreated, TokenId, TokenRevoked, TokenStatus};
@@ -132,6 +132,8 @@ pub trait Operations: Send + Sync + 'static {
     async fn point_list(&self, vm: VmSelector) -> Result<Vec<PointStatus>, Refusal>;
     /// Writes the disks of a point as raw images.
     async fn point_export(&self, vm: VmSelector, request: PointExport) -> Result<PointExported, Refusal>;
+    /// Reads a point back and compares it with its hashes.
+    async fn point_verify(&self, vm: VmSelector, request: PointVerify) -> Result<PointProof, Refusal>;
 
     /// A verb of failover: test, planned, unplanned, complete, cancel.
     async fn failover(&self, vm: VmSelector, request: FailoverRequest) -> Result<FailoverAnswer, Refusal>;

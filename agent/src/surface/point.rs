@@ -26,15 +26,17 @@ pub struct PointStatus {
     pub copies: Vec<NodeName>,
     /// When it was last read back and compared with its root; null where it never was.
     pub verified_at: Option<Utc>,
-    /// Whether it can be restored now: `listed`, `unconfirmed` or `unreachable`.
+    /// Whether it can be restored now: `listed`, `unconfirmed`, `unreachable` or `damaged`.
     pub state: PointState,
+    /// Whether it stays when there is a newer one; what changed in one that does not becomes part of the next.
+    pub stays: bool,
 }
 
 impl From<Point> for PointStatus {
     fn from(point: Point) -> Self {
-        let Point { sequence, taken_at, consistency, bytes, root, copies, state } = point;
-        let (taken_at, root) = (taken_at.into(), root.into());
-        Self { point: sequence, taken_at, consistency, bytes, root, copies, verified_at: None, state }
+        let Point { sequence, taken_at, consistency, bytes, root, copies, state, stays, verified_at } = point;
+        let (taken_at, root, verified_at) = (taken_at.into(), root.into(), verified_at.map(Utc::from));
+        Self { point: sequence, taken_at, consistency, bytes, root, copies, verified_at, state, stays }
     }
 }
 
@@ -63,6 +65,35 @@ pub struct PointExported {
     pub root: RootHex,
     /// The images, in the order of the VM's disks.
     pub files: Vec<ExportedFile>,
+}
+
+/// `point verify`: reads a point back and compares it with its hashes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PointVerify {
+    /// The point; the newest where none is given.
+    #[serde(default)]
+    pub point: Option<u64>,
+    /// Wait until it is read; without it the answer says how far that is, and asking again says it again.
+    #[serde(default)]
+    pub wait_seconds: Option<WaitSeconds>,
+}
+
+/// The answer of `point verify`. A damaged point is a failure with the code `damaged` that names disk and bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointProof {
+    /// The VM.
+    pub uuid: VmId,
+    /// The point.
+    pub point: u64,
+    /// The root that it is compared with.
+    pub root: RootHex,
+    /// The sizes of its disks together.
+    pub bytes: u64,
+    /// How much of that was read.
+    pub read_bytes: u64,
+    /// When it was found whole; null while it is being read.
+    pub verified_at: Option<Utc>,
 }
 
 /// One exported disk.

@@ -264,6 +264,7 @@ pub fn vm_detail() -> VmDetail {
         starts_at: None,
         bandwidth_limit: Some(name("08:00-18:00=5, else=unlimited")),
         limited_to_kbit: Some(5000),
+        excluded_disks: vec![name("vdb")],
         compared: Some(Comparison {
             code: "new_sender".to_owned(),
             message: "this node has not sent the VM before".to_owned(),
@@ -293,6 +294,18 @@ pub fn point() -> PointStatus {
         copies: vec![name("r1"), name("r2")],
         verified_at: None,
         state: PointState::Listed,
+        stays: true,
+    }
+}
+
+pub fn proof() -> PointProof {
+    PointProof {
+        uuid: vm(),
+        point: 5,
+        root: hex::RootHex(Root([0xcd; 32])),
+        bytes: 4 << 30,
+        read_bytes: 4 << 30,
+        verified_at: Some(at()),
     }
 }
 
@@ -372,6 +385,7 @@ pub fn failover_status() -> FailoverStatus {
         right_to_run: false,
         promotion: Some("0f".repeat(16)),
         point: Some(41),
+        point_verified_at: Some(at()),
         started_at: Some(at()),
         loss_seconds: Some(12),
         loss_bytes: Some(4096),
@@ -389,6 +403,7 @@ pub fn failover_plan() -> FailoverPlan {
         action: FailoverAction::Unplanned,
         point: Some(41),
         taken_at: Some(at()),
+        verified_at: None,
         node: Some(name("r1")),
         loss_seconds: Some(12),
         loss_bytes: Some(4096),

@@ -201,7 +201,7 @@ fn vms_and_points() {
             "failures": 2, "sent_bytes": 3_145_728, "sent_bytes_max": 1_048_576, "sent_bytes_average": 78_643,
             "latency_max_ms": 2100, "latency_average_ms": 310,
         },
-        "paused_since": null, "starts_at": null,
+        "paused_since": null, "starts_at": null, "excluded_disks": ["vdb"],
         "bandwidth_limit": "08:00-18:00=5, else=unlimited", "limited_to_kbit": 5000,
         "compared": {
             "code": "new_sender", "message": "this node has not sent the VM before", "at": "2025-11-22T18:42:41.250Z",
@@ -214,7 +214,14 @@ fn vms_and_points() {
         &samples::point(),
         &json!({
             "point": 5, "taken_at": "2025-11-22T18:42:41.250Z", "consistency": "off", "bytes": 65536,
-            "root": "cd".repeat(32), "copies": ["r1", "r2"], "verified_at": null, "state": "listed",
+            "root": "cd".repeat(32), "copies": ["r1", "r2"], "verified_at": null, "state": "listed", "stays": true,
+        }),
+    );
+    golden(
+        &samples::proof(),
+        &json!({
+            "uuid": samples::VM, "point": 5, "root": "cd".repeat(32), "bytes": 4_294_967_296_u64,
+            "read_bytes": 4_294_967_296_u64, "verified_at": "2025-11-22T18:42:41.250Z",
         }),
     );
     golden(
@@ -287,8 +294,8 @@ fn requests_have_defaults_and_refuse_what_they_do_not_know() {
     assert_eq!(
         serde_json::to_value(enable).unwrap(),
         json!({
-            "to": "r-broker-cap.contoso.com", "frequency_seconds": 300, "recovery_points": 0, "start_at": null,
-            "limit": null, "wait_seconds": null,
+            "to": "r-broker-cap.contoso.com", "frequency_seconds": 300, "recovery_points": 0, "exclude": [],
+            "start_at": null, "limit": null, "wait_seconds": null,
         })
     );
     for (bad, says) in [
@@ -337,7 +344,8 @@ fn failovers() {
         &samples::failover_status(),
         &json!({
             "uuid": samples::VM, "name": "VirtualMachine_Workload", "kind": "unplanned", "step": "running",
-            "right_to_run": false, "promotion": "0f".repeat(16), "point": 41, "started_at": "2025-11-22T18:42:41.250Z",
+            "right_to_run": false, "promotion": "0f".repeat(16), "point": 41,
+            "point_verified_at": "2025-11-22T18:42:41.250Z", "started_at": "2025-11-22T18:42:41.250Z",
             "loss_seconds": 12, "loss_bytes": 4096, "node": "r1", "run_vm": samples::VM, "test": false, "fault": null,
         }),
     );
@@ -345,7 +353,7 @@ fn failovers() {
         &samples::failover_plan(),
         &json!({
             "uuid": samples::VM, "name": "VirtualMachine_Workload", "action": "unplanned", "point": 41,
-            "taken_at": "2025-11-22T18:42:41.250Z", "node": "r1", "loss_seconds": 12, "loss_bytes": 4096,
+            "taken_at": "2025-11-22T18:42:41.250Z", "verified_at": null, "node": "r1", "loss_seconds": 12, "loss_bytes": 4096,
             "command": ["./guest", "disk.raw"], "steps": ["start the VM"],
             "warnings": ["p-broker-cap.contoso.com does not answer"],
             "blockers": [{"class": "refused", "code": "primary_runs", "message": "it runs", "field": null, "remedy": null}],

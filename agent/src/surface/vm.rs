@@ -257,6 +257,8 @@ pub struct VmDetail {
     pub bandwidth_limit: Option<Bandwidth>,
     /// Kilobits a second that its sender may take now, by its own limit and its node's part of the cluster's.
     pub limited_to_kbit: Option<u64>,
+    /// Its disks that are not replicated, as its primary's cluster knows.
+    pub excluded_disks: Vec<DiskTarget>,
     /// The last comparison of both sides by the present sender, and why.
     pub compared: Option<Comparison>,
     /// Nodes that claim to run it while another has not released it.
@@ -325,7 +327,7 @@ impl From<Statistics> for ReplicationStatistics {
 /// A comparison of both sides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Comparison {
-    /// Why: `asked`, `new_sender`, `sent_elsewhere`, `unfinished`, `reshaped`, `new_home`,
+    /// Why: `asked`, `new_sender`, `sent_elsewhere`, `unfinished`, `doubted`, `reshaped`, `new_home`,
     /// `index_lost` or `diverged`.
     pub code: String,
     /// Why, a sentence.
@@ -390,6 +392,9 @@ pub struct VmEnable {
     /// What its sender may take of the line, in Mbit/s, perhaps by a calendar.
     #[serde(default)]
     pub limit: Option<Bandwidth>,
+    /// Disks that are not replicated, by target: they are in no form at the replica. None where none are given.
+    #[serde(default)]
+    pub exclude: Vec<DiskTarget>,
     /// Wait until the first complete point is acknowledged.
     #[serde(default)]
     pub wait_seconds: Option<WaitSeconds>,

@@ -6,6 +6,7 @@ use crate::id::{
     Epoch, MemberId, NodeName, Position, Revision, Root, SenderEpoch, StorageName, Term, UnixMillis, VmId,
 };
 use crate::message::broker::{Location, Place};
+pub use crate::message::point::{Consistency, Point, PointState, ProofFigures};
 use crate::model::{Answer, Command, HandOff, MemberList, PointName, PromotionId};
 use crate::refusal::Refusal;
 
@@ -101,6 +102,15 @@ pub enum ControlRequest {
         /// Whether the seed is taken; else it is written.
         import: bool,
     },
+    /// Read a point back and compare it with its hashes, or say how far that is.
+    Prove {
+        /// The replica.
+        vm: VmId,
+        /// The point; the newest, or the one that is being read, where none is given.
+        point: Option<u64>,
+        /// Whether to begin, where it is not under way.
+        begin: bool,
+    },
 }
 
 /// What the primary's cluster wants of the replica's.
@@ -183,6 +193,8 @@ pub enum ControlAnswer {
         /// The disks with their sizes in bytes and their roots: the BLAKE3 hash of the raw image.
         files: Vec<(String, u64, Root)>,
     },
+    /// To Prove.
+    Proof(ProofFigures),
 }
 
 /// What trying one port gave.
@@ -307,6 +319,8 @@ pub struct HolderFigures {
     pub received: Traffic,
     /// Why nothing can be received just now.
     pub fault: Option<String>,
+    /// What was found damaged, and not repaired: point, disk and range of bytes.
+    pub damage: Option<String>,
 }
 
 /// The sender's side.
@@ -394,45 +408,4 @@ pub struct Compared {
     pub message: String,
     /// When it began, by the sender's wall clock.
     pub at: UnixMillis,
-}
-
-/// A recovery point as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Point {
-    /// Its sequence number: what orders points.
-    pub sequence: u64,
-    /// The sender's wall clock at the instant; display only.
-    pub taken_at: UnixMillis,
-    /// What the instant was.
-    pub consistency: Consistency,
-    /// Bytes of changed content that made it.
-    pub bytes: u64,
-    /// The content root over all disks.
-    pub root: Root,
-    /// Nodes that have it.
-    pub copies: Vec<NodeName>,
-    /// Whether it can be restored now.
-    pub state: PointState,
-}
-
-/// What kind of instant a point is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Consistency {
-    /// As after a power cut: all disks at one instant of a running VM.
-    Crash,
-    /// The VM was off.
-    Off,
-}
-
-/// Whether a point can be restored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PointState {
-    /// Complete on this node.
-    Listed,
-    /// Acknowledged while its holder could not confirm with a quorum.
-    Unconfirmed,
-    /// Known to be on nodes that do not answer.
-    Unreachable,
 }

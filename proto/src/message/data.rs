@@ -136,6 +136,9 @@ pub struct ChangeSet {
     pub taken_at: UnixMillis,
     /// What the instant was.
     pub consistency: Consistency,
+    /// Whether its point stays listed once there is a newer one. The holder decides it; what a sender says counts for
+    /// nothing.
+    pub stays: bool,
     /// Extents of it that were staged by an earlier session and are not sent again.
     pub resume_at: u64,
 }

@@ -7,3 +7,4 @@ pub mod control;
 pub mod data;
 pub mod join;
 pub mod pass;
+pub mod point;

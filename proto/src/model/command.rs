@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{
-    Epoch, Fingerprint, Fqdn, MemberId, NodeName, Position, PrimaryPattern, RequestId, Revision, SenderEpoch, Term,
-    UnixMillis, VmId,
+    DiskTarget, Epoch, Fingerprint, Fqdn, MemberId, NodeName, Position, PrimaryPattern, RequestId, Revision,
+    SenderEpoch, Term, UnixMillis, VmId,
 };
 use crate::model::{
     AuthorizationEntry, Bandwidth, FailoverStep, Found, Frequency, HandOff, MemberList, NetworkChange, Peer, Replica,
@@ -210,6 +210,8 @@ pub enum Command {
         starts_at: Option<UnixMillis>,
         /// What its sender may take of the line at most.
         limit: Option<Bandwidth>,
+        /// Disks of the VM that are not replicated; `vm` is without them.
+        excluded: Vec<DiskTarget>,
     },
     /// Disables it.
     Disable(VmId),

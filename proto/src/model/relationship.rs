@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Epoch, Fqdn, MemberId, Position, SenderEpoch, StorageName, TrustGroup, UnixMillis};
+use crate::id::{DiskTarget, Epoch, Fqdn, MemberId, Position, SenderEpoch, StorageName, TrustGroup, UnixMillis};
 use crate::model::{Bandwidth, VmSpec};
 use crate::refusal::Refusal;
 
@@ -157,4 +157,6 @@ pub struct Primary {
     pub starts_at: Option<UnixMillis>,
     /// What its sender may take of the line at most.
     pub limit: Option<Bandwidth>,
+    /// Disks of the VM that are not replicated: they are in no form at the replica. `vm` is without them.
+    pub excluded: Vec<DiskTarget>,
 }

@@ -54,6 +54,16 @@ pub struct VmSpec {
     pub launch: Launch,
 }
 
+impl VmSpec {
+    /// The VM without these disks, in what is said of its images too.
+    #[must_use]
+    pub fn without(mut self, excluded: &[DiskTarget]) -> Self {
+        self.disks.retain(|disk| !excluded.contains(&disk.target));
+        self.launch.images.retain(|image| !excluded.contains(&image.target));
+        self
+    }
+}
+
 /// What runs a VM: the command of its primary's VM service, which a failover starts over the replica's disks.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {

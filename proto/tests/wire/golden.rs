@@ -15,7 +15,7 @@ use landfall_proto::id::{
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use landfall_proto::message::control::{
     Compared, Consistency, ControlAnswer, ControlRequest, FAULTS_MAX, Figures, HandOffWish, HolderFigures, InFlight,
-    LocalVm, Point, PointState, Reach, RunFigures, SenderFigures, StagingFaults, Statistics, Traffic,
+    LocalVm, Point, PointState, ProofFigures, Reach, RunFigures, SenderFigures, StagingFaults, Statistics, Traffic,
 };
 use landfall_proto::message::data::{
     ChangeSet, Content, CopyAnswer, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Packed, Staged, Tip, Welcome,
@@ -257,6 +257,7 @@ fn primary() -> Primary {
         resync: Some(at(72_000)),
         starts_at: Some(UnixMillis(8)),
         limit: Some("mon-fri 08:00-18:00=5, else=unlimited".parse().unwrap()),
+        excluded: vec!["vdb".parse().unwrap()],
     }
 }
 
@@ -281,6 +282,8 @@ fn point() -> Point {
         root: Root([2; 32]),
         copies: vec![node("r1"), node("r2")],
         state: PointState::Listed,
+        stays: true,
+        verified_at: Some(UnixMillis(1_795_305_700_000)),
     }
 }
 
@@ -341,6 +344,7 @@ fn commands() -> Vec<Command> {
             recovery_points: 4,
             starts_at: Some(UnixMillis(9)),
             limit: Some("0.5".parse().unwrap()),
+            excluded: vec!["vdb".parse().unwrap()],
         },
         Command::Disable(vm_id),
         Command::Reshape(Box::new(spec())),
@@ -514,6 +518,7 @@ fn control_messages() {
         ControlRequest::Run(vm()),
         ControlRequest::ReachBack,
         ControlRequest::Seed { vm: vm(), folder: "/tmp/seed".into(), import: true },
+        ControlRequest::Prove { vm: vm(), point: Some(12), begin: true },
     ];
     check_all("control_request", &requests);
     let answers = [
@@ -546,6 +551,7 @@ fn control_messages() {
             taken_at: UnixMillis(21),
             files: vec![("vda".into(), 1 << 30, Root([9; 32]))],
         },
+        ControlAnswer::Proof(proof()),
     ];
     check_all("control_answer", &answers);
 }
@@ -566,17 +572,26 @@ fn an_answer_with_every_fault_that_it_may_hold_fits_its_frame() {
     assert!(bytes.len() <= landfall_proto::alpn::Alpn::Control.frame_max(), "{}", bytes.len());
 }
 
+fn proof() -> ProofFigures {
+    ProofFigures {
+        point: 12,
+        root: Root([2; 32]),
+        bytes: 1 << 30,
+        read_bytes: 1 << 20,
+        verified_at: Some(UnixMillis(21)),
+        damage: Some("disk vda, bytes 0 to 65536".into()),
+    }
+}
+
 fn figures() -> Figures {
-    let points = [PointState::Listed, PointState::Unconfirmed, PointState::Unreachable].map(|state| Point {
-        state,
-        consistency: Consistency::Off,
-        ..point()
-    });
+    let points = [PointState::Listed, PointState::Unconfirmed, PointState::Unreachable, PointState::Damaged]
+        .map(|state| Point { state, consistency: Consistency::Off, ..point() });
     let holder = HolderFigures {
         epoch: epoch(4),
         points: points.into(),
         received: Traffic { sent_bytes: 1 << 33, wire_bytes: 1 << 32 },
         fault: Some("disk full".into()),
+        damage: Some("point 12: disk vda".into()),
     };
     let sender = SenderFigures {
         epoch: SenderEpoch::from_number(3),
@@ -647,6 +662,7 @@ fn data_messages() {
         disks: vec![(disk(), Root([9; 32]))],
         taken_at: UnixMillis(4),
         consistency: Consistency::Crash,
+        stays: true,
         resume_at: 5,
     };
     let extent = |content| Extent { disk: 1, offset: 1 << 30, content };
@@ -693,6 +709,7 @@ fn pass_messages() {
         disks: vec![(disk(), Root([9; 32]))],
         taken_at: UnixMillis(4),
         consistency: Consistency::Off,
+        stays: true,
         resume_at: 0,
     };
     let extent = Extent { disk: 1, offset: 1 << 30, content: Content::Zero(4096) };

@@ -190,6 +190,31 @@ pub const DECLARATIONS: &[Declaration] = &[
                 second node can take a replica there is one copy, and health says so where there is another node.",
     },
     Declaration {
+        key: "point_interval",
+        kind: Kind::Span { least: Duration::from_secs(60), most: DAY },
+        default: Some("1h"),
+        hyper_v: "hourly, not to be changed",
+        prose: "How far apart the older recovery points of a replica are (`vm enable --recovery-points`). The newest point \
+                is always the last acknowledged change set; what changed between two older points is part of the later \
+                one. Set it at the replicas' cluster.",
+    },
+    Declaration {
+        key: "scrub_interval",
+        kind: Kind::Span { least: HOUR, most: Duration::from_secs(90 * DAY.as_secs()) },
+        default: Some("7d"),
+        hyper_v: "",
+        prose: "How long after it was made, or read back last, a recovery point is read back and compared with its hashes \
+                by its node itself. A damaged point is shown as such and cannot be failed over to.",
+    },
+    Declaration {
+        key: "scrub_rate",
+        kind: Kind::Count { least: 0, most: 10_000 },
+        default: Some("10"),
+        hyper_v: "",
+        prose: "How fast a node reads points back by itself, in MiB/s; 0 turns it off. It pauses while a failover or a \
+                copy reads the replica.",
+    },
+    Declaration {
         key: "placement",
         kind: Kind::Choice { allowed: &["random"], refused: &[] },
         default: Some("random"),

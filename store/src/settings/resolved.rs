@@ -62,6 +62,12 @@ pub struct Settings {
     pub apply_vm_limit: Option<usize>,
     /// On how many nodes each replica is kept: 1 or 2.
     pub copies: usize,
+    /// How far apart older points are.
+    pub point_interval: Duration,
+    /// How long a point goes unread.
+    pub scrub_interval: Duration,
+    /// How fast points are read back, in bytes a second; `None` is not at all.
+    pub scrub_rate: Option<u64>,
     /// How a node is drawn.
     pub placement: Placement,
     /// When a silent node loses its replicas.
@@ -69,6 +75,8 @@ pub struct Settings {
     /// When a replica without a live copy is filled anew.
     pub rehome_without_copy_after: Duration,
 }
+
+const MIB: u64 = 1 << 20;
 
 /// What `apply_disk_limit` 0 stands for, as in Hyper-V.
 const DISK_LIMIT: usize = 4;
@@ -94,6 +102,9 @@ impl Settings {
             apply_disk_limit: Some(count("apply_disk_limit")).filter(|limit| *limit > 0).unwrap_or(DISK_LIMIT),
             apply_vm_limit: Some(count("apply_vm_limit")).filter(|limit| *limit > 0),
             copies: count("copies").max(1),
+            point_interval: span("point_interval"),
+            scrub_interval: span("scrub_interval"),
+            scrub_rate: Some(count("scrub_rate") as u64 * MIB).filter(|rate| *rate > 0),
             placement: Placement::Random,
             node_down_after: span("node_down_after"),
             rehome_without_copy_after: span("rehome_without_copy_after"),

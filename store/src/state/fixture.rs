@@ -212,6 +212,7 @@ impl Bench {
             recovery_points: 0,
             starts_at: None,
             limit: None,
+            excluded: Vec::new(),
         });
     }
 

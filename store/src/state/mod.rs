@@ -175,10 +175,10 @@ impl State {
             Command::Seed { vm, epoch, to } => self.seed(entry, *vm, *epoch, *to),
             Command::Seeded { vm, epoch } => self.seeded(*vm, *epoch),
             Command::RemoveReplica { vm, primary } => self.remove_replica(*vm, primary.as_ref()),
-            Command::Enable { vm, to, frequency, recovery_points, starts_at, limit } => {
+            Command::Enable { vm, to, frequency, recovery_points, starts_at, limit, excluded } => {
                 let (frequency, recovery_points, starts_at) = (*frequency, *recovery_points, *starts_at);
-                let wish = primary::Wish { vm, frequency, recovery_points, starts_at, limit: limit.as_ref() };
-                self.enable(entry, to, wish)
+                let limit = limit.as_ref();
+                self.enable(entry, to, primary::Wish { vm, frequency, recovery_points, starts_at, limit, excluded })
             }
             Command::Adjust { vm, frequency, recovery_points, limit } => {
                 self.adjust(*vm, *frequency, *recovery_points, limit.as_ref())

@@ -125,6 +125,7 @@ fn a_primary_has_its_own_and_they_end_with_the_relationship() {
         recovery_points: 0,
         starts_at: None,
         limit: None,
+        excluded: Vec::new(),
     });
     bench.ok(set(1, "eth0", given(&["10.9.0.5/24"], &[], &[])));
     bench.ok(set(2, "eth0", given(&["10.9.0.5/24"], &[], &[])));

@@ -84,6 +84,7 @@ mod tests {
             recovery_points: 0,
             starts_at: starts_at.map(UnixMillis),
             limit: None,
+            excluded: Vec::new(),
         })
     }
 

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use landfall_proto::id::{Fqdn, MemberId, SenderEpoch, UnixMillis, VmId};
+use landfall_proto::id::{DiskTarget, Fqdn, MemberId, SenderEpoch, UnixMillis, VmId};
 use landfall_proto::model::{Answer, Bandwidth, Frequency, Outcome, Primary, VmSpec};
 use landfall_proto::{Class, Refusal};
 
 use super::pause::check_start;
-use super::vm::{check_points, check_vm};
+use super::vm::{check_excluded, check_points, check_vm};
 use super::{Entry, State};
 use crate::limits;
 
@@ -19,6 +19,7 @@ pub(super) struct Wish<'a> {
     pub(super) recovery_points: u8,
     pub(super) starts_at: Option<UnixMillis>,
     pub(super) limit: Option<&'a Bandwidth>,
+    pub(super) excluded: &'a [DiskTarget],
 }
 
 impl State {
@@ -28,9 +29,10 @@ impl State {
 
     /// Enables replication; for a VM that replicates to the same cluster already it changes how.
     pub(super) fn enable(&mut self, entry: Entry, to: &Fqdn, wish: Wish<'_>) -> Answer {
-        let Wish { vm, frequency, recovery_points, starts_at, limit } = wish;
+        let Wish { vm, frequency, recovery_points, starts_at, limit, excluded } = wish;
         let limit = limit.filter(|limit| !limit.is_unlimited()).cloned();
         check_vm(vm)?;
+        check_excluded(vm, excluded)?;
         check_points(recovery_points)?;
         check_start(entry.at, starts_at)?;
         if self.cap() == Some(to) {
@@ -62,6 +64,7 @@ impl State {
             primary.frequency = frequency;
             primary.recovery_points = recovery_points;
             primary.limit = limit;
+            primary.excluded = excluded.to_vec();
             return Ok(Outcome::Done);
         }
         Self::room(self.primaries.len(), limits::PRIMARIES, "replicated VMs")?;
@@ -79,6 +82,7 @@ impl State {
             resync: None,
             starts_at,
             limit,
+            excluded: excluded.to_vec(),
         };
         self.primaries.put(vm.id, primary);
         Ok(Outcome::Done)

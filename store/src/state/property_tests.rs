@@ -31,6 +31,7 @@ fn enabling(vm: VmSpec, to: Fqdn) -> Command {
         recovery_points: 0,
         starts_at: None,
         limit: None,
+        excluded: Vec::new(),
     }
 }
 

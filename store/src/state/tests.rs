@@ -324,6 +324,7 @@ fn a_vm_is_enabled_towards_one_paired_cluster() {
         recovery_points,
         starts_at: None,
         limit: None,
+        excluded: Vec::new(),
     };
     assert_eq!(bench.refused(enable(1, 'q', 4)), "unknown_peer");
     assert_eq!(bench.refused(enable(1, 'r', 4)), "same_cluster");

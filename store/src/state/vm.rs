@@ -3,9 +3,23 @@
 use std::collections::BTreeSet;
 
 use landfall_proto::Refusal;
+use landfall_proto::id::DiskTarget;
 use landfall_proto::model::{AddressList, Launch, VmSpec};
 
 use crate::limits;
+
+/// Refuses more excluded disks than a VM can have, and one that is replicated all the same.
+pub(super) fn check_excluded(vm: &VmSpec, excluded: &[DiskTarget]) -> Result<(), Refusal> {
+    let replicated = excluded.iter().find(|target| vm.disks.iter().any(|disk| disk.target == **target));
+    if let Some(target) = replicated.or_else(|| excluded.get(limits::DISKS)) {
+        return Err(Refusal::invalid(
+            "exclude",
+            target.as_str(),
+            "exclude at most 128 disks, and replicate the others",
+        ));
+    }
+    Ok(())
+}
 
 /// Refuses a description that no cluster could register.
 pub(super) fn check_vm(vm: &VmSpec) -> Result<(), Refusal> {

@@ -24,6 +24,9 @@ pub(in crate::cli) enum Verb {
         /// Ends the test and removes what it wrote. Default: off.
         #[arg(long)]
         stop: bool,
+        /// Begins at once from a point that nobody has read back, instead of reading it first. Default: off.
+        #[arg(long, conflicts_with = "stop")]
+        skip_verify: bool,
         /// Only says what would be done, and what stands in the way. Default: off.
         #[arg(long)]
         dry_run: bool,
@@ -51,9 +54,13 @@ pub(in crate::cli) enum Verb {
         point: Option<u64>,
         #[command(flatten)]
         sure: Sure,
-        /// Fails over although the primary answers and runs: the VM then runs twice. Default: off.
+        /// Fails over although the primary answers and runs, so that the VM runs twice, or the point is damaged. Default:
+        /// off.
         #[arg(long)]
         force: bool,
+        /// Begins at once from a point that nobody has read back, instead of reading it first. Default: off.
+        #[arg(long)]
+        skip_verify: bool,
         /// Only says what would be done, and what stands in the way. Default: off.
         #[arg(long)]
         dry_run: bool,
@@ -102,7 +109,16 @@ const PLANNED_WAIT_SECONDS: u64 = 3600;
 const STOP_WAIT_SECONDS: u64 = 60;
 
 fn plain(action: FailoverAction) -> FailoverRequest {
-    FailoverRequest { action, point: None, name: None, yes: false, force: false, dry_run: false, wait_seconds: None }
+    FailoverRequest {
+        action,
+        point: None,
+        name: None,
+        yes: false,
+        force: false,
+        skip_verify: false,
+        dry_run: false,
+        wait_seconds: None,
+    }
 }
 
 pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result<(), Ended> {
@@ -111,9 +127,9 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
             let wait_seconds = waiting.or(STOP_WAIT_SECONDS);
             (vm, FailoverRequest { wait_seconds, dry_run, ..plain(FailoverAction::StopTest) }, "ending the test")
         }
-        Verb::Test { vm, point, dry_run, waiting, .. } => {
+        Verb::Test { vm, point, skip_verify, dry_run, waiting, .. } => {
             let wait_seconds = waiting.or(RUN_WAIT_SECONDS);
-            let request = FailoverRequest { point, dry_run, wait_seconds, ..plain(FailoverAction::Test) };
+            let request = FailoverRequest { point, skip_verify, dry_run, wait_seconds, ..plain(FailoverAction::Test) };
             (vm, request, "waiting for the test to run")
         }
         Verb::Planned { vm, sure, dry_run, waiting } => {
@@ -121,10 +137,11 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
             let request = FailoverRequest { yes, name, dry_run, wait_seconds, ..plain(FailoverAction::Planned) };
             (vm, request, "waiting for the other cluster to take it")
         }
-        Verb::Unplanned { vm, point, sure, force, dry_run, waiting } => {
+        Verb::Unplanned { vm, point, sure, force, skip_verify, dry_run, waiting } => {
             let (action, wait_seconds) = (FailoverAction::Unplanned, waiting.or(RUN_WAIT_SECONDS));
             let Sure { yes, name } = sure;
-            (vm, FailoverRequest { action, point, name, yes, force, dry_run, wait_seconds }, "waiting for it to run")
+            let request = FailoverRequest { action, point, name, yes, force, skip_verify, dry_run, wait_seconds };
+            (vm, request, "waiting for it to run")
         }
         Verb::Complete { vm } => (vm, plain(FailoverAction::Complete), "completing"),
         Verb::Cancel { vm, waiting } => {
@@ -151,6 +168,7 @@ impl Shown for FailoverStatus {
             .fact("step", &self.step)
             .fact("right to run here", if self.right_to_run { "yes" } else { "no" })
             .fact("point", or_dash(self.point))
+            .fact("point verified", self.point_verified_at.map_or_else(|| "unverified".to_owned(), |at| at.to_string()))
             .fact("started", or_dash(self.started_at))
             .fact("loss", self.loss_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s")))
             .fact("lost changes", self.loss_bytes.map_or_else(|| "-".to_owned(), bytes))
@@ -170,6 +188,7 @@ impl Shown for FailoverPlan {
             .fact("name", &self.name)
             .fact("point", or_dash(self.point))
             .fact("taken", or_dash(self.taken_at))
+            .fact("verified", self.verified_at.map_or_else(|| "unverified".to_owned(), |at| at.to_string()))
             .fact("node", or_dash(self.node.as_ref()))
             .fact("loss", self.loss_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s")))
             .fact("lost changes", self.loss_bytes.map_or_else(|| "-".to_owned(), bytes))

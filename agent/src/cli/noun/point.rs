@@ -6,13 +6,13 @@ use clap::Subcommand;
 use hyper::Method;
 use landfall_proto::{Class, Refusal};
 
-use crate::cli::amount::{bytes, timeout};
+use crate::cli::amount::{Waiting, bytes, timeout};
 use crate::cli::client::route;
 use crate::cli::later::{Later, comes_later};
 use crate::cli::session::{Ended, Session};
-use crate::cli::table::{Shown, Table, joined, or_dash, word};
+use crate::cli::table::{Facts, Shown, Table, joined, or_dash, word};
 use crate::surface::WaitSeconds;
-use crate::surface::point::{PointExport, PointExported, PointStatus};
+use crate::surface::point::{PointExport, PointExported, PointProof, PointStatus, PointVerify};
 use crate::surface::vm::VmSelector;
 
 #[derive(Debug, Subcommand)]
@@ -35,11 +35,23 @@ pub(in crate::cli) enum Verb {
         /// The folder, made where it is missing; an image that exists there is never overwritten.
         dir: PathBuf,
     },
-    /// Reads a point back and compares it with its root (comes later).
-    Verify(Later),
+    /// Reads a point back at its node and compares every byte with its hashes. Without --wait it begins, and says how far
+    /// it is when it is given again.
+    Verify {
+        /// Its UUID or name.
+        vm: VmSelector,
+        /// The point, by its number in `point list`. Default: the newest. Example: --point 41
+        #[arg(long, value_name = "POINT")]
+        point: Option<u64>,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
     /// What changed between two points (comes later).
     Diff(Later),
 }
+
+/// For a point to be read: a terabyte at 100 MB/s.
+const VERIFY_WAIT_SECONDS: u64 = 3 * 3600;
 
 pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result<(), Ended> {
     match verb {
@@ -58,7 +70,12 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
             };
             session.print::<PointExported>(&answer)
         }
-        Verb::Verify(_) => Err(comes_later("point verify").into()),
+        Verb::Verify { vm, point, waiting } => {
+            let request = PointVerify { point, wait_seconds: waiting.or(VERIFY_WAIT_SECONDS) };
+            let path = route(&["vms", &vm.to_string(), "points", "verify"]);
+            let answer = session.ask(Method::POST, &path, Some(&request), request.wait_seconds, "verifying").await?;
+            session.print::<PointProof>(&answer)
+        }
         Verb::Diff(_) => Err(comes_later("point diff").into()),
     }
 }
@@ -79,6 +96,18 @@ impl Shown for Vec<PointStatus> {
             ]);
         }
         table.text()
+    }
+}
+
+impl Shown for PointProof {
+    fn text(&self) -> String {
+        Facts::default()
+            .fact("uuid", self.uuid)
+            .fact("point", self.point)
+            .fact("read", format!("{} of {}", bytes(self.read_bytes), bytes(self.bytes)))
+            .fact("verified at", or_dash(self.verified_at))
+            .fact("root", self.root)
+            .text()
     }
 }
 

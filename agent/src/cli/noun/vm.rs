@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use hyper::Method;
 use landfall_proto::Refusal;
-use landfall_proto::id::{Fqdn, NodeName, UnixMillis};
+use landfall_proto::id::{DiskTarget, Fqdn, NodeName, UnixMillis};
 use landfall_proto::model::{Bandwidth, Frequency};
 
 use crate::cli::amount::{Start, Waiting, bytes, query, seconds};
@@ -53,6 +53,10 @@ pub(in crate::cli) enum Verb {
         /// "mon-fri 08:00-18:00=5, else=50"
         #[arg(long, value_name = "MBIT", value_parser = limit)]
         limit: Option<Bandwidth>,
+        /// A disk that is not replicated, by its target; may be given more than once. It is in no form at the replica, and
+        /// has to be made anew there after a failover. Default: all disks are replicated. Example: --exclude vdb
+        #[arg(long, value_name = "DISK")]
+        exclude: Vec<DiskTarget>,
         #[command(flatten)]
         waiting: Waiting,
     },
@@ -147,11 +151,11 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
         Verb::List => session.read::<Vec<VmStatus>>("/v1/vms").await,
         Verb::Show { vm } => session.read::<VmDetail>(&at(vm, &[])).await,
         Verb::Locate { vm } => session.read::<VmLocation>(&at(vm, &["location"])).await,
-        Verb::Enable { vm, to, frequency, recovery_points, start, limit, waiting } => {
+        Verb::Enable { vm, to, frequency, recovery_points, start, limit, exclude, waiting } => {
             let wait = waiting.or(ENABLE_WAIT_SECONDS);
-            let start_at = start.map(|start| start.at(now()));
-            let frequency_seconds = frequency;
-            let request = VmEnable { to, frequency_seconds, recovery_points, start_at, limit, wait_seconds: wait };
+            let (frequency_seconds, start_at) = (frequency, start.map(|start| start.at(now())));
+            let request =
+                VmEnable { to, frequency_seconds, recovery_points, start_at, limit, exclude, wait_seconds: wait };
             let (path, doing) = (at(vm, &["replication"]), "waiting for the first complete point");
             let answer = session.ask(Method::PUT, &path, Some(&request), wait, doing).await?;
             session.print::<VmDetail>(&answer)
@@ -317,6 +321,7 @@ impl Shown for VmDetail {
                 "limited now to",
                 self.limited_to_kbit.map(|kbit| format!("{}.{:03} Mbit/s", kbit / 1000, kbit % 1000)),
             )
+            .each("excluded disk", &self.excluded_disks)
             .each("sent point", self.sent_point.map(mark))
             .each("durable point", self.durable_point.map(mark))
             .each("verified point", self.verified_point.map(mark))

@@ -69,12 +69,14 @@ fn vm_changes() -> Vec<Ask> {
         request["recovery_points"] = json!(points);
         request["start_at"] = json!(start);
         request["limit"] = json!(null);
+        request["exclude"] = json!([]);
         request["wait_seconds"] = json!(wait);
         json!(["web", request])
     };
     let hand_over = |wait: Option<u64>| json!(["web", {"to": "r2", "wait_seconds": wait}]);
     let seed = |action| json!(["web", {"action": action, "dir": "/tmp/out", "wait_seconds": null}]);
     let export = |point: Option<u64>, wait: Option<u64>| json!(["web", {"point": point, "dir": "/tmp/out", "wait_seconds": wait}]);
+    let verify = |point: Option<u64>, wait: Option<u64>| json!(["web", {"point": point, "wait_seconds": wait}]);
     let (vm, at, exported) = (shape(samples::vm_detail()), shape(samples::location()), shape(samples::exported()));
     vec![
         ("vm enable web --to r-broker-cap.contoso.com", "vm_enable", enable(300, 0, None, None), vm.clone()),
@@ -108,13 +110,15 @@ fn vm_changes() -> Vec<Ask> {
         ("vm seed import web /tmp/out", "vm_seed", seed("import"), shape(samples::seeded())),
         ("point export web /tmp/out", "point_export", export(None, None), exported.clone()),
         ("point export web --point 5 /tmp/out --timeout 1m", "point_export", export(Some(5), Some(60)), exported),
+        ("point verify web", "point_verify", verify(None, None), shape(samples::proof())),
+        ("point verify web --point 5 --wait", "point_verify", verify(Some(5), Some(10_800)), shape(samples::proof())),
     ]
 }
 
 fn failovers() -> Vec<Ask> {
     let asked = |action: &str, more: Value| {
         let mut request = json!({
-            "action": action, "point": null, "name": null, "yes": false, "force": false, "dry_run": false,
+            "action": action, "point": null, "name": null, "yes": false, "force": false, "skip_verify": false, "dry_run": false,
             "wait_seconds": null,
         });
         request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

@@ -16,6 +16,7 @@ path = "/srv/replicas"
 shared = false
 [testing]
 interval_ms = 200
+point_interval_ms = 900
 "#;
 
 fn parse(text: &str) -> Result<NodeConfig, Faults> {
@@ -38,11 +39,19 @@ fn the_designs_example_resolves_with_its_defaults() {
     assert_eq!(config.data_listen, "0.0.0.0:7444".parse().unwrap());
     assert_eq!(config.data_advertise, "10.0.0.11:7444".parse().unwrap());
     assert_eq!(config.testing.interval, Some(Duration::from_millis(200)));
-    assert!(config.testing.notice().unwrap().contains("200 ms"));
+    assert_eq!(config.testing.point_interval, Some(Duration::from_millis(900)));
+    let notice = config.testing.notice().unwrap();
+    assert!(notice.contains("200 ms") && notice.contains("900 ms"), "{notice}");
     assert_eq!(config.storage[0].name.as_str(), "default");
     let plain = parse(&EXAMPLE.replace("0.0.0.0", "10.0.0.9").replace("advertise = \"10.0.0.11:7443\"\n", "")).unwrap();
     assert_eq!(plain.advertise, "10.0.0.9:7443".parse().unwrap());
-    assert_eq!(parse(&EXAMPLE.replace("interval_ms = 200", "")).unwrap().testing.notice(), None);
+    assert_eq!(
+        parse(&EXAMPLE.replace("interval_ms = 200", "").replace("point_interval_ms = 900", ""))
+            .unwrap()
+            .testing
+            .notice(),
+        None
+    );
 }
 
 #[test]

@@ -24,7 +24,7 @@ use crate::surface::event::EventQuery;
 use crate::surface::failover::FailoverRequest;
 use crate::surface::network::{NetworkClear, NetworkMapAdd, NetworkMapRemove, NetworkSet};
 use crate::surface::peer::{PeerAccept, PeerInvite};
-use crate::surface::point::PointExport;
+use crate::surface::point::{PointExport, PointVerify};
 use crate::surface::seed::SeedRequest;
 use crate::surface::settings::SettingsSet;
 use crate::surface::token::TokenCreate;
@@ -114,6 +114,7 @@ pub(super) fn router(operations: Arc<dyn Operations>, ending: watch::Receiver<bo
         .route("/v1/vms/{vm}/seed", post(vm_seed))
         .route("/v1/vms/{vm}/points", get(point_list))
         .route("/v1/vms/{vm}/points/export", post(point_export))
+        .route("/v1/vms/{vm}/points/verify", post(point_verify))
         .route("/v1/vms/{vm}/failover", get(failover_status).post(failover))
         .route("/v1/vms/{vm}/network", get(network_show).put(network_set))
         .route("/v1/vms/{vm}/network/clear", post(network_clear))
@@ -220,9 +221,8 @@ named! {
 }
 
 named_and_asked! {
-    vm_enable(VmEnable); vm_set(VmSet); vm_move(VmMove); point_export(PointExport); vm_seed(SeedRequest);
-    failover(FailoverRequest); network_set(NetworkSet);
-    network_clear(NetworkClear);
+    vm_enable(VmEnable); vm_set(VmSet); vm_move(VmMove); vm_seed(SeedRequest); point_export(PointExport);
+    point_verify(PointVerify); failover(FailoverRequest); network_set(NetworkSet); network_clear(NetworkClear);
 }
 
 named_and_awaited! { node_remove; vm_disable; }

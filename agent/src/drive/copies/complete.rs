@@ -71,7 +71,9 @@ impl Receiver {
         let primary = state.replicas.get(&vm).map(|replica| replica.primary.clone());
         let _place = primary.map(|primary| self.applying.enter(&primary, || settings().apply_vm_limit));
         store.set_disks_at_once(settings().apply_disk_limit);
-        store.commit()
+        let point = store.commit()?;
+        self.replicas.listed(vm, store);
+        Ok(point)
     }
 
     /// The names of this node and `others`, by their ids.

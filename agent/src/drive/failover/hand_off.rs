@@ -140,6 +140,8 @@ mod tests {
             root: Root([content; 32]),
             copies: Vec::new(),
             state,
+            stays: true,
+            verified_at: None,
         }
     }
 
@@ -147,8 +149,8 @@ mod tests {
     fn a_release_is_taken_at_the_newest_point_of_its_content() {
         let released = PointName { sequence: 5, root: Root([5; 32]) };
         let taken = |points: Vec<Point>| {
-            let holder =
-                HolderFigures { epoch: Epoch::from_number(1), points, received: Default::default(), fault: None };
+            let (epoch, received) = (Epoch::from_number(1), Default::default());
+            let holder = HolderFigures { epoch, points, received, fault: None, damage: None };
             present(&holder, released).map(|point| point.sequence).map_err(|refusal| refusal.code.to_string())
         };
         assert_eq!(taken(vec![listed(5, 5, PointState::Listed)]), Ok(5));

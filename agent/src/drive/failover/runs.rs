@@ -120,15 +120,19 @@ impl Failover {
         let folder = self.make_images(&run, folder).await?;
         let all_raw = run.replica.vm.disks.iter().all(|disk| run.is_raw(&disk.target));
         let mut guard = Arc::clone(&store).lock_owned().await;
-        let completed = run.completed;
+        let (completed, now) = (run.completed, self.node.outside.clock.wall());
         blocking(move || {
             if all_raw {
+                // Every byte was compared with its hash while it was copied.
+                if let Some(entry) = guard.manifest().point(point.sequence).cloned() {
+                    guard.take_examined(&entry, now, &[])?;
+                }
                 guard.release_run(id)?;
             }
             if completed { guard.keep_only(point.sequence) } else { Ok(()) }
         })
         .await?;
-        if completed {
+        if completed || all_raw {
             self.replicas.note(vm, run.replica.epoch, &*store.lock().await);
         }
         if !test {
@@ -161,10 +165,12 @@ impl Failover {
 
     async fn start(&self, run: &Wanted, folder: &RunFolder) -> Result<(), Refusal> {
         let service = self.node.vms.service()?;
-        let launch = &run.replica.vm.launch;
-        let images: BTreeMap<DiskTarget, std::path::PathBuf> = run
-            .replica
-            .vm
+        // A disk that was added after the point is not in it.
+        let absent: Vec<DiskTarget> =
+            run.replica.vm.disks.iter().map(|disk| disk.target.clone()).filter(|target| !folder.has(target)).collect();
+        let vm = run.replica.vm.clone().without(&absent);
+        let launch = &vm.launch;
+        let images: BTreeMap<DiskTarget, std::path::PathBuf> = vm
             .disks
             .iter()
             .map(|disk| (disk.target.clone(), folder.image(&disk.target, run.is_raw(&disk.target))))
@@ -178,7 +184,7 @@ impl Failover {
         };
         let (state, replica, id, at) = (self.node.state(), run.replica.clone(), run.id, folder.places());
         let network = blocking(move || network::decide(&state, &replica, id, &at)).await?;
-        let spec = VmSpec { id: run.vm(), name, adapters: network.adapters, ..run.replica.vm.clone() };
+        let spec = VmSpec { id: run.vm(), name, adapters: network.adapters, ..vm.clone() };
         let run_as = Some(Run { test: run.test, command, images, seed: network.seed });
         self.register(run, spec, run_as).await?;
         let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();

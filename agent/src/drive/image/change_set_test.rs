@@ -19,6 +19,7 @@ fn change_set() -> ChangeSet {
         disks: vec![(DiskSpec { target: "vda".parse().unwrap(), bytes: 1 << 20 }, Root([3; 32]))],
         taken_at: UnixMillis(1),
         consistency: Consistency::Crash,
+        stays: true,
         resume_at: 0,
     }
 }

@@ -41,8 +41,18 @@ pub(crate) fn step(_name: &'static str) -> io::Result<()> {
     Ok(())
 }
 
+/// As [`step`], of the file at `path`.
+#[cfg(not(test))]
+#[inline(always)]
+fn step_of(_name: &'static str, _path: &Path) -> io::Result<()> {
+    Ok(())
+}
+
 #[cfg(test)]
 pub(crate) use faults::step;
+
+#[cfg(test)]
+use faults::step_of;
 
 /// The name that `path` has until it is complete.
 pub fn temporary(path: &Path) -> PathBuf {
@@ -53,7 +63,7 @@ pub fn temporary(path: &Path) -> PathBuf {
 
 /// Creates `path` for reading and writing, empty.
 pub fn create(path: &Path) -> Result<File, Refusal> {
-    step("create")
+    step_of("create", path)
         .and_then(|()| OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path))
         .map_err(|error| fault("create", path, &error))
 }
@@ -69,12 +79,12 @@ pub fn open_if_there(path: &Path) -> Result<Option<File>, Refusal> {
 
 /// Syncs the file that `path` names.
 pub fn sync(file: &File, path: &Path) -> Result<(), Refusal> {
-    step("sync").and_then(|()| file.sync_all()).map_err(|error| fault("sync", path, &error))
+    step_of("sync", path).and_then(|()| file.sync_all()).map_err(|error| fault("sync", path, &error))
 }
 
 /// Syncs the names of a folder.
 pub fn sync_folder(folder: &Path) -> Result<(), Refusal> {
-    step("sync folder")
+    step_of("sync folder", folder)
         .and_then(|()| File::open(folder))
         .and_then(|file| file.sync_all())
         .map_err(|error| fault("sync", folder, &error))
@@ -82,12 +92,12 @@ pub fn sync_folder(folder: &Path) -> Result<(), Refusal> {
 
 /// Renames `from` to `to`, replacing it; durable once the folder is synced.
 pub fn rename(from: &Path, to: &Path) -> Result<(), Refusal> {
-    step("rename").and_then(|()| fs::rename(from, to)).map_err(|error| fault("rename", from, &error))
+    step_of("rename", to).and_then(|()| fs::rename(from, to)).map_err(|error| fault("rename", from, &error))
 }
 
 /// Removes a file; no error where there is none.
 pub fn remove(path: &Path) -> Result<(), Refusal> {
-    match step("remove").and_then(|()| fs::remove_file(path)) {
+    match step_of("remove", path).and_then(|()| fs::remove_file(path)) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(fault("remove", path, &error)),
         _ => Ok(()),
     }
@@ -111,7 +121,9 @@ pub fn folder_of(path: &Path) -> &Path {
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Refusal> {
     let temporary = temporary(path);
     let mut file = create(&temporary)?;
-    step("write").and_then(|()| file.write_all(bytes)).map_err(|error| fault("write", &temporary, &error))?;
+    step_of("write", &temporary)
+        .and_then(|()| file.write_all(bytes))
+        .map_err(|error| fault("write", &temporary, &error))?;
     sync(&file, &temporary)?;
     rename(&temporary, path)?;
     sync_folder(folder_of(path))
@@ -121,18 +133,45 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), Refusal> {
 pub(crate) mod faults {
     //! Lets the disk fail, or the process die, at a chosen step of this thread.
 
-    use std::cell::Cell;
+    use std::cell::{Cell, RefCell};
     use std::io;
+    use std::path::Path;
 
     thread_local! {
         static STEPS: Cell<u64> = const { Cell::new(0) };
         static FAIL_FROM: Cell<Option<u64>> = const { Cell::new(None) };
         static KILL_AT: Cell<Option<u64>> = const { Cell::new(None) };
+        static OUTSIDE: Cell<bool> = const { Cell::new(false) };
         static NUMBER: Cell<i32> = const { Cell::new(0) };
+        static NAMES: RefCell<Vec<String>> = const { RefCell::new(Vec::new()) };
     }
 
     /// Counts a step, and fails where it is the chosen one or comes after it.
-    pub(crate) fn step(_name: &'static str) -> io::Result<()> {
+    pub(crate) fn step(name: &'static str) -> io::Result<()> {
+        taken_as(name.to_owned())
+    }
+
+    /// As [`step`], of a file, whose kind belongs to the step's name: the name without a disk's and the numbers.
+    pub(crate) fn step_of(name: &'static str, path: &Path) -> io::Result<()> {
+        let file = path.file_name().unwrap_or_default().to_string_lossy();
+        let kind = file.split(|byte: char| !byte.is_ascii_alphabetic() && byte != '.').next_back().unwrap_or_default();
+        let kind = if file.starts_with("vd") { kind.split_once('.').map_or(kind, |(_, end)| end) } else { kind };
+        taken_as(if name == "sync folder" { name.to_owned() } else { format!("{name} {kind}") })
+    }
+
+    /// Does what is no part of what is tested: its steps do not count, and do not fail.
+    pub(crate) fn outside<T>(work: impl FnOnce() -> T) -> T {
+        OUTSIDE.set(true);
+        let done = work();
+        OUTSIDE.set(false);
+        done
+    }
+
+    fn taken_as(name: String) -> io::Result<()> {
+        if OUTSIDE.get() {
+            return Ok(());
+        }
+        NAMES.with_borrow_mut(|names| names.push(name));
         let now = STEPS.get();
         STEPS.set(now + 1);
         if KILL_AT.get() == Some(now) {
@@ -147,6 +186,7 @@ pub(crate) mod faults {
     /// From step `at` on every step fails with the error `number`; `None` lets them all pass. Counts from zero again.
     pub(crate) fn fail_from(at: Option<u64>, number: i32) {
         STEPS.set(0);
+        NAMES.with_borrow_mut(Vec::clear);
         FAIL_FROM.set(at);
         NUMBER.set(number);
     }
@@ -155,6 +195,11 @@ pub(crate) mod faults {
     pub(crate) fn kill_at(at: u64) {
         STEPS.set(0);
         KILL_AT.set(Some(at));
+    }
+
+    /// The names of the steps that were taken since the last [`fail_from`].
+    pub(crate) fn names() -> Vec<String> {
+        NAMES.with_borrow(Clone::clone)
     }
 
     /// How many steps were taken since the last [`fail_from`].

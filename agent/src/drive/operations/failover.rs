@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_proto::alpn::Alpn;
-use landfall_proto::id::VmId;
+use landfall_proto::id::{MemberId, VmId};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest, Point, PointState};
 use landfall_proto::model::{Command, FailoverStep, Loss, PointName, PromotionId, Replica};
 use landfall_proto::refusal::quoted;
@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep};
 use super::census::{committed_names, name, newest, resolve};
 use super::failover_status::status_of;
 use super::network;
+use super::proofs;
 use crate::decide::failover::loss;
 use crate::drive::control::{Control, local_vms};
 use crate::drive::events::Happening;
@@ -39,6 +40,9 @@ struct Prepared {
     blockers: Vec<Refusal>,
     chosen: Option<Point>,
     loss: Loss,
+    /// The node that is to read the chosen point back before anything begins; `None` where that is not needed, or not
+    /// wanted.
+    to_prove: Option<MemberId>,
 }
 
 /// One verb.
@@ -54,6 +58,9 @@ pub async fn verb(control: &Control, vm: &VmSelector, request: FailoverRequest) 
         return Err(blocker.clone());
     }
     confirm(&request, &prepared.plan.name)?;
+    if let (Some(point), Some(member)) = (&prepared.chosen, prepared.to_prove) {
+        proofs::before_failover(control, id, member, point, request.wait_seconds).await?;
+    }
     let state = control.node.state();
     let step = step_of(control, &state, id, request.action, &prepared)?;
     let command = Command::Failover { vm: id, step: Box::new(step.clone()) };
@@ -151,6 +158,7 @@ async fn prepare(control: &Control, vm: VmId, request: &FailoverRequest) -> Prep
         action: request.action,
         point: None,
         taken_at: None,
+        verified_at: None,
         node: None,
         loss_seconds: None,
         loss_bytes: None,
@@ -159,7 +167,7 @@ async fn prepare(control: &Control, vm: VmId, request: &FailoverRequest) -> Prep
         warnings: Vec::new(),
         blockers: Vec::new(),
     };
-    let mut prepared = Prepared { plan, blockers: Vec::new(), chosen: None, loss: Loss::default() };
+    let mut prepared = Prepared { plan, blockers: Vec::new(), chosen: None, loss: Loss::default(), to_prove: None };
     let choosing = matches!(request.action, FailoverAction::Test | FailoverAction::Unplanned);
     if request.point.is_some() && !choosing {
         let remedy = "choose a point for test and unplanned only";
@@ -243,7 +251,10 @@ async fn prepare_replica(
                 None => newest(&holder.points),
             };
             match chosen.filter(|point| point.state != PointState::Unreachable) {
-                Some(point) => choose(control, &holder.points, point, prepared),
+                Some(point) => {
+                    choose(control, &holder.points, point, prepared);
+                    judge(replica, point, holder.damage.as_deref(), request, prepared);
+                }
                 None => prepared.blockers.push(no_point(&holder.points, request.point)),
             }
         }
@@ -261,6 +272,28 @@ fn choose(control: &Control, points: &[Point], point: &Point, prepared: &mut Pre
     prepared.plan.loss_seconds = Some(prepared.loss.millis / 1000);
     prepared.plan.loss_bytes = Some(prepared.loss.bytes);
     prepared.chosen = Some(point.clone());
+}
+
+/// What is known of the chosen point, and what is to be done about it before it runs.
+fn judge(replica: &Replica, point: &Point, damage: Option<&str>, request: &FailoverRequest, prepared: &mut Prepared) {
+    prepared.plan.verified_at = point.verified_at.map(Into::into);
+    let images = &replica.vm.launch.images;
+    let copied =
+        replica.vm.disks.iter().all(|disk| images.iter().any(|image| image.raw && image.target == disk.target));
+    if point.state == PointState::Damaged {
+        if request.force {
+            prepared.plan.warnings.push("the point is damaged, and its damage comes with it".to_owned());
+        } else {
+            prepared.blockers.push(proofs::damaged(point, damage.unwrap_or("see `landfall point list`")));
+        }
+    } else if point.verified_at.is_none() && !copied {
+        if request.skip_verify {
+            prepared.plan.warnings.push("unverified: nobody has read the point back since it was made".to_owned());
+        } else {
+            prepared.plan.steps.insert(0, "read the point back and compare it with its hashes".to_owned());
+            prepared.to_prove = Some(replica.holder);
+        }
+    }
 }
 
 fn no_point(points: &[Point], asked: Option<u64>) -> Refusal {

@@ -5,11 +5,11 @@ use std::time::Duration;
 use landfall_proto::Refusal;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::id::{MemberId, VmId};
-use landfall_proto::message::control::{ControlAnswer, ControlRequest, RunFigures};
+use landfall_proto::message::control::{ControlAnswer, ControlRequest, Point, RunFigures};
 use landfall_proto::model::{DepartureState, FailoverKind, PromotionState};
 use landfall_store::State;
 
-use super::census::{committed_names, name, resolve};
+use super::census::{self, committed_names, name, resolve};
 use crate::drive::control::Control;
 use crate::drive::failover::test_vm;
 use crate::drive::members::control_target;
@@ -35,6 +35,7 @@ pub(super) async fn status_of(control: &Control, vm: VmId) -> FailoverStatus {
         right_to_run: state.may_run(vm),
         promotion: None,
         point: None,
+        point_verified_at: None,
         started_at: None,
         loss_seconds: None,
         loss_bytes: None,
@@ -52,6 +53,13 @@ pub(super) async fn status_of(control: &Control, vm: VmId) -> FailoverStatus {
             status.step = figures.step;
         }
         status.fault = figures.fault.map(Into::into);
+    }
+    if state.replicas.contains(&vm)
+        && let Some(holder) = census::figures(control, &state, member, vm).await.and_then(|figures| figures.holder)
+    {
+        let begun_with = |point: &&Point| Some(point.sequence) == status.point;
+        status.point_verified_at =
+            holder.points.iter().find(begun_with).and_then(|point| point.verified_at).map(Into::into);
     }
     status
 }

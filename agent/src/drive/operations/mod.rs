@@ -10,6 +10,7 @@ pub(crate) mod network;
 mod pausing;
 mod points;
 mod policy;
+mod proofs;
 mod relationships;
 mod seeds;
 mod vms;
@@ -40,7 +41,7 @@ use crate::surface::network::{
 use crate::surface::node::{NodeDetail, NodeRemoved, NodeStatus};
 use crate::surface::operations::{Caller, Operations, Stream};
 use crate::surface::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
-use crate::surface::point::{PointExport, PointExported, PointStatus};
+use crate::surface::point::{PointExport, PointExported, PointProof, PointStatus, PointVerify};
 use crate::surface::seed::{SeedRequest, Seeded};
 use crate::surface::settings::{Settings, SettingsEvent, SettingsRevision, SettingsSet};
 use crate::surface::token::{TokenCreate, TokenCreated, TokenId, TokenRevoked, TokenStatus};
@@ -222,6 +223,10 @@ impl Operations for Agent {
 
     async fn point_export(&self, vm: VmSelector, request: PointExport) -> Result<PointExported, Refusal> {
         points::export(&self.control()?, &vm, request).await
+    }
+
+    async fn point_verify(&self, vm: VmSelector, request: PointVerify) -> Result<PointProof, Refusal> {
+        proofs::verify(&self.control()?, &vm, request).await
     }
 
     async fn failover(&self, vm: VmSelector, request: FailoverRequest) -> Result<FailoverAnswer, Refusal> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use landfall_proto::alpn::Alpn;
-use landfall_proto::id::{MemberId, Root};
-use landfall_proto::message::control::{ControlAnswer, ControlRequest, HolderFigures, PointState};
+use landfall_proto::id::{MemberId, Root, VmId};
+use landfall_proto::message::control::{ControlAnswer, ControlRequest, HolderFigures, Point, PointState};
 use landfall_proto::{Class, Refusal};
 use tokio::time::timeout;
 
@@ -22,8 +22,8 @@ const EXPORT_DEADLINE: Duration = Duration::from_secs(3 * 3600);
 
 /// The recovery points of a VM, oldest first.
 pub async fn list(control: &Control, vm: &VmSelector) -> Result<Vec<PointStatus>, Refusal> {
-    let (member, mut holder) = holder_of(control, vm).await?;
-    who_has(control, member, vm, &mut holder).await?;
+    let (id, member, mut holder) = holder_of(control, vm).await?;
+    who_has(control, member, id, &mut holder).await?;
     match holder.fault {
         // No point and a fault is not an empty list: the points are there, or were.
         Some(fault) if holder.points.is_empty() => Err(Refusal::new(Class::Failed, "replica_unusable", fault)
@@ -33,13 +33,7 @@ pub async fn list(control: &Control, vm: &VmSelector) -> Result<Vec<PointStatus>
 }
 
 /// Puts down for each point which nodes list it, as each of them says that has a copy and answers.
-async fn who_has(
-    control: &Control,
-    receiver: MemberId,
-    vm: &VmSelector,
-    holder: &mut HolderFigures,
-) -> Result<(), Refusal> {
-    let id = resolve(&control.node, vm).await?;
+async fn who_has(control: &Control, receiver: MemberId, id: VmId, holder: &mut HolderFigures) -> Result<(), Refusal> {
     let state = control.node.state();
     let Some(replica) = state.replicas.get(&id).filter(|replica| replica.in_sync.contains(&receiver)) else {
         return Ok(());
@@ -64,7 +58,8 @@ async fn who_has(
     Ok(())
 }
 
-async fn holder_of(control: &Control, vm: &VmSelector) -> Result<(MemberId, HolderFigures), Refusal> {
+/// The replica, the node that receives it, and what that says of it.
+pub(super) async fn holder_of(control: &Control, vm: &VmSelector) -> Result<(VmId, MemberId, HolderFigures), Refusal> {
     let node = &control.node;
     let id = resolve(node, vm).await?;
     let state = node.state();
@@ -80,23 +75,27 @@ async fn holder_of(control: &Control, vm: &VmSelector) -> Result<(MemberId, Hold
         Refusal::new(Class::Unreachable, "holder_unreachable", format!("{node}, which receives it, does not answer"))
             .remedy("see `landfall node list`; the replica gets a new home by itself when the node stays away")
     })?;
-    Ok((member, holder))
+    Ok((id, member, holder))
+}
+
+/// The point that was asked for; the newest that can be restored where none was.
+pub(super) fn point_of(points: &[Point], asked: Option<u64>) -> Result<&Point, Refusal> {
+    let point = match asked {
+        Some(sequence) => points.iter().find(|point| point.sequence == sequence),
+        None => newest(points),
+    };
+    point.ok_or_else(|| {
+        let listed: Vec<String> = points.iter().map(|point| point.sequence.to_string()).collect();
+        let asked = asked.map_or_else(|| "newest".to_owned(), |point| point.to_string());
+        Refusal::not_found("point", &asked).remedy(format!("the points are: {}", listed.join(", ")))
+    })
 }
 
 /// Writes the disks of a point as raw images on the node that holds it.
 pub async fn export(control: &Control, vm: &VmSelector, request: PointExport) -> Result<PointExported, Refusal> {
     let node = &control.node;
-    let id = resolve(node, vm).await?;
-    let (member, holder) = holder_of(control, vm).await?;
-    let point = match request.point {
-        Some(sequence) => holder.points.iter().find(|point| point.sequence == sequence),
-        None => newest(&holder.points),
-    };
-    let point = point.ok_or_else(|| {
-        let listed: Vec<String> = holder.points.iter().map(|point| point.sequence.to_string()).collect();
-        let asked = request.point.map_or_else(|| "newest".to_owned(), |point| point.to_string());
-        Refusal::not_found("point", &asked).remedy(format!("the points are: {}", listed.join(", ")))
-    })?;
+    let (id, member, holder) = holder_of(control, vm).await?;
+    let point = point_of(&holder.points, request.point)?;
     let folder =
         request.dir.to_str().map(str::to_owned).ok_or_else(|| {
             Refusal::invalid("dir", &request.dir.to_string_lossy(), "use a folder whose path is UTF-8")

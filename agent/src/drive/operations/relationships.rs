@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use landfall_proto::id::{MemberId, VmId};
+use landfall_proto::id::{DiskTarget, MemberId, VmId};
 use landfall_proto::message::control::LocalVm;
-use landfall_proto::model::{Command, Outcome, Replica};
+use landfall_proto::model::{Command, Outcome, Replica, VmSpec};
 use landfall_proto::{Class, Refusal};
 use landfall_store::state::check_start;
 use tokio::time::{Instant, sleep, timeout};
@@ -77,15 +77,17 @@ pub async fn enable(control: &Control, vm: &VmSelector, request: VmEnable) -> Re
     }
     // Checked where it is committed, too; by then the other side would have placed a replica.
     check_start(node.outside.clock.wall(), request.start_at.map(|start| start.0))?;
+    let replicated = without(&local.vm, &request.exclude)?;
     let recovery_points = request.recovery_points.get();
-    let placed = control.senders.place(&request.to, &local.vm, request.frequency_seconds, recovery_points).await?;
+    let placed = control.senders.place(&request.to, &replicated, request.frequency_seconds, recovery_points).await?;
     let command = Command::Enable {
-        vm: Box::new(local.vm.clone()),
+        vm: Box::new(replicated),
         to: request.to.clone(),
         frequency: request.frequency_seconds,
         recovery_points,
         starts_at: request.start_at.map(|start| start.0),
         limit: request.limit,
+        excluded: request.exclude.clone(),
     };
     node.proposer.commit(command).await?;
     let told = format!("{} replicates to {}, received by {}", local.vm.name, request.to, placed.node);
@@ -117,6 +119,20 @@ async fn measured(node: &Node, vm: &VmSelector, id: VmId) -> Result<LocalVm, Ref
             Some(fault) => return Err(fault.clone()),
         }
     }
+}
+
+/// The VM without the disks that are not to be replicated.
+fn without(vm: &VmSpec, excluded: &[DiskTarget]) -> Result<VmSpec, Refusal> {
+    let targets: Vec<&str> = vm.disks.iter().map(|disk| disk.target.as_str()).collect();
+    if let Some(unknown) = excluded.iter().find(|target| !targets.contains(&target.as_str())) {
+        let remedy = format!("the VM's disks are: {}", targets.join(", "));
+        return Err(Refusal::invalid("exclude", unknown.as_str(), &remedy));
+    }
+    let replicated = vm.clone().without(excluded);
+    if replicated.disks.is_empty() && !vm.disks.is_empty() {
+        return Err(Refusal::invalid("exclude", &targets.join(","), "leave at least one disk to be replicated"));
+    }
+    Ok(replicated)
 }
 
 /// Waits until a node sends the VM and says so, or it is not replicated any more.

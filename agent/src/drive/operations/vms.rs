@@ -171,6 +171,7 @@ pub async fn show(control: &Control, vm: &VmSelector) -> Result<VmDetail, Refusa
             paused_since: primary.paused.map(Into::into),
             starts_at: primary.starts_at.map(Into::into),
             bandwidth_limit: primary.limit.clone(),
+            excluded_disks: primary.excluded.clone(),
             rivals: primary.rivals.iter().map(|member| name(&state, *member)).collect(),
             passed_over: control.senders.passed_over(id),
             ..detail(&primary.vm, status)
@@ -252,6 +253,7 @@ fn detail(vm: &VmSpec, status: VmStatus) -> VmDetail {
         starts_at: None,
         bandwidth_limit: None,
         limited_to_kbit: None,
+        excluded_disks: Vec::new(),
         compared: None,
         rivals: Vec::new(),
         passed_over: Vec::new(),

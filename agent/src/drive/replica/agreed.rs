@@ -31,6 +31,11 @@ impl ReplicaStore {
         Some(StagedLog { set: staging.set.clone(), extents: staging.staged().extents, path })
     }
 
+    /// The change set that makes `tip`, where it has begun here: what was said of it then still holds.
+    pub fn begun(&self, tip: Tip) -> Option<&ChangeSet> {
+        self.staging.as_ref().map(|staging| &staging.set).filter(|set| set.tip == tip)
+    }
+
     /// The newest sender that was seen here, at another assignment of the holder; `None` where nobody has ever sent.
     pub fn epochs_at(&self, assignment: Epoch) -> Option<Epochs> {
         let seen = self.manifest().senders.last()?;

@@ -1,13 +1,11 @@
 //! The qcow2 files of a replica: the only place that writes any.
 //!
-//! A base has all its tables preallocated, so that whatever is written into it later changes data clusters only; it is
-//! written past the image library, at the places where the tables say that the clusters are. So a merge that was killed
-//! can be repeated, and no table of a base is ever written twice. An overlay is written once, under a temporary name,
+//! A base ([`base`](super::base)) has all its tables preallocated, so that whatever is written into it later changes data
+//! clusters only. So a merge that was killed can be repeated, and no table of a base is ever written twice. An overlay is written once, under a temporary name,
 //! and never opened for writing again. Backing names are plain, so that the folder can be moved. Everything blocks.
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use imago::format::PreallocateMode;
@@ -20,6 +18,7 @@ use landfall_proto::Refusal;
 use landfall_proto::message::data::{Content, Extent};
 use landfall_proto::refusal::{Class, quoted};
 
+use super::base::Base;
 use super::layout::{Layout, is_plain};
 use crate::drive::image::durable::{self, fault};
 use crate::drive::image::extent;
@@ -28,20 +27,20 @@ use crate::drive::image::source::{Layers, Readable, Run};
 use crate::drive::image::wait::wait;
 
 /// What one copy between files takes.
-const COPY_BYTES: u64 = 1 << 20;
+pub(super) const COPY_BYTES: u64 = 1 << 20;
 /// qcow2 counts in sectors: a disk that ends within one is padded with zeroes.
 const SECTOR_BYTES: u64 = 512;
 
 type Imago = imago::file::File;
 
-fn damaged(path: &Path, why: &str) -> Refusal {
+pub(super) fn damaged(path: &Path, why: &str) -> Refusal {
     Refusal::new(Class::Failed, "damaged", format!("{} {why}", quoted(&path.to_string_lossy())))
         .field("path")
         .remedy("fetch the replica from another copy, or let it be compared and sent again (`landfall vm resync`)")
 }
 
 /// The size of the image of a disk of `bytes`.
-fn image_bytes(bytes: u64) -> u64 {
+pub(super) fn image_bytes(bytes: u64) -> u64 {
     bytes.next_multiple_of(SECTOR_BYTES)
 }
 
@@ -81,161 +80,6 @@ pub fn create_writable(layout: &Layout, backing: &str, up: &str, path: &Path, by
     sync_path(path)
 }
 
-/// A base, open for reading or changing its data clusters.
-#[derive(Debug)]
-pub struct Base {
-    file: File,
-    path: PathBuf,
-    bytes: u64,
-    /// Where the guest's bytes are: offset in the disk, offset in the file, length; in order, without gaps.
-    runs: Vec<(u64, u64, u64)>,
-}
-
-impl Base {
-    /// Opens the base of a disk of `bytes`; refuses one whose tables are not all there.
-    pub fn open(path: &Path, bytes: u64) -> Result<Self, Refusal> {
-        let layer = qcow2::inspect(path)?;
-        if layer.backing.is_some() || layer.bytes != image_bytes(bytes) {
-            return Err(damaged(path, &format!("is no base of a disk of {bytes} bytes")));
-        }
-        let failed = |error: io::Error| fault("open", path, &error);
-        let image = wait(Box::pin(Qcow2::<Imago>::builder_path(path).open(PermissiveImplicitOpenGate::default())))
-            .map_err(failed)?;
-        let (image, mut runs, mut at) = (FormatAccess::new(image), Vec::<(u64, u64, u64)>::new(), 0);
-        while at < layer.bytes {
-            let (mapping, length) = wait(Box::pin(image.get_mapping(at, layer.bytes - at))).map_err(failed)?;
-            let Mapping::Raw { offset, writable: true, .. } = mapping else {
-                return Err(damaged(path, &format!("has no cluster of its own for disk offset {at}")));
-            };
-            match runs.last_mut() {
-                Some((_, host, have)) if *host + *have == offset => *have += length,
-                _ => runs.push((at, offset, length)),
-            }
-            at += length;
-        }
-        let file = File::options().read(true).write(true).open(path).map_err(failed)?;
-        Ok(Self { file, path: path.to_owned(), bytes, runs })
-    }
-
-    /// Calls `each` with the parts of a range: offset in the file, offset in the range, length.
-    fn parts(
-        &self,
-        offset: u64,
-        length: u64,
-        mut each: impl FnMut(u64, usize, u64) -> io::Result<()>,
-    ) -> io::Result<()> {
-        let (mut at, end) = (offset, offset + length);
-        while at < end {
-            let run = self.runs.partition_point(|(start, ..)| *start <= at).checked_sub(1);
-            let Some((start, host, have)) = run.and_then(|run| self.runs.get(run)).copied() else {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            };
-            let now = (end - at).min((start + have).saturating_sub(at));
-            if now == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            each(host + (at - start), (at - offset) as usize, now)?;
-            at += now;
-        }
-        Ok(())
-    }
-
-    /// Writes `data` at `offset` of the disk.
-    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), Refusal> {
-        self.parts(offset, data.len() as u64, |host, from, length| {
-            durable::step("write base")?;
-            self.file.write_all_at(&data[from..from + length as usize], host)
-        })
-        .map_err(|error| fault("write", &self.path, &error))
-    }
-
-    /// Zeroes `length` bytes from `offset` of the disk, giving the room back where the file system can.
-    pub fn zero(&self, offset: u64, length: u64) -> Result<(), Refusal> {
-        self.parts(offset, length, |host, _, length| {
-            durable::step("zero base")?;
-            punch(&self.file, host, length)
-        })
-        .map_err(|error| fault("write", &self.path, &error))
-    }
-
-    /// Writes a checked extent.
-    pub fn apply(&self, extent: &Extent) -> Result<(), Refusal> {
-        match &extent.content {
-            Content::Data(data, _) => self.write(extent.offset, data),
-            Content::Zero(length) => self.zero(extent.offset, *length),
-        }
-    }
-
-    /// Bytes of the disk that the file system keeps for it: what was never written, or zeroed, takes no room.
-    pub fn stored_bytes(&self) -> Result<u64, Refusal> {
-        let mut stored = 0;
-        for (_, host, length) in &self.runs {
-            let (mut at, end) = (*host, host + length);
-            while let Some((from, until)) =
-                next_data(&self.file, at).map_err(|error| fault("read", &self.path, &error))?
-            {
-                stored += until.min(end).saturating_sub(from.min(end));
-                at = until;
-                if at >= end {
-                    break;
-                }
-            }
-        }
-        Ok(stored)
-    }
-
-    /// Syncs what was written.
-    pub fn sync(&self) -> Result<(), Refusal> {
-        durable::sync(&self.file, &self.path)
-    }
-}
-
-/// The next run of the file from `at` that is no hole: where it starts and ends.
-fn next_data(file: &File, at: u64) -> io::Result<Option<(u64, u64)>> {
-    use rustix::fs::{SeekFrom, seek};
-    match seek(file, SeekFrom::Data(at)) {
-        Ok(from) => Ok(Some((from, seek(file, SeekFrom::Hole(from))?))),
-        // None from here on.
-        Err(rustix::io::Errno::NXIO) => Ok(None),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn punch(file: &File, offset: u64, length: u64) -> io::Result<()> {
-    use rustix::fs::{FallocateFlags, fallocate};
-    match fallocate(file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, length) {
-        Err(rustix::io::Errno::OPNOTSUPP) => {
-            let zeroes = vec![0; length.min(COPY_BYTES) as usize];
-            let mut done = 0;
-            while done < length {
-                let now = (length - done).min(COPY_BYTES);
-                file.write_all_at(&zeroes[..now as usize], offset + done)?;
-                done += now;
-            }
-            Ok(())
-        }
-        other => other.map_err(io::Error::from),
-    }
-}
-
-impl Readable for Base {
-    fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    fn run_at(&self, _offset: u64, max: u64) -> Result<Run, Refusal> {
-        Ok(Run { hole: false, length: max })
-    }
-
-    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> Result<(), Refusal> {
-        let length = buffer.len() as u64;
-        self.parts(offset, length, |host, from, length| {
-            self.file.read_exact_at(&mut buffer[from..from + length as usize], host)
-        })
-        .map_err(|error| fault("read", &self.path, &error))
-    }
-}
-
 /// An overlay being written: it has its name only once it is complete.
 pub struct Overlay {
     image: FormatAccess<Imago>,
@@ -260,24 +104,41 @@ impl Overlay {
 
     /// Writes a checked extent.
     pub fn apply(&self, extent: &Extent) -> Result<(), Refusal> {
-        let written = durable::step("write overlay").and_then(|()| match &extent.content {
-            Content::Data(data, _) => wait(Box::pin(self.image.write(data.as_slice(), extent.offset))),
-            Content::Zero(_) => {
-                let end = (extent.offset + extent::length(extent)).next_multiple_of(SECTOR_BYTES);
-                wait(Box::pin(self.image.write_zeroes(extent.offset, end - extent.offset)))
-            }
-        });
-        written.map_err(|error| fault("write", &durable::temporary(&self.path), &error))
+        match &extent.content {
+            Content::Data(data, _) => self.write(extent.offset, data),
+            Content::Zero(_) => self.zero(extent.offset, extent::length(extent)),
+        }
+    }
+
+    /// Writes `data` at `offset` of the disk.
+    pub fn write(&self, offset: u64, data: &[u8]) -> Result<(), Refusal> {
+        durable::step("write overlay")
+            .and_then(|()| wait(Box::pin(self.image.write(data, offset))))
+            .map_err(|error| fault("write", &durable::temporary(&self.path), &error))
+    }
+
+    /// Zeroes `length` bytes from `offset` of the disk, to the end of their last sector.
+    pub fn zero(&self, offset: u64, length: u64) -> Result<(), Refusal> {
+        let end = (offset + length).next_multiple_of(SECTOR_BYTES);
+        durable::step("zero overlay")
+            .and_then(|()| wait(Box::pin(self.image.write_zeroes(offset, end - offset))))
+            .map_err(|error| fault("write", &durable::temporary(&self.path), &error))
     }
 
     /// Completes it: synced, read-only, and named. The folder is for the caller to sync.
     pub fn finish(self) -> Result<(), Refusal> {
+        let path = self.path.clone();
+        durable::rename(&self.complete()?, &path)
+    }
+
+    /// As [`Overlay::finish`], but leaves it to the caller to rename the file that is returned.
+    pub fn complete(self) -> Result<PathBuf, Refusal> {
         let temporary = durable::temporary(&self.path);
         wait(Box::pin(self.image.flush())).map_err(|error| fault("write", &temporary, &error))?;
         drop(self.image);
         sync_path(&temporary)?;
         durable::set_read_only(&temporary, true)?;
-        durable::rename(&temporary, &self.path)
+        Ok(temporary)
     }
 }
 
@@ -345,18 +206,30 @@ impl OwnClusters {
         Ok(Self { image, path: path.to_owned(), seen: (0, false) })
     }
 
+    /// Whether what is at `at` is in the overlay itself, and up to where the next bytes are the same. Past the end of its
+    /// disk, which a later overlay may have grown, it has nothing.
+    pub fn run_at(&self, at: u64) -> Result<(bool, u64), Refusal> {
+        let size = self.image.size();
+        if at >= size {
+            return Ok((false, u64::MAX));
+        }
+        let mapped = wait(Box::pin(self.image.get_mapping(at, size - at)));
+        let (mapping, length) = mapped.map_err(|error| fault("read the tables of", &self.path, &error))?;
+        if length == 0 || matches!(mapping, Mapping::Eof { .. }) {
+            return Err(damaged(&self.path, "ends before its disk does"));
+        }
+        Ok((!matches!(mapping, Mapping::Zero { explicit: false, .. }), at + length))
+    }
+
     /// Whether any of `range` is in the overlay itself. Each range begins where the one before ended.
     pub fn touch(&mut self, range: &std::ops::Range<u64>) -> Result<bool, Refusal> {
         let (mut until, mut own) = self.seen;
         let mut found = own && until > range.start;
         while until < range.end {
-            let mapped = wait(Box::pin(self.image.get_mapping(until, self.image.size().saturating_sub(until))));
-            let (mapping, length) = mapped.map_err(|error| fault("read the tables of", &self.path, &error))?;
-            if length == 0 || matches!(mapping, Mapping::Eof { .. }) {
+            if until >= self.image.size() {
                 return Err(damaged(&self.path, "ends before its disk does"));
             }
-            own = !matches!(mapping, Mapping::Zero { explicit: false, .. });
-            until += length;
+            (own, until) = self.run_at(until)?;
             found |= own;
         }
         self.seen = (until, own);

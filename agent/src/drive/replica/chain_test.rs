@@ -38,7 +38,7 @@ fn no_leftovers(store: &ReplicaStore) {
         .iter()
         .flat_map(|point| &point.disks)
         .flat_map(|disk| [disk.file.clone(), disk.leaves.clone(), layout::index_name(&disk.target)])
-        .chain(["manifest", "lock"].map(str::to_owned))
+        .chain(["manifest", "lock", "proofs"].map(str::to_owned))
         .collect();
     wanted.sort();
     wanted.dedup();

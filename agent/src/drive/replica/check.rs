@@ -68,10 +68,11 @@ impl Checked {
         let before = self.indexed.remove(&disk.target).filter(|before| before.bytes == disk.bytes);
         match before {
             Some(before) if before.file == disk.file && before.root == disk.root => {}
-            Some(before) if before.file != disk.file && files.get(1) == Some(&before.file) => {
-                check_overlay(layout, point, disk, &before)?;
-            }
-            _ => check_whole(layout, point, disk)?,
+            Some(before) => match files.iter().position(|name| *name == before.file) {
+                Some(layers @ 1..) => check_overlays(layout, point, disk, &before, &files[..layers])?,
+                _ => check_whole(layout, point, disk)?,
+            },
+            None => check_whole(layout, point, disk)?,
         }
         self.indexed.insert(disk.target.clone(), disk.clone());
         Ok(())
@@ -103,21 +104,32 @@ fn check_whole(layout: &Layout, point: &PointEntry, disk: &DiskEntry) -> Result<
     Err(damaged(point, disk, 0..disk.bytes, "it does not read the same twice"))
 }
 
-/// Checks an overlay on what was found right as `before`, and brings the disk's index to it.
-fn check_overlay(layout: &Layout, point: &PointEntry, disk: &DiskEntry, before: &DiskEntry) -> Result<(), Refusal> {
+/// Checks the overlays `above` what was found right as `before`, and brings the disk's index to them.
+fn check_overlays(
+    layout: &Layout,
+    point: &PointEntry,
+    disk: &DiskEntry,
+    before: &DiskEntry,
+    above: &[String],
+) -> Result<(), Refusal> {
     let (leaves, earlier) = (leaves_of(layout, point, disk)?, leaves_of(layout, point, before)?);
     let index = HashIndex::open_writable(&layout.index(&disk.target))?;
     let Some(mut index) = index else { return check_whole(layout, point, disk) };
     index.set_root(None)?;
     let content = PointDisk::open(layout, &disk.file, disk.bytes)?;
-    let mut own = OwnClusters::open(&layout.path(&disk.file))?;
+    let mut own = above.iter().map(|name| OwnClusters::open(&layout.path(name))).collect::<Result<Vec<_>, _>>()?;
     let (mut now, mut then) = (leaves.hashes_from(0)?, earlier.hashes_from(0)?);
     let mut buffer = vec![0; LEAF_BYTES as usize];
     for leaf in 0..leaves.count() {
         let (wanted, old) = (now.next_hash()?, then.next_hash()?);
         let (start, length) = (leaf * LEAF_BYTES, tree::node_length(disk.bytes, LEAF_BYTES, leaf));
         let range = start..start + length;
-        if !own.touch(&range)? {
+        // Each is asked, since each goes on from where it was asked last.
+        let mut touched = false;
+        for layer in &mut own {
+            touched |= layer.touch(&range)?;
+        }
+        if !touched {
             if wanted != old {
                 return Err(damaged(point, disk, range, "its hash says that it changed, and its file has nothing"));
             }

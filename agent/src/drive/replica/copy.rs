@@ -44,6 +44,7 @@ impl ReplicaStore {
         if self.manifest().points.is_empty() {
             return Err(Refusal::not_found("point", "newest").remedy("there is nothing to copy yet: let it be sent"));
         }
+        self.check_untouched()?;
         // Merges that are due come first.
         self.retain()?;
         let sequences = self.manifest().points.iter().map(|point| point.sequence).collect();

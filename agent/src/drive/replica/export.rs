@@ -66,7 +66,7 @@ impl PinnedPoint {
         self.entry.tip()
     }
 
-    fn layout(&self) -> &Layout {
+    pub(super) fn layout(&self) -> &Layout {
         &self.pin.shared().layout
     }
 
@@ -76,7 +76,7 @@ impl PinnedPoint {
         Ok(self.layout().path(&entry.file))
     }
 
-    fn open(&self, entry: &DiskEntry) -> Result<PointDisk, Refusal> {
+    pub(super) fn open(&self, entry: &DiskEntry) -> Result<PointDisk, Refusal> {
         let _names = self.pin.shared().opening();
         PointDisk::open(self.layout(), &entry.file, entry.bytes)
     }

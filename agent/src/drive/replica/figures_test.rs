@@ -74,6 +74,7 @@ fn figures() {
         disks: vec![(spec.clone(), root)],
         taken_at: landfall_proto::id::UnixMillis(0),
         consistency: landfall_proto::message::control::Consistency::Crash,
+        stays: true,
         resume_at: 0,
     };
     store.begin(&epochs(), &set(1, None, root)).unwrap();

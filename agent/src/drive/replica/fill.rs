@@ -13,7 +13,8 @@ use landfall_proto::model::DiskSpec;
 use landfall_proto::refusal::Class;
 use landfall_proto::seam::{Clock, Time};
 
-use super::chain::{self, Base, PointDisk};
+use super::base::Base;
+use super::chain::{self, PointDisk};
 use super::manifest::DiskEntry;
 use super::store::{Epochs, Filling, ReplicaStore};
 use crate::drive::image::durable::{self, fault};
@@ -89,7 +90,8 @@ impl ReplicaStore {
         listed.map(Present::Point).or_else(|| filled().map(Present::Filling))
     }
 
-    /// The hashes of the newest content, for a Compare. The first one after a break reads that content through.
+    /// The hashes of the newest content, for a Compare: none of a disk that was added to a replica with points. The first
+    /// one after a break reads that content through.
     pub fn hashes(
         &mut self,
         target: &DiskTarget,
@@ -97,6 +99,9 @@ impl ReplicaStore {
         first: u64,
         count: u32,
     ) -> Result<Vec<Hash>, Refusal> {
+        if self.present(target).is_none() && !self.manifest.points.is_empty() {
+            return Ok(Vec::new());
+        }
         self.content_index(target)?.node_hashes(u64::from(node_bytes), first, count)
     }
 

@@ -26,6 +26,7 @@ use super::layout::{FILES_MAX, Layout, MANIFEST, is_plain};
 use super::leftover;
 use super::manifest::{self, Manifest, PointEntry};
 use super::pins::FolderLock;
+use super::proofs::Proofs;
 use crate::drive::image::durable::{self, fault};
 use crate::drive::image::tree;
 
@@ -231,6 +232,10 @@ impl Import {
     pub fn finish(mut self) -> Result<(), Refusal> {
         let manifest = self.verified()?;
         self.checked.settle_indexes(&self.layout, &manifest)?;
+        // Read and checked just now: whoever opens it need not do that again.
+        let mut proofs = Proofs::default();
+        proofs.stamp(&self.layout, &manifest)?;
+        proofs.save(&self.layout)?;
         durable::sync_folder(self.layout.folder())?;
         self.place()
     }

@@ -24,6 +24,13 @@ const STEP: &str = "LANDFALL_KILL_STEP";
 const SIZES: [usize; 2] = [1_500_000, 90_001];
 const KEEP: u8 = 2;
 
+/// Every third change set stays as a point, so that between any two there are heads to fold.
+const STAYS_EVERY: u64 = 3;
+
+fn stays(sequence: u64) -> bool {
+    sequence.is_multiple_of(STAYS_EVERY)
+}
+
 /// The content of the disks at a point.
 fn content(sequence: u64) -> Vec<(DiskTarget, Vec<u8>)> {
     // Each point keeps most of the one before: blocks change by turns.
@@ -69,6 +76,7 @@ fn the_child() {
     store.set_recovery_points(KEEP).unwrap();
     let scratch = folder.join("scratch");
     let mut primary = Primary::new(&scratch, &SIZES, 1);
+    primary.every = STAYS_EVERY;
     loop {
         if store.standing().staged_whole {
             let point = store.commit().unwrap();
@@ -136,6 +144,9 @@ fn check(folder: &Path, said: (u64, u64), newest_before: u64, seed: u64) -> u64 
     let staged = standing.staged.filter(|_| standing.staged_whole).map_or(0, |staged| staged.tip.sequence);
     assert!(newest.max(staged) >= said.1, "seed {seed}: point {} was staged and is lost", said.1);
     assert!(points.len() <= usize::from(KEEP) + 1, "seed {seed}: {points:?}");
+    let older = &points[..points.len().saturating_sub(1)];
+    assert!(older.iter().all(|point| stays(*point)), "seed {seed}: {points:?}");
+    assert!(older.windows(2).all(|pair| pair[0] + STAYS_EVERY == pair[1]), "seed {seed}: {points:?}");
     check_points(&store, &history(points));
     newest
 }

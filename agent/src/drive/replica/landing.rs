@@ -6,6 +6,7 @@
 //! each finds out by itself whether it was done.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -16,7 +17,8 @@ use landfall_proto::message::data::{ChangeSet, Extent};
 use landfall_proto::model::DiskSpec;
 use landfall_proto::refusal::Class;
 
-use super::chain::{Base, Overlay};
+use super::base::Base;
+use super::chain::Overlay;
 use super::fill::{Present, patch};
 use super::layout::{APPLYING, Layout, STAGED, leaves_name, point_name};
 use super::manifest::{DiskEntry, PointEntry};
@@ -27,10 +29,20 @@ use crate::drive::image::index::HashIndex;
 use crate::drive::image::tree::LEAF_BYTES;
 
 impl ReplicaStore {
-    /// Applies and lists what is staged whole, then keeps retention. Once it has begun it is completed, by this call, a
-    /// later one, or [`ReplicaStore::open`]; the listed points stay as they are whatever fails.
+    /// Applies and lists what is staged whole, then keeps retention. [`ChangeSet::stays`] says whether its point stays
+    /// listed once there is a newer one, or is just the head, whose changes become part of the next point: the holder
+    /// decides it before the first extent and passes it on, so that all copies list the same. Once a commit has begun it
+    /// is completed as it began, by this call, a later one, or [`ReplicaStore::open`]; the listed points are whole
+    /// whatever fails.
     pub fn commit(&mut self) -> Result<Point, Refusal> {
         if self.applying.is_none() {
+            self.check_untouched()?;
+            if self.manifest.doubted && self.staging.as_ref().is_some_and(|staging| staging.set.base.is_some()) {
+                self.drop_staged()?;
+                let message = "the content that the change set is based on was changed by somebody else";
+                return Err(Refusal::new(Class::Refused, "base_mismatch", message)
+                    .remedy("compare hashes, and send what differs"));
+            }
             let Some(staging) = self.staging.take_if(|staging| staging.is_whole()) else {
                 return Err(Refusal::new(Class::Refused, "nothing_staged", "no change set is staged whole")
                     .remedy("stage one and finish it"));
@@ -46,7 +58,7 @@ impl ReplicaStore {
         let landed = self.land();
         self.set_fault(landed.as_ref().err().cloned());
         let point = landed?;
-        if let Err(refusal) = self.retain() {
+        if let Err(refusal) = self.note_stamps().and_then(|()| self.retain()) {
             // The point is listed: that older ones are merged late is a fault to show, not a failed commit.
             self.set_fault(Some(refusal));
         }
@@ -88,10 +100,12 @@ impl ReplicaStore {
             taken_at: set.taken_at,
             consistency: set.consistency,
             bytes: changed,
+            stays: set.stays,
             disks,
         };
         let before = self.manifest.clone();
         self.manifest.points.push(entry);
+        self.unlist_heads();
         self.manifest.filling.clear();
         self.manifest.doubted = false;
         self.manifest.elsewhere.retain(|point| point.sequence != set.tip.sequence);
@@ -109,7 +123,8 @@ impl ReplicaStore {
     fn land_disks(&mut self, set: &ChangeSet) -> Result<Vec<DiskEntry>, Refusal> {
         let prepared = (0..set.disks.len()).map(|disk| self.prepare_disk(set, disk)).collect::<Result<Vec<_>, _>>()?;
         let (layout, filling) = (self.layout(), &self.filling);
-        at_once(self.disks_at_once, &prepared, |landing| landing.write(layout, filling))?;
+        let log = layout.path(APPLYING);
+        at_once(self.disks_at_once, &prepared, |landing| landing.write(layout, &log, filling))?;
         Ok(prepared.into_iter().map(|landing| landing.entry).collect())
     }
 
@@ -217,20 +232,20 @@ enum Onto {
 
 impl Landing {
     /// Writes the file: complete and synced before it has its name. The folder is for the caller to sync.
-    fn write(&self, layout: &Layout, filling: &BTreeMap<DiskTarget, Filling>) -> Result<(), Refusal> {
+    fn write(&self, layout: &Layout, log: &Path, filling: &BTreeMap<DiskTarget, Filling>) -> Result<(), Refusal> {
         let DiskEntry { target, bytes, file, .. } = &self.entry;
         match &self.onto {
             Onto::Nothing => Ok(()),
             Onto::Overlay { backing } => {
                 let overlay = Overlay::create(layout, file, backing, *bytes)?;
-                each_extent(&layout.path(APPLYING), self.disk, |extent| overlay.apply(extent))?;
+                each_extent(log, self.disk, |extent| overlay.apply(extent))?;
                 overlay.finish()
             }
             Onto::Base => {
                 let Some(Filling { base, .. }) = filling.get(target) else {
                     return Err(Refusal::not_found("disk", target.as_str()));
                 };
-                each_extent(&layout.path(APPLYING), self.disk, |extent| base.apply(extent))?;
+                each_extent(log, self.disk, |extent| base.apply(extent))?;
                 base.sync()?;
                 let path = layout.filling(target);
                 durable::set_read_only(&path, true)?;
@@ -269,11 +284,7 @@ fn at_once<T: Sync>(limit: usize, items: &[T], work: impl Fn(&T) -> Result<(), R
 }
 
 /// Calls `each` with the extents of one disk, in order.
-fn each_extent(
-    log: &std::path::Path,
-    disk: usize,
-    mut each: impl FnMut(&Extent) -> Result<(), Refusal>,
-) -> Result<(), Refusal> {
+fn each_extent(log: &Path, disk: usize, mut each: impl FnMut(&Extent) -> Result<(), Refusal>) -> Result<(), Refusal> {
     let (mut reader, number) = (ChangeSetReader::open_sealed(log)?, disk as u16);
     let mut next = reader.first_of(number)?;
     while let Some(extent) = next.filter(|extent| extent.disk == number) {

@@ -15,6 +15,10 @@ pub const LOCK: &str = "lock";
 pub const STAGED: &str = "staged.log";
 /// A change set that is being applied.
 pub const APPLYING: &str = "applying.log";
+/// What is known of the files, beside what they say.
+pub const PROOFS: &str = "proofs";
+/// Every log whose change set may have been acknowledged once it is there whole.
+pub const LOGS: [&str; 2] = [STAGED, APPLYING];
 
 /// A replica's folder.
 #[derive(Clone, Debug)]

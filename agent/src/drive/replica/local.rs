@@ -144,7 +144,9 @@ impl ReplicaStore {
         let newest = self.manifest.newest().map_or(0, |newest| newest.sequence);
         let tip = Tip { sequence: sequence.max(newest.saturating_add(1)), root };
         let base = self.standing().newest;
-        let set = ChangeSet { base, tip, disks: roots, taken_at, consistency: Consistency::Off, resume_at: 0 };
+        // The last instant of a VM that ran here, which no change set of another side must fold away.
+        let (consistency, stays) = (Consistency::Off, true);
+        let set = ChangeSet { base, tip, disks: roots, taken_at, consistency, stays, resume_at: 0 };
         self.begin(epochs, &set)?;
         let mut extents = 0;
         if !first {

@@ -73,8 +73,10 @@ pub struct PointEntry {
     pub taken_at: UnixMillis,
     /// What the instant was.
     pub consistency: Consistency,
-    /// Bytes of changed content that made it.
+    /// Bytes of changed content that made it, with those of the change sets before it that were no points to stay.
     pub bytes: u64,
+    /// Whether it stays, as long as retention keeps it, once there is a newer one.
+    pub stays: bool,
     /// Its disks, in the order of the VM's.
     pub disks: Vec<DiskEntry>,
 }
@@ -117,6 +119,8 @@ impl PointEntry {
             root: self.root,
             copies: Vec::new(),
             state: PointState::Listed,
+            stays: self.stays,
+            verified_at: None,
         }
     }
 }
@@ -240,7 +244,7 @@ pub fn bad(path: &Path, why: &str) -> Refusal {
     )
 }
 
-mod hex {
+pub(super) mod hex {
     //! 32 bytes as text.
 
     use std::fmt::Display;
@@ -248,7 +252,7 @@ mod hex {
     use landfall_proto::id::{Fingerprint, Root};
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) trait Wide: Display {
+    pub(in super::super) trait Wide: Display {
         fn of(bytes: [u8; 32]) -> Self;
     }
 
@@ -264,11 +268,11 @@ mod hex {
         }
     }
 
-    pub(super) fn serialize<T: Wide, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in super::super) fn serialize<T: Wide, S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(value)
     }
 
-    pub(super) fn deserialize<'de, T: Wide, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    pub(in super::super) fn deserialize<'de, T: Wide, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
         let text = String::deserialize(deserializer)?;
         let bytes = data_encoding::HEXLOWER.decode(text.as_bytes()).map_err(D::Error::custom)?;
         bytes.try_into().map(T::of).map_err(|_| D::Error::custom("a hash has 32 bytes"))
@@ -288,6 +292,7 @@ mod tests {
             taken_at: UnixMillis(5),
             consistency: Consistency::Crash,
             bytes: 4096,
+            stays: true,
             disks: vec![DiskEntry {
                 file: super::super::layout::point_name(&target, sequence),
                 leaves: super::super::layout::leaves_name(&target, sequence),

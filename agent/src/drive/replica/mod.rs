@@ -10,8 +10,10 @@
 //!   vda-00000000000000000007.leaves its 64 KiB leaf hashes
 //!   vda.index                       the block hashes of the newest content
 //!   vda.filling.qcow2               first content under construction: no point yet
+//!   proofs                          when each point was last read back, what was damaged, how the files looked last
 //!   run-<id>/                       what a failed-over or tested VM writes (`run`)
-//!   staged.log, applying.log        a change set that is being staged or is staged; one that is being applied
+//!   staged.log                      a change set that is being staged or is staged
+//!   applying.log                    one that is being applied
 //! ```
 //!
 //! A change set goes through [`ReplicaStore::begin`], [`append`](ReplicaStore::append) and
@@ -25,11 +27,13 @@
 
 pub mod agreed;
 pub mod alike;
+pub mod base;
 pub mod chain;
 mod check;
 pub mod copy;
 pub mod export;
 pub mod fill;
+mod fold;
 pub mod import;
 pub mod landing;
 pub mod layout;
@@ -37,11 +41,15 @@ pub mod leftover;
 pub mod local;
 pub mod manifest;
 pub mod pins;
+pub mod proofs;
 mod rehash;
+pub mod repair;
 pub mod retention;
 pub mod run;
 pub mod stage;
 pub mod store;
+mod untouched;
+mod verify;
 
 #[cfg(test)]
 mod agreed_test;
@@ -52,15 +60,21 @@ mod fault_test;
 #[cfg(test)]
 mod figures_test;
 #[cfg(test)]
+mod head_test;
+#[cfg(test)]
 mod import_test;
 #[cfg(test)]
 mod kill_test;
+#[cfg(test)]
+mod matrix_test;
 #[cfg(test)]
 mod run_test;
 #[cfg(test)]
 mod session_test;
 #[cfg(test)]
 mod test_primary;
+#[cfg(test)]
+mod verify_test;
 
 pub use agreed::StagedLog;
 pub use alike::Similar;

@@ -183,6 +183,7 @@ impl ReplicaStore {
         }
         // The indexes are of the newest point that was.
         self.trusted.clear();
+        self.check_untouched()?;
         self.retain()
     }
 }
@@ -196,6 +197,11 @@ impl RunFolder {
     /// Where what is decided of the adapters' addresses is kept, and the image that tells the guest.
     pub fn places(&self) -> NetworkPlaces {
         NetworkPlaces { network: self.folder.join("network"), seed: self.folder.join("seed.img") }
+    }
+
+    /// Whether the point has this disk.
+    pub fn has(&self, target: &DiskTarget) -> bool {
+        self.point.entry().disk(target).is_some()
     }
 
     /// Whether the images are there.

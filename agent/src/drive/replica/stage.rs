@@ -80,6 +80,7 @@ impl ReplicaStore {
     pub fn begin(&mut self, epochs: &Epochs, set: &ChangeSet) -> Result<Begun, Refusal> {
         self.check_session(epochs)?;
         self.check_open()?;
+        self.check_untouched()?;
         if self.applying.is_some() {
             self.land()?;
         }

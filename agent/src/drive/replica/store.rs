@@ -13,11 +13,13 @@ use landfall_proto::message::data::{ChangeSet, Staged, Tip};
 use landfall_proto::model::DiskSpec;
 use landfall_proto::refusal::{Class, quoted};
 
-use super::chain::{self, Base};
+use super::base::Base;
+use super::chain;
 use super::export::PinnedPoint;
-use super::layout::{APPLYING, FILES_MAX, Layout, MANIFEST, STAGED, is_point_name};
+use super::layout::{APPLYING, FILES_MAX, LOGS, Layout, MANIFEST, is_point_name};
 use super::manifest::{self, Manifest, POINTS_MAX, PointEntry, RECOVERY_POINTS_MAX, SenderSeen};
 use super::pins::{FolderLock, Pin, Shared};
+use super::proofs::Proofs;
 use super::run::{self, Runs};
 use super::stage::Staging;
 use crate::drive::image::change_set::ChangeSetReader;
@@ -73,6 +75,9 @@ pub struct ReplicaStore {
     pub(super) disks_at_once: usize,
     /// Whether content came from beside the sessions: those that were admitted before know nothing of it.
     pub(super) overtaken: bool,
+    pub(super) proofs: Proofs,
+    /// Why the newest content is in doubt, where this store found it so.
+    pub(super) doubt: Option<String>,
     fault: Option<Refusal>,
     _lock: FolderLock,
 }
@@ -88,6 +93,7 @@ impl ReplicaStore {
         let layout = Layout::new(folder);
         let lock = FolderLock::take(&layout)?;
         let manifest = load_manifest(&layout, vm)?;
+        let proofs = Proofs::load(&layout);
         let mut store = Self {
             shared: Shared::new(layout),
             manifest,
@@ -98,6 +104,8 @@ impl ReplicaStore {
             runs: Runs::new(),
             disks_at_once: 1,
             overtaken: false,
+            proofs,
+            doubt: None,
             fault: None,
             _lock: lock,
         };
@@ -118,6 +126,10 @@ impl ReplicaStore {
             if name.ends_with(durable::TEMPORARY) {
                 durable::remove(&layout.path(&name))?;
             }
+        }
+        // Before anything is built upon what somebody may have changed meanwhile.
+        if let Err(refusal) = self.check_untouched() {
+            self.fault = Some(refusal);
         }
         // Before anything is de-listed: a run may need what is too old for everything else.
         self.runs = run::find(&self.shared)?;
@@ -140,7 +152,7 @@ impl ReplicaStore {
             Err(refusal) => self.fault = self.fault.take().or(Some(refusal)),
         }
         if self.fault.is_none()
-            && let Err(refusal) = self.retain()
+            && let Err(refusal) = self.note_stamps().and_then(|()| self.retain())
         {
             self.fault = Some(refusal);
         }
@@ -183,16 +195,24 @@ impl ReplicaStore {
     /// Listed points and those known to be on nodes that do not answer, oldest first.
     pub fn points(&self) -> Vec<Point> {
         let mut points = self.manifest.elsewhere.clone();
-        points.extend(self.manifest.points.iter().map(PointEntry::point));
+        points.extend(self.manifest.points.iter().map(|point| self.shown(point)));
         points.sort_by_key(|point| point.sequence);
         points
+    }
+
+    /// A listed point with what is known of it.
+    fn shown(&self, point: &PointEntry) -> Point {
+        let proof = self.proofs.of(point);
+        let damaged = proof.is_some_and(|proof| !proof.damage.is_empty());
+        let state = if damaged { PointState::Damaged } else { PointState::Listed };
+        Point { state, verified_at: proof.and_then(|proof| proof.verified_at), ..point.point() }
     }
 
     /// Where the replica stands.
     pub fn standing(&self) -> Standing {
         let newest = self.manifest.newest().filter(|_| !self.manifest.doubted).map(PointEntry::tip);
         let staged = self.staging.as_ref().map(Staging::staged);
-        let applied = self.applying.as_ref().map(|set| Staged { tip: set.tip, extents: 0 });
+        let applied = self.applying.as_ref().map(|applying| Staged { tip: applying.tip, extents: 0 });
         Standing {
             comparable: newest.is_none() && (self.manifest.doubted || self.has_filling()),
             staged_whole: self.applying.is_some() || self.staging.as_ref().is_some_and(Staging::is_whole),
@@ -291,7 +311,11 @@ impl ReplicaStore {
                 return Err(refusal);
             }
         }
-        if self.applying.is_none() { self.retain() } else { Ok(()) }
+        if self.applying.is_some() {
+            return Ok(());
+        }
+        self.check_untouched()?;
+        self.retain()
     }
 
     /// Keeps a point from being de-listed, to read it: the newest, or the one with that sequence number.
@@ -375,7 +399,7 @@ pub fn check_acknowledged(folder: &Path) -> Result<(), Refusal> {
         // Files of points without a manifest are another fault, which opening names.
         None => folder.is_dir() && list(&layout)?.iter().any(|name| is_point_name(name)),
     };
-    if listed || [APPLYING, STAGED].iter().any(|log| layout.path(log).exists()) {
+    if listed || LOGS.iter().any(|log| layout.path(log).exists()) {
         return Ok(());
     }
     let message = format!("the replica's folder {} holds no recovery point", quoted(&folder.to_string_lossy()));

@@ -31,6 +31,8 @@ pub(crate) struct Primary {
     /// The content at each point that was made.
     pub(crate) history: BTreeMap<u64, Vec<(DiskTarget, Vec<u8>)>>,
     pub(crate) sequence: u64,
+    /// Every so many change sets one stays as a point.
+    pub(crate) every: u64,
     random: StdRng,
     scratch: PathBuf,
 }
@@ -47,6 +49,7 @@ impl Primary {
             disks: disks.collect(),
             history: BTreeMap::new(),
             sequence: 0,
+            every: 1,
             random: StdRng::seed_from_u64(seed),
             scratch: scratch.to_owned(),
         }
@@ -117,6 +120,7 @@ impl Primary {
             disks,
             taken_at: UnixMillis(self.sequence * 1000),
             consistency: Consistency::Crash,
+            stays: self.sequence.is_multiple_of(self.every),
             resume_at: 0,
         }
     }

@@ -198,6 +198,7 @@ async fn finish(
         disks,
         taken_at,
         consistency: frozen.consistency,
+        stays: false,
         resume_at: 0,
     };
     let sealed = change_set.clone();

@@ -28,6 +28,9 @@ impl Sender {
                     root: flight.tip.root,
                     copies: line.at.iter().map(|at| at.node.clone()).collect(),
                     state: PointState::Listed,
+                    // What the holder lists of it comes with the next welcome.
+                    stays: false,
+                    verified_at: None,
                 };
                 self.acknowledged(line, point, session.confirmed).await
             }

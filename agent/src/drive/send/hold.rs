@@ -15,7 +15,7 @@ use crate::decide::resync::{self, Indexes, RESYNC_REQUIRED};
 use crate::decide::window::Ended;
 use crate::drive::events::Happening;
 use crate::drive::send::capture::blocking;
-use crate::drive::send::session::Trouble;
+use crate::drive::send::session::{Session, Trouble};
 
 /// How often a first copy that begins later looks at the clock: a wall clock may be set meanwhile.
 const CLOCK_LOOK: Duration = Duration::from_secs(1);
@@ -64,12 +64,7 @@ impl Sender {
     }
 
     /// Notes why both sides are about to be compared; refused as long as that waits for its window.
-    pub(super) fn note_comparison(
-        &self,
-        newest: Option<Tip>,
-        comparable: bool,
-        indexes: Indexes,
-    ) -> Result<(), Refusal> {
+    pub(super) fn note_comparison(&self, session: &Session, indexes: Indexes) -> Result<(), Refusal> {
         let (acknowledged, new_home) = {
             let figures = self.figures.borrow();
             let acknowledged = figures.acknowledged.as_ref();
@@ -79,7 +74,8 @@ impl Sender {
             (tip, figures.receiver.as_ref().is_some_and(elsewhere))
         };
         let asked = self.primary.resync.is_some_and(|asked| self.tally.is_to_resync(asked));
-        let because = resync::because(asked, acknowledged, newest, comparable, new_home, indexes);
+        let (newest, comparable, listed) = (session.newest, session.comparable, session.lists_points());
+        let because = resync::because(asked, acknowledged, newest, comparable, new_home, listed, indexes);
         let Some(because) = because else { return Ok(()) };
         let now = self.node.outside.clock.wall();
         let window = self.node.state().resolved_settings().auto_resync;

@@ -39,7 +39,7 @@ pub(super) async fn base(sender: &Sender, known: Option<Known>, session: &mut Se
             return Ok(Base::Point(newest, known.disks));
         }
     }
-    sender.note_comparison(session.newest, session.comparable, indexes)?;
+    sender.note_comparison(session, indexes)?;
     let disks = sender.primary.vm.disks.clone();
     let report =
         sender.node.vms.vm(sender.primary.vm.id).ok_or_else(|| {
@@ -61,6 +61,11 @@ pub(super) async fn base(sender: &Sender, known: Option<Known>, session: &mut Se
     for (number, disk) in (0u16..).zip(&disks) {
         let image = image_of(&report.images, disk)?.clone();
         match (session.newest, session.comparable) {
+            // What it lists stays, and is not written into: what differs comes with the change set.
+            (None, true) if session.lists_points() => {
+                compare(sender, session, disk, &image).await?;
+                tracing::info!(vm = %sender.primary.vm.name, disk = %disk.target, "compared with content in doubt");
+            }
             (Some(newest), _) => {
                 compare(sender, session, disk, &image).await?;
                 tracing::info!(vm = %sender.primary.vm.name, disk = %disk.target, base = newest.sequence, "compared");

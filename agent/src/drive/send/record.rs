@@ -71,6 +71,11 @@ impl Record {
                 earlier.state = point.state;
             }
         }
+        if point.state != PointState::Unconfirmed {
+            // What does not stay is part of this one: nobody lists it any more, and nobody may ask for it.
+            self.points.retain(|earlier| earlier.stays);
+            self.told.retain(|earlier| earlier.stays || earlier.sequence > point.sequence);
+        }
         self.points.push(point);
         keep_newest(&mut self.points);
         self.acknowledged = Some(known);
@@ -85,6 +90,7 @@ impl Record {
             match self.points.iter_mut().chain(&mut self.told).find(|known| known.sequence == point.sequence) {
                 Some(known) if known.root == point.root && point.state == PointState::Listed => {
                     known.copies.clone_from(&point.copies);
+                    known.stays = point.stays;
                 }
                 Some(_) => {}
                 None => self.told.push(point.clone()),
@@ -144,6 +150,8 @@ mod tests {
             root: Root([root; 32]),
             copies: vec![at.parse().unwrap()],
             state: PointState::Listed,
+            stays: true,
+            verified_at: None,
         }
     }
 
@@ -174,6 +182,22 @@ mod tests {
         record.acknowledge(point(4, 4, "r2"), Some(tip(1)), known(4));
         assert_eq!(shown(&record), (Some(4), None));
         assert_eq!(record.points[1].state, PointState::Unconfirmed);
+    }
+
+    #[test]
+    fn a_point_that_does_not_stay_is_forgotten_once_a_sure_one_follows() {
+        let passing = |sequence| Point { stays: false, ..point(sequence, sequence as u8, "r1") };
+        let unsure = |sequence| Point { state: PointState::Unconfirmed, ..passing(sequence) };
+        let known = |record: &Record| record.known().iter().map(|point| point.sequence).collect::<Vec<_>>();
+        let mut record = Record::default();
+        record.learn(&[point(1, 1, "r1"), passing(2)]);
+        acknowledge(&mut record, passing(3));
+        assert_eq!(known(&record), [1, 3]);
+        acknowledge(&mut record, unsure(4));
+        assert_eq!((known(&record), record.newest().0.map(|point| point.sequence)), (vec![1, 3, 4], Some(3)));
+        acknowledge(&mut record, point(5, 5, "r1"));
+        acknowledge(&mut record, passing(6));
+        assert_eq!(known(&record), [1, 5, 6]);
     }
 
     #[test]

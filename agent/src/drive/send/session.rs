@@ -9,7 +9,7 @@ use landfall_proto::calls::{Calls, Session as Streams};
 use landfall_proto::endpoint::{Link, Target};
 use landfall_proto::id::DiskTarget;
 use landfall_proto::message::broker::Location;
-use landfall_proto::message::control::Point;
+use landfall_proto::message::control::{Point, PointState};
 use landfall_proto::message::data::{ChangeSet, DataAnswer, DataRequest, Hello, POINTS_TOLD, Staged, Tip, Welcome};
 use landfall_proto::seam::Clock;
 use landfall_proto::{Class, Refusal, frame};
@@ -114,6 +114,11 @@ async fn receive<T: DeserializeOwned>(stream: &mut RecvStream, tally: &Tally) ->
 }
 
 impl Session {
+    /// Whether the holder has points of its own, whatever it says is its newest content.
+    pub fn lists_points(&self) -> bool {
+        self.points.iter().any(|point| point.state != PointState::Unreachable)
+    }
+
     /// Opens a session at `target`; every frame of it is counted and paced by `meter`.
     pub async fn open(calls: &Calls, target: &Target, hello: &Hello, meter: Meter) -> Result<Self, Trouble> {
         let opened = calls.open(target, Alpn::Data, OPEN_DEADLINE).await;

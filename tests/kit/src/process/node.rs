@@ -29,7 +29,8 @@ pub struct NodeSpec {
     pub name: String,
     /// Whether it only votes and stores the log.
     pub witness: bool,
-    /// Further keys of its file, which replace those that the harness writes; a `[testing]` table goes here.
+    /// Further keys of its file, which replace those that the harness writes; a `[testing]` table goes here, over the
+    /// harness's own, in which every change set is a point (`point_interval_ms = 0`).
     pub config: Table,
     /// Further environment of its agent.
     pub environment: Vec<(String, String)>,
@@ -101,7 +102,15 @@ impl Node {
             storage.insert("path".into(), text(self.storage_path()).into());
             config.insert("storage".into(), vec![toml::Value::from(storage)].into());
         }
-        config.extend(self.spec.config.clone());
+        // Each change set is a point, unless the test says otherwise: stories are shorter than an hour.
+        let mut testing = Table::new();
+        testing.insert("point_interval_ms".into(), 0.into());
+        let further = self.spec.config.clone();
+        if let Some(own) = further.get("testing").and_then(toml::Value::as_table) {
+            testing.extend(own.clone());
+        }
+        config.extend(further);
+        config.insert("testing".into(), testing.into());
         config
     }
 

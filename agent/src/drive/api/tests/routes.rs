@@ -12,7 +12,7 @@ async fn every_route_reaches_its_operation() {
     let report = serde_json::to_value(samples::vm_service_status()).unwrap();
     let enable = json!({
         "to": "r-broker-cap.contoso.com", "frequency_seconds": 30, "recovery_points": 4,
-        "start_at": "2026-11-22T18:30:00.000Z", "limit": "0.5", "wait_seconds": 60,
+        "start_at": "2026-11-22T18:30:00.000Z", "limit": "0.5", "exclude": ["vdb"], "wait_seconds": 60,
     });
     let entry = json!({"primary": "*.contoso.com", "storage": "default", "trust_group": "T1"});
     let init = json!({"name": "Cluster-R", "cap": "r-broker-cap.contoso.com"});
@@ -21,6 +21,7 @@ async fn every_route_reaches_its_operation() {
     let network = json!({"adapter": "eth0", "addresses": ["10.9.0.5/24"], "gateways": [], "dns": []});
     let clear = json!({"adapter": "eth0", "families": ["ipv4"]});
     let rule = json!({"peer": "p.contoso.com", "from": "10.1.0.0/16", "to": "10.9.0.0/16"});
+    let verify = json!({"point": 5, "wait_seconds": null});
     let none = Value::Null;
     let routes = [
         ("GET", "/v1/cluster", none.clone(), "cluster_status", none.clone()),
@@ -67,6 +68,7 @@ async fn every_route_reaches_its_operation() {
         ("DELETE", "/v1/vms/a/statistics", none.clone(), "vm_reset_statistics", json!("a")),
         ("GET", "/v1/vms/a/points", none.clone(), "point_list", json!("a")),
         ("POST", "/v1/vms/a/seed", seed.clone(), "vm_seed", json!(["a", seed])),
+        ("POST", "/v1/vms/a/points/verify", verify.clone(), "point_verify", json!(["a", verify])),
         ("POST", "/v1/vms/a/points/export", export.clone(), "point_export", json!(["a", export])),
         ("GET", "/v1/vms/a/network", none.clone(), "network_show", json!("a")),
         ("PUT", "/v1/vms/a/network", network.clone(), "network_set", json!(["a", network])),

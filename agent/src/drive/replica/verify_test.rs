@@ -1,0 +1,190 @@
+//! Damage in a replica's files: found, named for each point that shows it, and repaired out of a second copy.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+
+use landfall_proto::Refusal;
+use landfall_proto::id::{DiskTarget, UnixMillis};
+use landfall_proto::message::control::PointState;
+use landfall_proto::message::data::Tip;
+
+use super::repair::LeafSource;
+use super::test_primary::{Primary, VM, check_points, epochs, exported, listed};
+use super::*;
+use crate::drive::image::durable;
+use crate::drive::image::test_disk::random_bytes;
+
+/// Two copies of one replica with four points, each of which changes a leaf of its own.
+struct Pair {
+    folder: tempfile::TempDir,
+    primary: Primary,
+    one: ReplicaStore,
+    two: ReplicaStore,
+}
+
+fn pair() -> Pair {
+    let folder = tempfile::tempdir().unwrap();
+    let mut primary = Primary::new(&folder.path().join("scratch"), &[1_000_000, 100_001], 21);
+    primary.disks[0].1.copy_from_slice(&random_bytes(1_000_000, 3));
+    let open = |name: &str| {
+        let mut store = ReplicaStore::open(&folder.path().join(name), VM).unwrap();
+        store.set_recovery_points(5).unwrap();
+        store
+    };
+    let (mut one, mut two) = (open("one"), open("two"));
+    for round in 0..4_usize {
+        primary.disks[0].1[round * 65_536..][..4096].copy_from_slice(&random_bytes(4096, round as u64));
+        primary.replicate(&mut one).unwrap();
+        primary.sequence -= 1;
+        primary.replicate(&mut two).unwrap();
+    }
+    assert_eq!(
+        one.manifest().points.iter().map(|point| point.root).collect::<Vec<_>>(),
+        two.manifest().points.iter().map(|point| point.root).collect::<Vec<_>>()
+    );
+    Pair { folder, primary, one, two }
+}
+
+/// Flips a bit of the bytes that the disk has at `offset`, in the file `name`.
+fn flip(folder: &Path, name: &str, content: &[u8]) {
+    let path = folder.join(name);
+    let bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(content.len()).position(|window| window == content).unwrap();
+    durable::set_read_only(&path, false).unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    file.write_all_at(&[content[0] ^ 4], at as u64).unwrap();
+    durable::set_read_only(&path, true).unwrap();
+}
+
+fn examine(store: &mut ReplicaStore, sequence: u64) -> Vec<u64> {
+    let pinned = store.pin(Some(sequence)).unwrap();
+    let damage = pinned.examine(&mut |_| Ok(())).unwrap();
+    let entry = pinned.entry().clone();
+    drop(pinned);
+    store.take_examined(&entry, UnixMillis(99), &damage).unwrap()
+}
+
+fn states(store: &ReplicaStore) -> Vec<(u64, PointState)> {
+    store.points().iter().map(|point| (point.sequence, point.state)).collect()
+}
+
+/// Another copy that does not have what belongs there.
+struct Liar;
+
+impl LeafSource for Liar {
+    fn leaf(&mut self, _: Tip, _: &DiskTarget, _: u64, length: u64) -> Result<Vec<u8>, Refusal> {
+        Ok(vec![7; length as usize])
+    }
+}
+
+/// Another copy of the replica.
+struct Other<'a>(&'a mut ReplicaStore);
+
+impl LeafSource for Other<'_> {
+    fn leaf(&mut self, point: Tip, disk: &DiskTarget, offset: u64, length: u64) -> Result<Vec<u8>, Refusal> {
+        self.0.pin(Some(point.sequence))?.leaf(point, disk, offset, length)
+    }
+}
+
+#[test]
+fn a_point_that_is_whole_is_proven_and_says_when() {
+    let Pair { folder, mut one, .. } = pair();
+    assert_eq!(examine(&mut one, 2), Vec::<u64>::new());
+    let verified = |store: &ReplicaStore| -> Vec<_> {
+        store.points().iter().map(|point| point.verified_at.map(|at| at.0)).collect()
+    };
+    assert_eq!(verified(&one), [None, Some(99), None, None]);
+    drop(one);
+    assert_eq!(verified(&ReplicaStore::open(&folder.path().join("one"), VM).unwrap()), [None, Some(99), None, None]);
+}
+
+#[test]
+fn a_flipped_bit_damages_the_points_that_show_it_and_no_others_and_is_repaired_from_another_copy() {
+    let Pair { folder, primary, mut one, mut two } = pair();
+    let path = folder.path().join("one");
+    // In the base, in what point 3 covers: points 1 and 2 show it.
+    let base = one.manifest().points[0].disks[0].file.clone();
+    flip(&path, &base, &primary.history[&1][0].1[2 * 65_536 + 100..][..64]);
+    assert_eq!(examine(&mut one, 4), Vec::<u64>::new(), "what point 4 shows is whole");
+    assert_eq!(examine(&mut one, 2), [1, 2]);
+    assert_eq!(
+        states(&one),
+        [(1, PointState::Damaged), (2, PointState::Damaged), (3, PointState::Listed), (4, PointState::Listed)]
+    );
+    let told = one.damage().unwrap();
+    assert!(told.contains("point 2 is damaged: disk vda, bytes 131072 to 196608"), "{told}");
+    assert_eq!(exported(&one, 2).unwrap_err().code, "damaged");
+    // In the overlay of point 2, in what nothing covers: points 2, 3 and 4, the head among them.
+    let overlay = one.manifest().points[1].disks[0].file.clone();
+    flip(&path, &overlay, &primary.history[&2][0].1[65_536 + 200..][..64]);
+    assert_eq!(examine(&mut one, 3), [2, 3, 4]);
+    assert!(one.manifest().doubted, "a damaged head is compared");
+    drop(one);
+    let mut one = ReplicaStore::open(&path, VM).unwrap();
+    assert_eq!(states(&one).iter().filter(|(_, state)| *state == PointState::Damaged).count(), 4);
+
+    // What does not have its hash is not believed.
+    assert_eq!(one.repair(&mut Liar).unwrap(), 0);
+    assert!(one.damage().is_some());
+
+    let pinned = one.pin(None).unwrap();
+    assert_eq!(one.repair(&mut Other(&mut two)).unwrap_err().code, "point_in_use");
+    drop(pinned);
+    assert_eq!(one.repair(&mut Other(&mut two)).unwrap(), 2);
+    assert_eq!((one.damage(), one.manifest().doubted), (None, false));
+    check_points(&one, &primary.history);
+    chain_test::check_with_qemu(&one);
+    for sequence in 1..=4 {
+        assert_eq!(examine(&mut one, sequence), Vec::<u64>::new());
+    }
+}
+
+#[test]
+fn a_damaged_head_is_compared_with_its_primary_and_the_next_point_is_whole() {
+    let Pair { folder, mut primary, mut one, .. } = pair();
+    let head = one.manifest().points[3].disks[0].file.clone();
+    flip(&folder.path().join("one"), &head, &primary.history[&4][0].1[3 * 65_536 + 100..][..64]);
+    assert_eq!(examine(&mut one, 4), [4]);
+    let standing = one.admit(&epochs(), &primary.specs(), &[]).unwrap();
+    assert!(standing.newest.is_none() && standing.comparable);
+    primary.write();
+    primary.replicate(&mut one).unwrap();
+    assert_eq!(examine(&mut one, 5), Vec::<u64>::new());
+    assert_eq!(exported(&one, 4).unwrap_err().code, "damaged", "the old point stays damaged, and says so");
+    for sequence in [1, 2, 3, 5] {
+        exported(&one, sequence).unwrap();
+    }
+}
+
+#[test]
+fn what_somebody_else_changed_is_noticed_before_anything_is_built_upon_it() {
+    let Pair { folder, mut primary, mut one, .. } = pair();
+    let path = folder.path().join("one");
+    for name in store::list(&layout::Layout::new(&path)).unwrap().iter().filter(|name| name.ends_with(".qcow2")) {
+        let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path.join(name)).unwrap());
+        assert_eq!(mode & 0o222, 0, "{name} can be written between two applications");
+    }
+    // Touched, and the same: nothing follows, and it is looked at once.
+    let head = one.manifest().points[3].disks[0].file.clone();
+    File::open(path.join(&head)).unwrap().set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap();
+    primary.write();
+    primary.replicate(&mut one).unwrap();
+    assert!(!one.manifest().doubted && one.doubt().is_none());
+    // Changed, where the change set that comes does not write.
+    let changed = primary.history[&5][0].1[10 * 65_536 + 9..][..64].to_vec();
+    let base = one.manifest().points[0].disks[0].file.clone();
+    flip(&path, &base, &changed);
+    primary.disks[0].1[0] ^= 1;
+    let newest = one.standing().newest;
+    let (set, extents) = primary.next_set(newest);
+    let refusal = test_primary::stage(&mut one, &set, &extents).unwrap_err();
+    assert_eq!(refusal.code, "base_mismatch", "{refusal}");
+    let doubt = one.doubt().unwrap();
+    assert!(doubt.contains(&base) && doubt.contains("disk vda"), "{doubt}");
+    assert_eq!(listed(&one).last(), Some(&5), "nothing was built upon it");
+    primary.replicate(&mut one).unwrap();
+    assert!(one.doubt().is_none());
+    let newest = listed(&one).last().copied().unwrap();
+    assert_eq!(examine(&mut one, newest), Vec::<u64>::new());
+}
