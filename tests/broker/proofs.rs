@@ -1,17 +1,14 @@
 //! Points an interval apart with the newest always the last change set, and points that are read back: whole, or damaged
 //! and said to be.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use landfall_kit::process::{Node, eventually};
 use serde_json::Value;
 
 use crate::stage::{
-    DISKS, LONG, SOON, WORK, check, enable, export, goes_on, join_up, newest, number, primaries, put, replicas,
-    testing, text, workload,
+    LONG, SOON, WORK, check, enable, export, flip, goes_on, join_up, newest, number, primaries, put, replicas, testing,
+    workload,
 };
 
 /// How far apart points are here: many change sets.
@@ -52,30 +49,6 @@ fn older_points_are_an_interval_apart_and_the_newest_is_always_the_last_change_s
     r.first().restart_agent();
     goes_on(r.first(), WORK);
     assert!(listed(r.first()).len() <= 5);
-}
-
-/// Flips a bit of `vda` in a file of the replica, where the guest never writes.
-fn flip(node: &Node) -> PathBuf {
-    let shown = node.cli(["vm", "show", WORK]);
-    let folder = node.storage_path().join(text(&shown["uuid"]));
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|file| {
-        let name = file.file_name().unwrap().to_string_lossy();
-        name.starts_with(DISKS[0].0) && name.ends_with(".qcow2")
-    });
-    files.sort();
-    let base = files.first().unwrap().clone();
-    // The harness fills the disk but for its second MiB.
-    let to = node.folder().join("before-the-flip");
-    export(node, WORK, None, &to).unwrap();
-    let content = std::fs::read(to.join("vda.raw")).unwrap()[5000..5064].to_vec();
-    let bytes = std::fs::read(&base).unwrap();
-    let at = bytes.windows(content.len()).position(|window| window == content).unwrap();
-    let mut mode = std::fs::metadata(&base).unwrap().permissions();
-    std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o644);
-    std::fs::set_permissions(&base, mode).unwrap();
-    File::options().write(true).open(&base).unwrap().write_all_at(&[content[0] ^ 1], at as u64).unwrap();
-    base
 }
 
 #[test]

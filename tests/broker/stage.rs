@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -204,4 +205,37 @@ pub fn service_has(node: &Node, revision: u64) {
         let found: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
         if found["revision"].as_u64() == Some(revision) { Ok(()) } else { Err(found["revision"].to_string()) }
     });
+}
+
+/// Flips a bit of `vda` in a file of the replica, where the guest never writes.
+pub fn flip(node: &Node) -> PathBuf {
+    let shown = node.cli(["vm", "show", WORK]);
+    let folder = node.storage_path().join(text(&shown["uuid"]));
+    // The harness fills the disk but for its second MiB.
+    let to = node.folder().join("before-the-flip");
+    let _ = fs::remove_dir_all(&to);
+    export(node, WORK, None, &to).unwrap();
+    let content = fs::read(to.join("vda.raw")).unwrap()[5000..5064].to_vec();
+    // A change set that was on its way may still be merged into its base, which takes another name then.
+    eventually(SOON, "the base to be there", || flip_base(&folder, &content).map_err(|error| error.to_string()))
+}
+
+fn flip_base(folder: &Path, content: &[u8]) -> std::io::Result<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let file = entry?.path();
+        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with(DISKS[0].0) && name.ends_with(".qcow2") {
+            files.push(file);
+        }
+    }
+    files.sort();
+    let base = files.first().cloned().ok_or(std::io::ErrorKind::NotFound)?;
+    let bytes = fs::read(&base)?;
+    let at = bytes.windows(content.len()).position(|window| window == content).ok_or(std::io::ErrorKind::NotFound)?;
+    let mut mode = fs::metadata(&base)?.permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o644);
+    fs::set_permissions(&base, mode)?;
+    fs::File::options().write(true).open(&base)?.write_all_at(&[content[0] ^ 1], at as u64)?;
+    Ok(base)
 }

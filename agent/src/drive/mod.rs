@@ -21,6 +21,7 @@ pub mod limits;
 pub mod loss;
 pub mod members;
 pub mod membership;
+pub mod mending;
 pub mod node;
 pub mod notices;
 pub mod operations;

@@ -1,7 +1,8 @@
 //! Reading points back and proving them: when somebody asks, before a failover, and slowly by itself.
 //!
-//! What is damaged is marked with every point that shows it, told as a critical event, and cannot be failed over to. A
-//! point is read beside replication, which goes on: it is pinned meanwhile.
+//! What is damaged is repaired out of another copy (`mending`); else it is marked with every point that shows it, told as a
+//! critical event, and cannot be failed over to. A point is read beside replication, which goes on: it is pinned meanwhile.
+//! Every node does so that has a copy.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -46,6 +47,8 @@ struct Proven {
     at: landfall_proto::id::UnixMillis,
     /// What is damaged, and which points; `None` where it is whole.
     damage: Option<String>,
+    /// What was damaged and is repaired.
+    repaired: Option<String>,
 }
 
 impl Reading {
@@ -57,7 +60,8 @@ impl Reading {
             bytes: self.bytes,
             read_bytes: self.read.load(Ordering::Relaxed),
             verified_at: ended.as_ref().filter(|proven| proven.damage.is_none()).map(|proven| proven.at),
-            damage: ended.and_then(|proven| proven.damage),
+            damage: ended.as_ref().and_then(|proven| proven.damage.clone()),
+            repaired: ended.and_then(|proven| proven.repaired),
         })
     }
 
@@ -126,7 +130,7 @@ impl Replicas {
     /// Whether a reading may go on: one that nobody waits for makes room for failovers, copies and exports.
     fn is_wanted(&self, vm: VmId, pace: Pace) -> Wanted {
         let state = self.node().state();
-        if state.replicas.get(&vm).is_none_or(|replica| replica.receiver() != self.node().me) {
+        if state.replicas.get(&vm).is_none_or(|replica| !replica.is_kept_at(self.node().me)) {
             return Wanted::Never;
         }
         let slow = matches!(pace, Pace::Slow(_));
@@ -140,6 +144,7 @@ impl Replicas {
         damage: Vec<crate::drive::replica::proofs::Damage>,
     ) -> Result<Proven, Refusal> {
         let (vm, at) = (replica.vm.id, self.node().outside.clock.wall());
+        let (repaired, damage) = self.mend_point(replica, point, damage).await?;
         let found: Vec<String> = damage.iter().take(3).map(ToString::to_string).collect();
         let store = self.store(replica).await?;
         let (mut guard, entry) = (store.lock_owned().await, point.clone());
@@ -150,14 +155,14 @@ impl Replicas {
         .await?;
         self.note(vm, replica.epoch, &guard);
         if found.is_empty() {
-            return Ok(Proven { at, damage: None });
+            return Ok(Proven { at, damage: None, repaired });
         }
         let points: Vec<String> = damaged.iter().map(u64::to_string).collect();
         let told = format!("{}; damaged points: {}", found.join("; "), points.join(", "));
         let event = format!("the replica of {} is damaged here: {told}", replica.vm.name);
         let event = Happening::critical("point_damaged", event).vm(vm).node(&self.node().name);
         self.node().events.record(event.with("points", &points.join(",")));
-        Ok(Proven { at, damage: Some(told) })
+        Ok(Proven { at, damage: Some(told), repaired })
     }
 
     /// Reads back what was not read for a while, one point at a time, slowly. Never ends.
@@ -190,7 +195,7 @@ impl Replicas {
 
     /// The points here that nobody else is busy with.
     fn scrubbable(&self, state: &State) -> Vec<Scrubbable> {
-        let mine = state.replicas.values().filter(|replica| replica.receiver() == self.node().me);
+        let mine = state.replicas.values().filter(|replica| replica.is_kept_at(self.node().me));
         let idle = mine.map(|replica| replica.vm.id).filter(|vm| !is_busy(state, *vm) && self.reader_count(*vm) == 0);
         idle.flat_map(|vm| self.scrubbable_of(vm)).collect()
     }

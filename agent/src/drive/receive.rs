@@ -33,6 +33,7 @@ use crate::drive::copies::{Pending, keep};
 use crate::drive::events::Happening;
 use crate::drive::handover;
 use crate::drive::image::extent;
+use crate::drive::mending;
 use crate::drive::node::Node;
 use crate::drive::pack::Unpacker;
 use crate::drive::replica::{Begun, Epochs, ReplicaStore, Standing};
@@ -128,6 +129,9 @@ impl Receiver {
             (Hello::Copy { vm, epoch }, Caller::Member { member }) => {
                 let asked = handover::Asked { to: member.id, vm, epoch };
                 Box::pin(handover::give(&self.node, &self.replicas, &self.pending, asked, send, receive)).await
+            }
+            (Hello::Leaves { vm }, Caller::Member { member }) => {
+                Box::pin(mending::give(&self.node, &self.replicas, (member.id, vm), send, receive)).await
             }
             (Hello::Pass(hello), Caller::Member { member }) => {
                 Box::pin(keep::keep(&self.node, &self.replicas, member.id, *hello, send, receive)).await

@@ -297,6 +297,12 @@ impl Replicas {
         lock(&self.readers).get(&vm).copied().unwrap_or(0)
     }
 
+    /// Whether a replica is known to have points in a state; not where it was not opened yet.
+    pub(super) fn has_points_in(&self, vm: VmId, wanted: PointState) -> bool {
+        let figures = lock(&self.figures);
+        figures.get(&vm).is_some_and(|figures| figures.points.iter().any(|point| point.state == wanted))
+    }
+
     /// The points of a replica that can be read back; none where it was not opened yet.
     pub(super) fn scrubbable_of(&self, vm: VmId) -> Vec<Scrubbable> {
         let figures = lock(&self.figures).get(&vm).cloned();

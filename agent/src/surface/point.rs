@@ -94,6 +94,8 @@ pub struct PointProof {
     pub read_bytes: u64,
     /// When it was found whole; null while it is being read.
     pub verified_at: Option<Utc>,
+    /// What was damaged and is repaired, out of which copies; null where nothing was.
+    pub repaired: Option<String>,
 }
 
 /// One exported disk.

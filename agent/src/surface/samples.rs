@@ -306,6 +306,7 @@ pub fn proof() -> PointProof {
         bytes: 4 << 30,
         read_bytes: 4 << 30,
         verified_at: Some(at()),
+        repaired: None,
     }
 }
 

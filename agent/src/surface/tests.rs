@@ -221,7 +221,7 @@ fn vms_and_points() {
         &samples::proof(),
         &json!({
             "uuid": samples::VM, "point": 5, "root": "cd".repeat(32), "bytes": 4_294_967_296_u64,
-            "read_bytes": 4_294_967_296_u64, "verified_at": "2025-11-22T18:42:41.250Z",
+            "read_bytes": 4_294_967_296_u64, "verified_at": "2025-11-22T18:42:41.250Z", "repaired": null,
         }),
     );
     golden(

@@ -39,6 +39,11 @@ pub enum Hello {
     },
     /// The holder passes change sets on to a node that has a copy: see [`super::pass`].
     Pass(Box<PassHello>),
+    /// A member that has a copy asks another one for parts of its points: see [`super::leaves`].
+    Leaves {
+        /// The VM.
+        vm: VmId,
+    },
 }
 
 /// The answer to [`Hello`].

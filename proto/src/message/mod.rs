@@ -6,5 +6,6 @@ pub mod broker;
 pub mod control;
 pub mod data;
 pub mod join;
+pub mod leaves;
 pub mod pass;
 pub mod point;

@@ -65,6 +65,8 @@ pub struct ProofFigures {
     pub read_bytes: u64,
     /// When it was found whole.
     pub verified_at: Option<UnixMillis>,
-    /// What was found damaged.
+    /// What was found damaged, and is.
     pub damage: Option<String>,
+    /// What was found damaged and repaired, out of which copies.
+    pub repaired: Option<String>,
 }

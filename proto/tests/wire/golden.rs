@@ -21,6 +21,7 @@ use landfall_proto::message::data::{
     ChangeSet, Content, CopyAnswer, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Packed, Staged, Tip, Welcome,
 };
 use landfall_proto::message::join::{self, Ask, Invitation, JoinAnswer, JoinRequest};
+use landfall_proto::message::leaves::{LeafAnswer, LeafRequest};
 use landfall_proto::message::pass::{PassAnswer, PassHello, PassRequest};
 use landfall_proto::model::{
     Adapter, AdapterKind, Addresses, Answer, AuthorizationEntry, Command, Departure, DepartureState, DiskSpec,
@@ -580,6 +581,7 @@ fn proof() -> ProofFigures {
         read_bytes: 1 << 20,
         verified_at: Some(UnixMillis(21)),
         damage: Some("disk vda, bytes 0 to 65536".into()),
+        repaired: Some("disk vda, bytes 65536 to 131072, out of the copy on r2".into()),
     }
 }
 
@@ -647,7 +649,8 @@ fn data_messages() {
         newest: tip(),
         staged: Some(tip()),
     };
-    check_all("data_hello", &[sending, Hello::Copy { vm: vm(), epoch: epoch(4) }, Hello::Pass(Box::new(passing))]);
+    let copying = Hello::Copy { vm: vm(), epoch: epoch(4) };
+    check_all("data_hello", &[sending, copying, Hello::Pass(Box::new(passing)), Hello::Leaves { vm: vm() }]);
     let staged = Some(Staged { tip: tip(), extents: 77 });
     let welcomes = [
         Welcome::Ready { newest: Some(tip()), staged, comparable: true, points: vec![point()], confirmed: true },
@@ -727,6 +730,13 @@ fn pass_messages() {
         PassAnswer::Refused(refusal()),
     ];
     check_all("pass_answer", &answers);
+}
+
+#[test]
+fn leaf_messages() {
+    let request = LeafRequest { point: tip(), disk: disk().target, offset: 1 << 30, length: 65_536 };
+    check("leaf_request", &[request]);
+    check_all("leaf_answer", &[LeafAnswer::Leaf((0..=255).collect()), LeafAnswer::Refused(refusal())]);
 }
 
 #[test]

@@ -106,6 +106,7 @@ impl Shown for PointProof {
             .fact("point", self.point)
             .fact("read", format!("{} of {}", bytes(self.read_bytes), bytes(self.bytes)))
             .fact("verified at", or_dash(self.verified_at))
+            .each("repaired", &self.repaired)
             .fact("root", self.root)
             .text()
     }

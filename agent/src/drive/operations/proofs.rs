@@ -48,6 +48,7 @@ pub async fn verify(control: &Control, vm: &VmSelector, request: PointVerify) ->
         bytes: figures.bytes,
         read_bytes: figures.read_bytes,
         verified_at: figures.verified_at.map(Into::into),
+        repaired: figures.repaired,
     })
 }
 

@@ -4,6 +4,8 @@
 //! base, whose tables are never written, the damaged cluster is written where it is. A crash leaves the damage or the
 //! repair. What another copy gives is believed by its hash alone.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use landfall_proto::Refusal;
 use landfall_proto::id::DiskTarget;
 use landfall_proto::message::data::Tip;
@@ -19,19 +21,72 @@ use super::store::ReplicaStore;
 use super::verify::wrong;
 use crate::drive::image::durable;
 use crate::drive::image::source::Readable;
-use crate::drive::image::tree::{self, LEAF_BYTES};
+use crate::drive::image::tree::{self, Hash, LEAF_BYTES};
+
+/// A leaf that is damaged here: what another copy is asked for, and how it is known when it comes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WantedLeaf {
+    /// A point that shows it.
+    pub point: Tip,
+    /// The disk.
+    pub disk: DiskTarget,
+    /// Its first byte.
+    pub offset: u64,
+    /// Its bytes.
+    pub length: u64,
+    /// The hash of what belongs there.
+    pub hash: Hash,
+    /// The size of the disk at the point, in bytes.
+    pub disk_bytes: u64,
+}
+
+impl WantedLeaf {
+    /// Whether `data` is what belongs there.
+    pub fn is(&self, data: &[u8]) -> bool {
+        data.len() as u64 == self.length && tree::data_hash(self.disk_bytes, self.offset, data) == self.hash
+    }
+}
 
 /// Somebody who may have the content of a point: another copy of the replica.
 pub trait LeafSource {
-    /// `length` bytes from `offset` on of a disk at a point. Whether they are right is for the caller to see. Blocks.
-    fn leaf(&mut self, point: Tip, disk: &DiskTarget, offset: u64, length: u64) -> Result<Vec<u8>, Refusal>;
+    /// The content of a leaf. Whether it is right is for the caller to see. Blocks.
+    fn leaf(&mut self, wanted: &WantedLeaf) -> Result<Vec<u8>, Refusal>;
 }
 
-/// A copy of the replica whose point is pinned here.
-impl LeafSource for PinnedPoint {
-    fn leaf(&mut self, point: Tip, disk: &DiskTarget, offset: u64, length: u64) -> Result<Vec<u8>, Refusal> {
-        let entry = self.entry().disk(disk).filter(|_| self.tip() == point);
-        let entry = entry.ok_or_else(|| Refusal::not_found("point", &point.sequence.to_string()))?;
+/// What came from other copies, by the hash of each leaf.
+#[derive(Debug, Default)]
+pub struct Fetched(BTreeMap<Hash, Vec<u8>>);
+
+impl Fetched {
+    /// Takes in what came for a leaf; whether it is what belongs there.
+    pub fn take(&mut self, wanted: &WantedLeaf, data: &[u8]) -> bool {
+        let right = wanted.is(data);
+        if right {
+            self.0.insert(wanted.hash, data.to_vec());
+        }
+        right
+    }
+
+    /// Whether a leaf has come.
+    pub fn has(&self, wanted: &WantedLeaf) -> bool {
+        self.0.contains_key(&wanted.hash)
+    }
+}
+
+impl LeafSource for Fetched {
+    fn leaf(&mut self, wanted: &WantedLeaf) -> Result<Vec<u8>, Refusal> {
+        self.0.get(&wanted.hash).cloned().ok_or_else(|| Refusal::not_found("leaf", &wanted.offset.to_string()))
+    }
+}
+
+impl PinnedPoint {
+    /// `length` bytes from `offset` on of a disk, as they are read: whoever asks has their hash. Blocks.
+    pub fn read_leaf(&self, disk: &DiskTarget, offset: u64, length: u32) -> Result<Vec<u8>, Refusal> {
+        let entry = self.entry().disk(disk).ok_or_else(|| Refusal::not_found("disk", disk.as_str()))?;
+        if u64::from(length) > LEAF_BYTES || offset.checked_add(length.into()).is_none_or(|end| end > entry.bytes) {
+            let remedy = "ask for 64 KiB at most, within the disk";
+            return Err(Refusal::invalid("length", &length.to_string(), remedy));
+        }
         let mut data = vec![0; length as usize];
         self.open(entry)?.read_at(offset, &mut data)?;
         Ok(data)
@@ -39,9 +94,42 @@ impl LeafSource for PinnedPoint {
 }
 
 impl ReplicaStore {
-    /// Repairs what is known to be damaged, as far as `source` gives what belongs there. Returns how many leaves were
-    /// repaired; what is left stays damaged. Refused while anything reads the replica. Blocks.
-    pub fn repair(&mut self, source: &mut dyn LeafSource) -> Result<u64, Refusal> {
+    /// The leaves of `damage` that a listed point shows wrong, at most `most` of them, the oldest point's first. Blocks.
+    pub fn wanted(&self, damage: &[Damage], most: usize) -> Result<Vec<WantedLeaf>, Refusal> {
+        let (mut wanted, mut seen) = (Vec::new(), BTreeSet::new());
+        for point in &self.manifest.points {
+            for part in wrong(self.layout(), point, damage)? {
+                for leaf in self.leaves_of(point, &part)? {
+                    if wanted.len() == most {
+                        return Ok(wanted);
+                    }
+                    if seen.insert(leaf.hash) {
+                        wanted.push(leaf);
+                    }
+                }
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// The leaves of a range, where it is known what they should be.
+    fn leaves_of(&self, point: &PointEntry, part: &Damage) -> Result<Vec<WantedLeaf>, Refusal> {
+        let Some(entry) = point.disk(&part.disk) else { return Ok(Vec::new()) };
+        let Some(leaves) = sound_leaves(self.layout(), entry) else { return Ok(Vec::new()) };
+        let (mut found, mut known) = (Vec::new(), leaves.hashes_from(part.start / LEAF_BYTES)?);
+        for leaf in part.start / LEAF_BYTES..part.end.min(entry.bytes).div_ceil(LEAF_BYTES) {
+            let (offset, length) = (leaf * LEAF_BYTES, tree::node_length(entry.bytes, LEAF_BYTES, leaf));
+            let Some(hash) = known.next_hash()? else { break };
+            let (point, disk, disk_bytes) = (point.tip(), part.disk.clone(), entry.bytes);
+            found.push(WantedLeaf { point, disk, offset, length, hash, disk_bytes });
+        }
+        Ok(found)
+    }
+
+    /// Repairs what is damaged in the ranges `damage`, as far as `source` gives what belongs there, in the files of every
+    /// listed point that shows it. Returns how many leaves were repaired; what is left stays damaged. Refused while
+    /// anything reads the replica. Blocks.
+    pub fn repair(&mut self, damage: &[Damage], source: &mut dyn LeafSource) -> Result<u64, Refusal> {
         if self.shared.has_pins() || self.applying.is_some() {
             return Err(Refusal::new(Class::Refused, "point_in_use", "the replica is being read or written")
                 .remedy("repair it when the export, copy or test that reads it has ended"));
@@ -49,40 +137,53 @@ impl ReplicaStore {
         let mut repaired = 0;
         // A point below shows what it shares with one above: the oldest first, and what that leaves.
         for point in self.manifest.points.clone() {
-            let damage = self.proofs.of(&point).map(|proof| proof.damage.clone()).unwrap_or_default();
-            for part in wrong(self.layout(), &point, &damage)? {
-                repaired += self.repair_part(&point, &part, source)?;
+            for part in wrong(self.layout(), &point, damage)? {
+                for leaf in self.leaves_of(&point, &part)? {
+                    // Another copy may be as damaged, or not have the point: that is no fault of this one.
+                    let Ok(data) = source.leaf(&leaf) else { continue };
+                    if leaf.is(&data) {
+                        repaired += u64::from(self.repair_leaf(&point, &leaf, data)?);
+                        // Its index may be of what was damaged.
+                        self.trusted.remove(&leaf.disk);
+                    }
+                }
             }
         }
-        self.settle_repaired()?;
+        self.settle_repaired(repaired > 0)?;
         Ok(repaired)
     }
 
-    fn repair_part(&mut self, point: &PointEntry, part: &Damage, source: &mut dyn LeafSource) -> Result<u64, Refusal> {
+    /// Writes the right content of a leaf into the file that has it; whether it was found.
+    fn repair_leaf(&mut self, point: &PointEntry, leaf: &WantedLeaf, data: Vec<u8>) -> Result<bool, Refusal> {
         let layout = self.layout().clone();
-        let Some(entry) = point.disk(&part.disk) else { return Ok(0) };
-        let Some(leaves) = sound_leaves(&layout, entry) else { return Ok(0) };
-        let Ok(names) = chain::chain(&layout, &entry.file) else { return Ok(0) };
-        let mut repaired = 0;
-        for leaf in part.start / LEAF_BYTES..part.end.div_ceil(LEAF_BYTES) {
-            let (offset, length) = (leaf * LEAF_BYTES, tree::node_length(entry.bytes, LEAF_BYTES, leaf));
-            let wanted = leaves.read(leaf, 1)?.first().copied();
-            // Another copy may be as damaged, or not have the point: that is no fault of this one.
-            let Ok(data) = source.leaf(point.tip(), &part.disk, offset, length) else { continue };
-            if data.len() as u64 != length || wanted != Some(tree::data_hash(entry.bytes, offset, &data)) {
-                continue;
+        let Some(entry) = point.disk(&leaf.disk) else { return Ok(false) };
+        let Ok(names) = chain::chain(&layout, &entry.file) else { return Ok(false) };
+        let mut owner = names.len() - 1;
+        for (at, name) in names[..names.len() - 1].iter().enumerate() {
+            if OwnClusters::open(&layout.path(name))?.run_at(leaf.offset)?.0 {
+                owner = at;
+                break;
             }
-            let mut owner = names.len() - 1;
-            for (at, name) in names[..names.len() - 1].iter().enumerate() {
-                if OwnClusters::open(&layout.path(name))?.run_at(offset)?.0 {
-                    owner = at;
-                    break;
-                }
-            }
-            self.write_repaired(&names[owner..], entry.bytes, &Patch { offset, data })?;
-            repaired += 1;
         }
-        Ok(repaired)
+        self.write_repaired(&names[owner..], entry.bytes, &Patch { offset: leaf.offset, data })?;
+        Ok(true)
+    }
+
+    /// All that is known to be damaged, of whichever point.
+    pub fn known_damage(&self) -> Vec<Damage> {
+        let proofs = self.manifest.points.iter().filter_map(|point| self.proofs.of(point));
+        let mut damage: Vec<Damage> = proofs.flat_map(|proof| proof.damage.clone()).collect();
+        damage.sort_by(|one, other| (&one.disk, one.start, one.end).cmp(&(&other.disk, other.start, other.end)));
+        damage.dedup();
+        damage
+    }
+
+    /// What is left of `damage` at a point; all of it where the point is listed no more. Blocks.
+    pub fn left_of(&self, point: &PointEntry, damage: Vec<Damage>) -> Result<Vec<Damage>, Refusal> {
+        match self.manifest.points.iter().find(|listed| listed.tip() == point.tip()) {
+            Some(listed) => wrong(self.layout(), listed, &damage),
+            None => Ok(damage),
+        }
     }
 
     /// Puts `patch` into the topmost of `names`, a chain down to its base.
@@ -105,8 +206,8 @@ impl ReplicaStore {
     }
 
     /// Looks again at all that was damaged, and takes in what is right now. A head that was in doubt for nothing else is
-    /// in doubt no more once it is whole.
-    fn settle_repaired(&mut self) -> Result<(), Refusal> {
+    /// in doubt no more once it is whole; one that was found to be changed is read through for that.
+    fn settle_repaired(&mut self, repaired: bool) -> Result<(), Refusal> {
         let layout = self.layout().clone();
         let was_damaged = |store: &Self| {
             store
@@ -123,8 +224,8 @@ impl ReplicaStore {
         }
         self.note_stamps()?;
         self.proofs.save(&layout)?;
-        if before && !was_damaged(self) && self.manifest.doubted {
-            self.manifest.doubted = false;
+        if repaired && self.manifest.doubted && !was_damaged(self) && (before || self.verify_newest().is_ok()) {
+            (self.manifest.doubted, self.doubt) = (false, None);
             self.save()?;
         }
         Ok(())

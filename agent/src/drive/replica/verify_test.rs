@@ -5,11 +5,10 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use landfall_proto::Refusal;
-use landfall_proto::id::{DiskTarget, UnixMillis};
+use landfall_proto::id::UnixMillis;
 use landfall_proto::message::control::PointState;
-use landfall_proto::message::data::Tip;
 
-use super::repair::LeafSource;
+use super::repair::{Fetched, LeafSource, WantedLeaf};
 use super::test_primary::{Primary, VM, check_points, epochs, exported, listed};
 use super::*;
 use crate::drive::image::durable;
@@ -73,8 +72,8 @@ fn states(store: &ReplicaStore) -> Vec<(u64, PointState)> {
 struct Liar;
 
 impl LeafSource for Liar {
-    fn leaf(&mut self, _: Tip, _: &DiskTarget, _: u64, length: u64) -> Result<Vec<u8>, Refusal> {
-        Ok(vec![7; length as usize])
+    fn leaf(&mut self, wanted: &WantedLeaf) -> Result<Vec<u8>, Refusal> {
+        Ok(vec![7; wanted.length as usize])
     }
 }
 
@@ -82,8 +81,8 @@ impl LeafSource for Liar {
 struct Other<'a>(&'a mut ReplicaStore);
 
 impl LeafSource for Other<'_> {
-    fn leaf(&mut self, point: Tip, disk: &DiskTarget, offset: u64, length: u64) -> Result<Vec<u8>, Refusal> {
-        self.0.pin(Some(point.sequence))?.leaf(point, disk, offset, length)
+    fn leaf(&mut self, wanted: &WantedLeaf) -> Result<Vec<u8>, Refusal> {
+        self.0.pin(Some(wanted.point.sequence))?.read_leaf(&wanted.disk, wanted.offset, wanted.length as u32)
     }
 }
 
@@ -125,13 +124,21 @@ fn a_flipped_bit_damages_the_points_that_show_it_and_no_others_and_is_repaired_f
     assert_eq!(states(&one).iter().filter(|(_, state)| *state == PointState::Damaged).count(), 4);
 
     // What does not have its hash is not believed.
-    assert_eq!(one.repair(&mut Liar).unwrap(), 0);
+    let known = one.known_damage();
+    assert_eq!(one.repair(&known, &mut Liar).unwrap(), 0);
     assert!(one.damage().is_some());
 
     let pinned = one.pin(None).unwrap();
-    assert_eq!(one.repair(&mut Other(&mut two)).unwrap_err().code, "point_in_use");
+    assert_eq!(one.repair(&known, &mut Other(&mut two)).unwrap_err().code, "point_in_use");
     drop(pinned);
-    assert_eq!(one.repair(&mut Other(&mut two)).unwrap(), 2);
+    // As it is done over the network: what is wanted is asked for first, and believed by its hash alone.
+    let (wanted, mut fetched) = (one.wanted(&known, 10).unwrap(), Fetched::default());
+    assert_eq!((wanted.len(), one.wanted(&known, 1).unwrap().len()), (2, 1));
+    for leaf in &wanted {
+        assert!(!fetched.take(leaf, &vec![7; leaf.length as usize]) && !fetched.has(leaf));
+        assert!(fetched.take(leaf, &Other(&mut two).leaf(leaf).unwrap()) && fetched.has(leaf));
+    }
+    assert_eq!(one.repair(&known, &mut fetched).unwrap(), 2);
     assert_eq!((one.damage(), one.manifest().doubted), (None, false));
     check_points(&one, &primary.history);
     chain_test::check_with_qemu(&one);

@@ -19,12 +19,13 @@ use crate::vm_service::{Registration, VmRole};
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 impl Replicas {
-    /// Keeps the VM service's registrations in step with the committed state, and reads points back, as long as there is a
+    /// Keeps the VM service's registrations in step with the committed state, reads points back and repairs them, as long as there is a
     /// committed state.
     pub async fn run(self) {
-        let scrubbing = self.clone();
+        let (scrubbing, mending) = (self.clone(), self.clone());
         tokio::select! {
             () = scrubbing.scrub() => {}
+            () = mending.mend_all() => {}
             () = self.keep_registered() => {}
         }
     }

@@ -1,0 +1,95 @@
+//! Damage in a replica's files on one node: found, named, repaired out of the other copy; and where both are damaged, said.
+
+use landfall_kit::process::{Node, eventually};
+use serde_json::{Value, json};
+
+use crate::pair::{other, reasons, replicated};
+use crate::stage::{LONG, WORK, check, export, flip, goes_on, holder, newest, replicas};
+
+fn states(node: &Node) -> Vec<Value> {
+    let points = node.cli(["point", "list", WORK]);
+    points.as_array().unwrap().iter().map(|point| point["state"].clone()).collect()
+}
+
+fn events(node: &Node) -> String {
+    node.call(["event", "tail", "--recent", "1000", "--no-follow"]).stdout
+}
+
+/// Waits until both nodes list the newest point, with nothing taken any more.
+fn settled(node: &Node) -> u64 {
+    eventually(LONG, "every point to be on both", || {
+        let points = node.try_cli(["point", "list", WORK]).map_err(|failure| failure.to_string())?;
+        let both = points.as_array().unwrap().iter().all(|point| point["copies"] == json!(["r1", "r2"]));
+        if both { newest(node, WORK) } else { Err(points.to_string()) }
+    })
+}
+
+#[test]
+fn a_flipped_bit_is_repaired_out_of_the_other_copy_and_where_both_have_one_the_points_are_damaged() {
+    let r = replicas().node("r1").node("r2").witness("rw").start();
+    let p = replicated(&r, 2);
+    let held = r.node(&holder(r.first(), WORK));
+    let second = other(&r, held.name());
+    // While nothing is taken, so that only reading finds it.
+    held.cli(["vm", "pause", WORK]);
+    let head = settled(held);
+
+    flip(held);
+    let proof = held.cli(["point", "verify", WORK, "--wait"]);
+    let repaired = proof["repaired"].as_str().unwrap_or_default();
+    assert!(repaired.contains("disk vda, bytes 0 to 65536") && repaired.contains(second.name()), "{proof}");
+    assert!(proof["verified_at"].is_string() && proof["point"] == head, "{proof}");
+    assert!(states(held).iter().all(|state| state == "listed"), "{:?}", states(held));
+    assert!(events(held).contains("point_repaired") && !events(held).contains("point_damaged"), "{}", events(held));
+    let again = held.cli(["point", "verify", WORK, "--wait"]);
+    assert!(again["repaired"].is_null() && again["verified_at"].is_string(), "it is whole on the disk, too: {again}");
+
+    // The node with the second copy reads by itself what somebody touched, and asks the holder.
+    flip(second);
+    held.cli(["settings", "set", "scrub_rate=1000"]);
+    second.restart_agent();
+    eventually(LONG, "the second copy to be repaired", || {
+        let _ = held.try_cli(["point", "list", WORK]);
+        let told = events(second);
+        if told.contains("point_repaired") { Ok(()) } else { Err(told) }
+    });
+    held.cli(["vm", "resume", WORK]);
+    goes_on(held, WORK);
+    let shown = p.first().cli(["vm", "show", WORK]);
+    assert_eq!(shown["in_sync"], json!(["r1", "r2"]), "a repaired copy keeps its place");
+    assert_ne!(shown["compared"]["code"], "doubted", "nothing had to be compared: {shown}");
+    every_point_restores(held);
+
+    // Both, at the same place.
+    held.cli(["vm", "pause", WORK]);
+    settled(held);
+    flip(second);
+    flip(held);
+    let failure = held.try_cli(["point", "verify", WORK, "--wait"]).unwrap_err();
+    assert_eq!((failure.exit, failure.code.as_str()), (1, "damaged"), "{failure}");
+    assert!(failure.message.contains("disk vda, bytes 0 to 65536"), "{failure}");
+    assert!(states(held).iter().all(|state| state == "damaged"), "all of them show it: {:?}", states(held));
+    assert!(reasons(held).contains(&"point_damaged".to_owned()), "{:?}", reasons(held));
+    assert_eq!(held.cli(["vm", "show", WORK])["health"], "critical");
+    let failure = held.try_cli(["failover", "test", WORK]).unwrap_err();
+    assert_eq!((failure.exit, failure.code.as_str()), (3, "damaged"), "{failure}");
+
+    // The primary has what belongs there.
+    held.cli(["vm", "resume", WORK]);
+    eventually(LONG, "a point after the damaged ones that is whole", || {
+        newest(held, WORK)?;
+        held.try_cli(["point", "verify", WORK, "--wait"]).map_err(|failure| failure.to_string())
+    });
+    eventually(LONG, "both copies", || {
+        let shown = p.first().cli(["vm", "show", WORK])["in_sync"].clone();
+        if shown == json!(["r1", "r2"]) { Ok(()) } else { Err(shown.to_string()) }
+    });
+    goes_on(held, WORK);
+    p.first().cli(["vm", "pause", WORK]);
+}
+
+fn every_point_restores(node: &Node) {
+    let to = node.folder().join("restored");
+    export(node, WORK, None, &to).unwrap();
+    check(node, &to);
+}
