@@ -19,11 +19,12 @@ use tokio::sync::watch;
 pub use facts::{Facts, StorageFacts, VmServiceFacts};
 pub use transport::{GossipInbox, GossipLinks};
 
-/// Time between two rounds. With the same value as the detector's prior a silent node is suspected after about one
-/// second (facts of the measured table: 200 ms took 0.8-1.0 s).
-pub const GOSSIP_INTERVAL: Duration = Duration::from_millis(250);
+/// Time between two rounds. With the same value as the detector's prior a silent node is suspected after about two
+/// seconds, from when `node_down_after` counts. Rounds are most of what an idle agent does: twice as many find a death one
+/// second earlier, and take twice the processor time for it (docs/benchmark.md, idle).
+pub const GOSSIP_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How improbable a silence must be. Eight is chitchat's default; with the interval above it means about a second.
+/// How improbable a silence must be. Eight is chitchat's default; with the interval above it means about two seconds.
 const PHI: f64 = 8.0;
 
 /// The longest pause between heartbeats that the detector takes for normal.
