@@ -11,7 +11,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use landfall_proto::id::{DiskTarget, Epoch, Fqdn, Revision, StorageName, VmId};
 use landfall_proto::message::control::Consistency;
-use landfall_proto::model::VmSpec;
+use landfall_proto::model::{PromotionId, VmSpec};
 use landfall_proto::{Class, Refusal};
 use serde::{Deserialize, Serialize};
 
@@ -43,8 +43,21 @@ pub trait VmService: Send + Sync + 'static {
     /// failover.
     async fn lock(&self, vm: VmId, locked: bool) -> Result<(), Refusal> {
         let _ = (vm, locked);
-        Err(Refusal::new(Class::Refused, "not_supported", "this VM service cannot keep a VM from being started")
-            .remedy("use a VM service that implements VmService::lock"))
+        Err(not_supported("keep a VM from being started", "VmService::lock"))
+    }
+
+    /// Makes a VM that a failover runs here one of this node's own, whether it runs or not: its images and its command stay,
+    /// and from now on it is started by being found, like any. Repeating it is harmless.
+    async fn adopt(&self, vm: VmId) -> Result<(), Refusal> {
+        let _ = vm;
+        Err(not_supported("make a failed-over VM its own", "VmService::adopt"))
+    }
+
+    /// Forgets a VM of this node that is off, because it runs elsewhere since the promotion `id`. Its images stay, and its
+    /// description under another name. Repeating it is harmless.
+    async fn retire(&self, vm: VmId, id: PromotionId) -> Result<(), Refusal> {
+        let _ = (vm, id);
+        Err(not_supported("set a VM aside", "VmService::retire"))
     }
 
     /// Stops a VM.
@@ -62,6 +75,11 @@ pub trait VmService: Send + Sync + 'static {
 
     /// The storage locations for replicas, with their room.
     async fn storage(&self) -> Result<Vec<StorageReport>, Refusal>;
+}
+
+fn not_supported(what: &str, call: &str) -> Refusal {
+    Refusal::new(Class::Refused, "not_supported", format!("this VM service cannot {what}"))
+        .remedy(format!("use a VM service that implements {call}"))
 }
 
 /// The replication settings at one revision, as a VM service gets them.

@@ -22,7 +22,7 @@ use crate::limits::{
     RETRY_WAIT_MAX,
 };
 use crate::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
-use crate::model::{Frequency, VmSpec};
+use crate::model::{Frequency, PromotionId, VmSpec};
 use crate::refusal::{Class, Refusal};
 use crate::seam::Random;
 use crate::transport::lock;
@@ -38,6 +38,8 @@ pub struct Wish {
     pub recovery_points: u8,
     /// The epoch at which the node placed earlier did not answer, where nothing was acknowledged yet.
     pub instead_of: Option<Epoch>,
+    /// The promotion under which the primary runs; `None` for a VM as it was first enabled.
+    pub lineage: Option<PromotionId>,
 }
 
 /// The answer to a probe.
@@ -133,10 +135,10 @@ impl BrokerClient {
 
     /// Finds a node for a replica; where there is one already, that is the answer.
     pub async fn place(&self, wish: Wish, deadline: Duration) -> Result<(Location, Vec<PassedOver>), Refusal> {
-        let Wish { vm, frequency, recovery_points, instead_of } = wish;
+        let Wish { vm, frequency, recovery_points, instead_of, lineage } = wish;
         let id = vm.id;
         let make = |request| {
-            let place = Place { request, vm: vm.clone(), frequency, recovery_points, instead_of };
+            let place = Place { request, vm: vm.clone(), frequency, recovery_points, instead_of, lineage };
             BrokerRequest::Place(Box::new(place))
         };
         self.change(make, deadline, |answer| match answer {

@@ -14,6 +14,10 @@ pub const PEERS: usize = 256;
 pub const REPLICAS: usize = 8192;
 /// VMs of a cluster that are replicated elsewhere.
 pub const PRIMARIES: usize = 8192;
+/// VMs that came here by a failover and are replicated neither way any more: each keeps its lineage.
+pub const DETACHED: usize = 1024;
+/// Branches of a VM that were dropped and are remembered: a word of one of them may come late, seconds and not months.
+pub const DROPPED_BRANCHES: usize = 64;
 /// Stopped VMs that one answer names: 17 bytes each, in a control frame of 64 KiB.
 pub const STOPPED_LISTED: usize = 2048;
 /// Hand-overs between clusters whose answer is remembered, one for each VM and its primary's cluster.

@@ -35,6 +35,7 @@ fn a_place_that_is_asked_once_is_answered_by_the_next_owner() {
         frequency: Frequency::HalfMinute,
         recovery_points: 1,
         instead_of: None,
+        lineage: None,
     };
     lost.lose();
     let begun = Instant::now();

@@ -6,8 +6,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod aftermath;
+mod difference;
 mod network;
+mod pinned;
 mod planned;
+mod reverse;
 mod seed;
 mod stage;
 mod test;

@@ -14,11 +14,13 @@ pub const WORK: &str = "VirtualMachine_Workload";
 /// The program under test.
 pub const LANDFALL: &str = env!("CARGO_BIN_EXE_landfall");
 
-const R_CAP: &str = "r-broker-cap.contoso.test";
+pub const R_CAP: &str = "r-broker-cap.contoso.test";
 const P_CAP: &str = "p-broker-cap.contoso.test";
 /// Where the guest writes on each disk, and how much of it, over and over.
 const GUEST_OFFSET: &str = "1048576";
 const GUEST_LENGTH: &str = "131072";
+/// The bytes of all disks.
+pub const DISKS_BYTES: u64 = (20 << 20) + 3 * 512;
 /// The disks and their sizes.
 const DISKS: [(&str, u64); 2] = [("vda", 16 << 20), ("vdb", (4 << 20) + 3 * 512)];
 
@@ -44,7 +46,8 @@ pub fn workload(script: &str) -> VmFolder {
 
 /// The replica's cluster and the primary's, paired; the VM runs at p1 and is not replicated.
 pub fn paired(r_nodes: &[&str], vm: &VmFolder) -> (Cluster, Cluster, PathBuf) {
-    let r = r_nodes.iter().fold(Cluster::of(LANDFALL, "Cluster-R", R_CAP), |cluster, node| cluster.node(node)).start();
+    let r = Cluster::of(LANDFALL, "Cluster-R", R_CAP);
+    let r = r_nodes.iter().fold(r, |cluster, node| cluster.spec(quick(node))).start();
     let p = Cluster::of(LANDFALL, "Cluster-P", P_CAP).spec(quick("p1")).start();
     pair(&p, &r);
     r.first().cli(["settings", "set", "replication_enabled=true"]);
@@ -160,4 +163,28 @@ pub fn run_images(node: &Node, kind: &str) -> Vec<PathBuf> {
 /// The node of a cluster that a failover names.
 pub fn node_of<'a>(cluster: &'a Cluster, status: &Value) -> &'a Node {
     cluster.node(status["node"].as_str().expect("a node"))
+}
+
+/// Lets a cluster keep replicas of another one's VMs.
+pub fn authorize(node: &Node, primary: &str) {
+    node.cli(["settings", "set", "replication_enabled=true"]);
+    node.cli(["authorization", "add", primary, "--storage", "default"]);
+}
+
+/// Waits until the VM has this part at a node's cluster.
+pub fn is(node: &Node, role: &str) -> Value {
+    eventually(LONG, &format!("the VM to be a {role} at {}", node.name()), || {
+        let shown = node.try_cli(["vm", "show", WORK]).map_err(|failure| failure.to_string())?;
+        if shown["role"] == role { Ok(shown) } else { Err(shown.to_string()) }
+    })
+}
+
+/// Gives the command again until it is taken: an agent that was just killed answers nothing, and one that has taken it before
+/// says so.
+pub fn insist(node: &Node, verb: &[&str], taken: &[&str]) {
+    eventually(LONG, &format!("{} to take {verb:?}", node.name()), || match failover(node, verb) {
+        Ok(_) => Ok(()),
+        Err(failure) if taken.contains(&failure.code.as_str()) => Ok(()),
+        Err(failure) => Err(failure.to_string()),
+    });
 }

@@ -38,13 +38,13 @@ fn a_lost_primary_goes_on_at_the_replica_and_can_be_taken_back_until_it_is_final
     refused(r1, &["unplanned", WORK, "--yes"], "failed_over");
     refused(r1, &["test", WORK], "failed_over");
 
-    // The old primary is back, and runs: what it sends is refused.
+    // The old primary is back: two branches, and nothing is sent.
     p1.start();
     p1.wait_ready();
-    eventually(LONG, "the old primary to be told", || {
-        let shown = p1.try_cli(["vm", "show", WORK]).map_err(|failure| failure.to_string())?;
-        if shown["fault"]["code"] == "failed_over" { Ok(()) } else { Err(shown.to_string()) }
-    });
+    let branched = at_step(p1, "branched");
+    assert_eq!(branched["branch"]["promotion"], begun["promotion"], "{branched}");
+    let shown = p1.cli(["vm", "show", WORK]);
+    assert_eq!((&shown["health"], &shown["state"]), (&"critical".into(), &"error".into()), "{shown}");
     let images = run_images(holder, "run");
     assert_eq!(holder.kill_with_argument("write"), 1);
     assert!(records(r1, &images[0]) >= before);

@@ -7,6 +7,7 @@ use landfall_proto::id::{DiskTarget, VmId};
 use landfall_proto::message::control::{Consistency, HandOffWish, Point, PointState};
 use landfall_proto::model::{
     Departure, DepartureState, FailoverStep, HandOff, Launch, Loss, PointName, Promotion, PromotionId, PromotionState,
+    Rival, Side,
 };
 
 use crate::decide::health::Verdict;
@@ -68,10 +69,25 @@ pub fn at_primary(vm: VmId, departure: Option<&Departure>, verdict: Verdict) -> 
 pub fn at_replica(vm: VmId, promotion: Option<&Promotion>, verdict: Verdict) -> Verdict {
     let Some(promotion) = promotion else { return verdict };
     let state = match promotion.state {
-        PromotionState::Completed => ReplicationState::FailedOver,
-        PromotionState::Running | PromotionState::Withdrawing => ReplicationState::FailedOverWaitingCompletion,
+        PromotionState::Completed | PromotionState::Reversing => ReplicationState::FailedOver,
+        PromotionState::Running | PromotionState::Withdrawing | PromotionState::Abandoning => {
+            ReplicationState::FailedOverWaitingCompletion
+        }
     };
     failed_over(vm, state, "it is failed over to this cluster, and not replicated back yet")
+}
+
+/// The verdict over a primary of which another cluster runs a branch: nothing is right until somebody has decided.
+pub fn at_branch(vm: VmId, rival: Option<&Rival>, verdict: Verdict) -> Verdict {
+    let Some(rival) = rival else { return verdict };
+    let mut reasons = Reasons::of(vm);
+    let (why, command) = match rival.keep {
+        None => ("and one must be chosen", format!("landfall failover resolve {vm} --keep here|there")),
+        Some(Side::Here) => ("which is being dropped", format!("landfall failover status {vm}")),
+        Some(Side::There) => ("which is kept", format!("landfall failover reverse {vm}  (at {})", rival.from)),
+    };
+    reasons.critical("branched", format!("{} runs a branch of it since a failover, {why}", rival.from), command);
+    reasons.verdict(ReplicationState::Error)
 }
 
 fn failed_over(vm: VmId, state: ReplicationState, reason: &str) -> Verdict {

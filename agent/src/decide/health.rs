@@ -315,6 +315,7 @@ mod tests {
     fn a_paused_replica_is_critical_and_a_sender_whose_clock_is_ahead_a_warning() {
         let paused = Replica { paused: Some(NOW), seeding: None, ..replica() };
         let holder = |taken_at| HolderFigures {
+            branches: Vec::new(),
             epoch: Epoch::from_number(4),
             points: vec![Point { taken_at: UnixMillis(taken_at), ..point(0, PointState::Listed) }],
             received: Default::default(),
@@ -344,6 +345,7 @@ mod tests {
     fn a_copy_that_could_be_had_and_is_not_complete_is_a_warning_and_one_that_could_not_be_is_none() {
         let one = Replica { seeding: None, ..replica() };
         let holder = HolderFigures {
+            branches: Vec::new(),
             epoch: Epoch::from_number(4),
             points: vec![point(5, PointState::Listed)],
             received: Default::default(),
@@ -367,6 +369,7 @@ mod tests {
     #[test]
     fn what_is_only_on_a_silent_node_is_not_counted_as_the_newest() {
         let holder = HolderFigures {
+            branches: Vec::new(),
             epoch: Epoch::from_number(4),
             points: vec![point(5, PointState::Unreachable)],
             received: Default::default(),

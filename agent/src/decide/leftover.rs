@@ -25,6 +25,8 @@ pub struct Files {
     pub registered: bool,
     /// Whether somebody reads them.
     pub in_use: bool,
+    /// Whether a branch is kept among them.
+    pub branches: bool,
 }
 
 /// Why files stay.
@@ -48,6 +50,8 @@ pub enum Keep {
     Registered,
     /// Somebody reads them.
     InUse,
+    /// A branch that gave way to another one is among them, which nobody removes but an operator.
+    Branch,
 }
 
 /// Why `files` on `me` stay whatever their age; `None` where they are superseded. `replica` is as committed.
@@ -62,6 +66,7 @@ pub fn kept_for(replica: Option<&Replica>, me: MemberId, files: Files) -> Option
         (files.epoch >= replica.epoch, Keep::NotOlder),
         (files.registered, Keep::Registered),
         (files.in_use, Keep::InUse),
+        (files.branches, Keep::Branch),
     ];
     reasons.into_iter().find_map(|(holds, reason)| holds.then_some(reason))
 }
@@ -112,7 +117,7 @@ mod tests {
         }
     }
 
-    const FILES: Files = Files { epoch: Epoch::from_number(10), registered: false, in_use: false };
+    const FILES: Files = Files { epoch: Epoch::from_number(10), registered: false, in_use: false, branches: false };
 
     #[test]
     fn only_what_another_holder_has_superseded_is_not_kept() {
@@ -139,6 +144,7 @@ mod tests {
         let replica = moved_on();
         assert_eq!(kept_for(Some(&replica), ME, Files { registered: true, ..FILES }), Some(Keep::Registered));
         assert_eq!(kept_for(Some(&replica), ME, Files { in_use: true, ..FILES }), Some(Keep::InUse));
+        assert_eq!(kept_for(Some(&replica), ME, Files { branches: true, ..FILES }), Some(Keep::Branch));
     }
 
     #[test]

@@ -222,6 +222,7 @@ pub async fn place(node: &Node, primary: &Fqdn, place: Place) -> Result<BrokerAn
             frequency: place.frequency,
             recovery_points: place.recovery_points,
             instead_of,
+            lineage: place.lineage,
         };
         // Only the first try is the client's request: a further one is a new decision of this owner.
         let request = (attempt == 0).then_some(place.request);

@@ -63,6 +63,7 @@ impl Site {
             frequency: Frequency::HalfMinute,
             recovery_points: 4,
             instead_of: None,
+            lineage: None,
         });
     }
 

@@ -9,7 +9,7 @@ use landfall_proto::trust::Caller;
 use landfall_proto::{Class, Refusal};
 use tokio::time::{Instant, timeout};
 
-use crate::drive::failover::{Failover, hand_off};
+use crate::drive::failover::{Failover, hand_off, sibling};
 use crate::drive::members::control_target;
 use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
@@ -64,6 +64,15 @@ impl Control {
                     hand_off::answer(self, cap, asked).await
                 }
                 ControlRequest::Runs(vm) => hand_off::runs(self, cap, vm).await,
+                ControlRequest::Return { vm, back, parent, check } => {
+                    sibling::keep(self, cap, vm, back, parent, check).await
+                }
+                ControlRequest::Branch { vm, id, parent, point } => {
+                    sibling::branch(self, cap, vm, id, parent, point).await
+                }
+                ControlRequest::Branches(vm) => sibling::branch_of(self, cap, vm),
+                ControlRequest::Abandon { vm, id, look } => sibling::abandon(self, cap, vm, id, look).await,
+                ControlRequest::GiveUp { vm, id } => sibling::give_up(self, cap, vm, id).await,
                 ControlRequest::Clock => ControlAnswer::Clock(self.node.outside.clock.wall()),
                 _ => ControlAnswer::Refused(not_for_peers()),
             },
@@ -101,6 +110,11 @@ impl Control {
             | ControlRequest::HandOff { .. }
             | ControlRequest::Runs(_)
             | ControlRequest::ReachBack
+            | ControlRequest::Return { .. }
+            | ControlRequest::Branch { .. }
+            | ControlRequest::Branches(_)
+            | ControlRequest::Abandon { .. }
+            | ControlRequest::GiveUp { .. }
             | ControlRequest::Resumed(_) => ControlAnswer::Refused(not_for_members()),
             ControlRequest::Clock => ControlAnswer::Clock(node.outside.clock.wall()),
             ControlRequest::Figures(vm) => ControlAnswer::Figures(Box::new(self.figures(vm).await)),
@@ -115,25 +129,33 @@ impl Control {
                 proof.map_or_else(ControlAnswer::Refused, ControlAnswer::Proof)
             }
             ControlRequest::Export { vm, point, folder } => {
-                match self.replicas.export(vm, point, folder.into()).await {
-                    Ok(exported) => ControlAnswer::Exported {
-                        node: node.name.clone(),
-                        point: exported.point,
-                        files: exported.files,
-                    },
-                    Err(refusal) => ControlAnswer::Refused(refusal),
-                }
+                let exported = self.replicas.export(vm, point, folder.into()).await;
+                let node = node.name.clone();
+                exported.map_or_else(ControlAnswer::Refused, |done| ControlAnswer::Exported {
+                    node,
+                    point: done.point,
+                    files: done.files,
+                })
             }
-            ControlRequest::Seed { vm, folder, import } => {
-                match seed::here(node, &self.replicas, vm, folder.into(), import).await {
-                    Ok(seeded) => ControlAnswer::Seeded {
-                        node: node.name.clone(),
-                        taken_at: seeded.taken_at,
-                        files: seeded.files(),
-                    },
-                    Err(refusal) => ControlAnswer::Refused(refusal),
-                }
+            ControlRequest::DropBranch { vm, id, look } => match self.replicas.drop_branch(vm, id, look).await {
+                Ok(true) => ControlAnswer::Done,
+                Ok(false) => ControlAnswer::Refused(Refusal::not_found("branch", &id.to_string())),
+                Err(refusal) => ControlAnswer::Refused(refusal),
+            },
+            ControlRequest::Difference { vm, from, to, limit } => {
+                let found = self.replicas.difference(vm, from, to, limit).await;
+                found.map_or_else(ControlAnswer::Refused, ControlAnswer::Difference)
             }
+            ControlRequest::Seed { vm, folder, import } => self.seed(vm, folder, import).await,
+        }
+    }
+
+    async fn seed(&self, vm: VmId, folder: String, import: bool) -> ControlAnswer {
+        match seed::here(&self.node, &self.replicas, vm, folder.into(), import).await {
+            Ok(seeded) => {
+                ControlAnswer::Seeded { node: self.node.name.clone(), taken_at: seeded.taken_at, files: seeded.files() }
+            }
+            Err(refusal) => ControlAnswer::Refused(refusal),
         }
     }
 

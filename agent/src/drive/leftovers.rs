@@ -19,6 +19,7 @@ use crate::drive::confirm;
 use crate::drive::events::Happening;
 use crate::drive::node::Node;
 use crate::drive::replica::Manifest;
+use crate::drive::replica::branch::branches_in;
 use crate::drive::replica::leftover::{REMOVED, clear, look, remove};
 use crate::drive::replicas::Replicas;
 use crate::drive::send::capture::blocking;
@@ -52,8 +53,8 @@ async fn sweep(node: &Node, replicas: &Replicas, superseded: &mut BTreeMap<VmId,
     let mut before = std::mem::take(superseded);
     for replica in state.replicas.values().filter(|replica| replica.receiver() != node.me) {
         let vm = replica.vm.id;
-        let Some(manifest) = found(replicas, replica).await else { continue };
-        if leftover::kept_for(Some(replica), node.me, files(node, replicas, vm, &manifest)).is_some() {
+        let Some((manifest, branches)) = found(replicas, replica).await else { continue };
+        if leftover::kept_for(Some(replica), node.me, files(node, replicas, vm, (&manifest, branches))).is_some() {
             continue;
         }
         let since = before.remove(&vm).unwrap_or(now);
@@ -61,7 +62,7 @@ async fn sweep(node: &Node, replicas: &Replicas, superseded: &mut BTreeMap<VmId,
         if !leftover::is_due(since, now) {
             continue;
         }
-        match discard(node, replicas, vm, manifest).await {
+        match discard(node, replicas, vm, (manifest, branches)).await {
             Ok(true) => drop(superseded.remove(&vm)),
             Ok(false) => {}
             Err(refusal) => tracing::warn!(%vm, %refusal, "superseded files not removed"),
@@ -69,28 +70,37 @@ async fn sweep(node: &Node, replicas: &Replicas, superseded: &mut BTreeMap<VmId,
     }
 }
 
-async fn found(replicas: &Replicas, replica: &Replica) -> Option<Manifest> {
+/// What is there, and whether a branch is among it.
+async fn found(replicas: &Replicas, replica: &Replica) -> Option<(Manifest, bool)> {
     let (folder, vm) = (replicas.folder(&replica.storage, replica.vm.id).ok()?, replica.vm.id);
-    blocking(move || Ok(look(&folder, vm))).await.ok().flatten()
+    blocking(move || Ok(look(&folder, vm).map(|manifest| (manifest, !branches_in(&folder).is_empty()))))
+        .await
+        .ok()
+        .flatten()
 }
 
-fn files(node: &Node, replicas: &Replicas, vm: VmId, manifest: &Manifest) -> Files {
+fn files(node: &Node, replicas: &Replicas, vm: VmId, (manifest, branches): (&Manifest, bool)) -> Files {
     let listed = node.vms.vms();
     // A VM service that says nothing may have it registered still.
     let unknown = listed.is_none();
     let has = listed.is_some_and(|vms| vms.iter().any(|seen| seen.vm.id == vm && seen.role == VmRole::Replica));
     let registered = unknown || has || node.registered.borrow().contains_key(&vm);
-    Files { epoch: manifest.epoch, registered, in_use: replicas.is_read(vm) }
+    Files { epoch: manifest.epoch, registered, in_use: replicas.is_read(vm), branches }
 }
 
 /// Removes files that are due, if they still are by what is committed now.
-async fn discard(node: &Node, replicas: &Replicas, vm: VmId, manifest: Manifest) -> Result<bool, Refusal> {
+async fn discard(
+    node: &Node,
+    replicas: &Replicas,
+    vm: VmId,
+    (manifest, branches): (Manifest, bool),
+) -> Result<bool, Refusal> {
     if !confirm::is_current(node).await {
         return Ok(false);
     }
     let state = node.state();
     let replica = state.replicas.get(&vm);
-    let kept = leftover::kept_for(replica, node.me, files(node, replicas, vm, &manifest));
+    let kept = leftover::kept_for(replica, node.me, files(node, replicas, vm, (&manifest, branches)));
     let Some(replica) = replica.filter(|_| kept.is_none()) else { return Ok(false) };
     let (epoch, points) = (manifest.epoch, manifest.points.len());
     let folder = replicas.folder(&replica.storage, vm)?;

@@ -66,8 +66,10 @@ pub async fn watch_over(node: Node, down: watch::Sender<DownSince>) {
             down: down.borrow().clone(),
             unable: storage.unable.clone(),
         };
-        // One that is failed over stays: its node, however silent, may run it.
-        for replica in state.replicas.values().filter(|replica| !state.promotions.contains(&replica.vm.id)) {
+        // One that is failed over stays: its node, however silent, may run it. One whose disks are still to be taken in stays
+        // where these are.
+        let stays = |vm| state.promotions.contains(vm) || state.returns.contains(vm);
+        for replica in state.replicas.values().filter(|replica| !stays(&replica.vm.id)) {
             let now = node.outside.clock.now();
             if let Some(rehome) = node_loss::rehome(replica, &nodes, patience, now) {
                 carry_out(&node, &state, replica, rehome, &notices).await;

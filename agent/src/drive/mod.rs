@@ -3,10 +3,12 @@
 pub mod api;
 pub mod applying;
 pub mod attach;
+mod branches;
 pub mod broker;
 pub mod confirm;
 pub mod control;
 pub mod copies;
+mod difference;
 pub mod directory;
 pub mod enrolment;
 pub mod events;

@@ -204,7 +204,7 @@ impl Replicas {
 /// Whether a failover or a copy is under way.
 fn is_busy(state: &State, vm: VmId) -> bool {
     let moving = state.replicas.get(&vm).is_some_and(|replica| replica.handover.is_some());
-    moving || state.promotions.contains(&vm) || state.tests.contains(&vm)
+    moving || state.promotions.contains(&vm) || state.returns.contains(&vm) || state.tests.contains(&vm)
 }
 
 /// What is to become of a reading.

@@ -41,7 +41,7 @@ pub type SharedStore = Arc<AsyncMutex<ReplicaStore>>;
 /// The replicas of this node.
 #[derive(Clone)]
 pub struct Replicas {
-    node: Node,
+    pub(super) node: Node,
     open: Arc<AsyncMutex<BTreeMap<VmId, SharedStore>>>,
     figures: Arc<Mutex<BTreeMap<VmId, HolderFigures>>>,
     /// Those that could not be opened: when that was tried last, and why not.
@@ -205,7 +205,8 @@ impl Replicas {
         lock(&self.suspects).insert(vm, store.suspects());
         let mut figures = lock(&self.figures);
         let received = figures.get(&vm).map(|figures| figures.received).unwrap_or_default();
-        figures.insert(vm, HolderFigures { epoch, points, received, fault, damage });
+        let branches = store.branches();
+        figures.insert(vm, HolderFigures { epoch, points, received, fault, damage, branches });
     }
 
     /// Counts what came for a replica: bytes of content, or of frames.
@@ -344,6 +345,7 @@ fn without_points(epoch: Epoch, fault: &Refusal) -> HolderFigures {
         received: Traffic::default(),
         fault: Some(fault.to_string()),
         damage: None,
+        branches: Vec::new(),
     }
 }
 

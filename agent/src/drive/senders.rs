@@ -182,7 +182,8 @@ impl Senders {
         for primary in state.primaries.values() {
             let vm = primary.vm.id;
             let released = state.departures.get(&vm).is_some_and(|departure| departure.state.released().is_some());
-            let free = primary.rivals.is_empty() && primary.stopped.is_none() && !released;
+            let free =
+                primary.rivals.is_empty() && primary.stopped.is_none() && !released && !state.rivals.contains(&vm);
             let mine = primary.sender == Some(self.node.me) && free;
             if !mine {
                 running.remove(&vm);
@@ -345,7 +346,8 @@ impl Senders {
         recovery_points: u8,
     ) -> Result<Location, Refusal> {
         let broker = self.broker(&self.node.state(), to)?;
-        let wish = Wish { vm: vm.clone(), frequency, recovery_points, instead_of: None };
+        let lineage = self.node.state().lineage(vm.id);
+        let wish = Wish { vm: vm.clone(), frequency, recovery_points, instead_of: None, lineage };
         let (at, passed_over) = broker.place(wish, BROKER_DEADLINE).await?;
         let told = passed_over.into_iter().map(|node| PassedOver { node: node.node, reason: node.reason }).collect();
         lock(&self.passed_over).insert(vm.id, told);

@@ -1,6 +1,7 @@
 //! Failover: what is asked for, what it would do, and how far it is.
 
-use landfall_proto::id::{NodeName, VmId};
+use landfall_proto::id::{Fqdn, NodeName, VmId};
+use landfall_proto::model::Side;
 use serde::{Deserialize, Serialize};
 
 use crate::surface::failure::ErrorBody;
@@ -22,6 +23,12 @@ pub enum FailoverAction {
     Complete,
     /// Takes a failover back; at the cluster where it was begun.
     Cancel,
+    /// Replicates the other way; at the cluster where the VM runs now.
+    Reverse,
+    /// Chooses between two branches; at either cluster.
+    Resolve,
+    /// Removes a branch that gave way; at the cluster that keeps it.
+    Discard,
 }
 
 /// `failover`: one of its verbs.
@@ -45,6 +52,12 @@ pub struct FailoverRequest {
     /// Begins from a point that nobody has read back without reading it first. For `test` and `unplanned` only.
     #[serde(default)]
     pub skip_verify: bool,
+    /// The branch to keep, as the asked cluster calls it. For `resolve` only.
+    #[serde(default)]
+    pub keep: Option<Side>,
+    /// The branch to remove, 32 hex digits. For `discard` only.
+    #[serde(default)]
+    pub branch: Option<String>,
     /// Only says what would be done.
     #[serde(default)]
     pub dry_run: bool,
@@ -75,7 +88,8 @@ pub struct FailoverStatus {
     /// Which one; null where there is none.
     pub kind: Option<FailoverWord>,
     /// How far it is: `none`; at the replica's cluster `preparing`, `starting`, `running`, `stopped`, `stopping`,
-    /// `completed`; at the primary's `stopping`, `sending`, `released`, `recalling`, `departed`.
+    /// `completed`, `reversing`, `abandoning`, `returning`; at the primary's `stopping`, `sending`, `released`, `recalling`,
+    /// `departed`, `branched`, `yielded`.
     pub step: String,
     /// Whether this cluster has the right to run the VM.
     pub right_to_run: bool,
@@ -95,10 +109,32 @@ pub struct FailoverStatus {
     pub node: Option<NodeName>,
     /// The VM that runs: for a test one of its own.
     pub run_vm: Option<VmId>,
+    /// The promotion that this one, or the VM, descends from; null for the VM as it was first enabled.
+    pub parent: Option<String>,
+    /// A branch of the VM that the other cluster runs.
+    pub branch: Option<FailoverBranch>,
+    /// Branches that gave way to another one and are kept here until an operator removes them, each a folder `branch-<id>`
+    /// of the replica: see `discard`.
+    pub branches: Vec<String>,
     /// Whether a test runs, beside whatever else is said here.
     pub test: bool,
     /// What went wrong, while it lasts.
     pub fault: Option<ErrorBody>,
+}
+
+/// A branch of a VM at the other cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailoverBranch {
+    /// Its promotion, 32 hex digits.
+    pub promotion: String,
+    /// The cluster that runs it.
+    pub at: Fqdn,
+    /// The point that it began with.
+    pub point: u64,
+    /// When this cluster learnt of it.
+    pub since: Utc,
+    /// Which branch is to be kept, once that is decided.
+    pub keep: Option<Side>,
 }
 
 /// The answer to `dry_run`.

@@ -184,6 +184,10 @@ impl Operations for Fake {
     async fn point_export(&self, vm: VmSelector, request: PointExport) -> Result<PointExported, Refusal> {
         self.called("point_export", (vm.to_string(), request), samples::exported())
     }
+    async fn point_diff(&self, vm: VmSelector, request: PointDiff) -> Result<PointDifference, Refusal> {
+        self.called("point_diff", (vm.to_string(), request), samples::difference())
+    }
+
     async fn point_verify(&self, vm: VmSelector, request: PointVerify) -> Result<PointProof, Refusal> {
         self.called("point_verify", (vm.to_string(), request), samples::proof())
     }

@@ -15,7 +15,7 @@ use super::failover::{FailoverAnswer, FailoverRequest, FailoverStatus};
 use super::network::{NetworkClear, NetworkMapAdd, NetworkMapRemove, NetworkMapRule, NetworkSet, NetworkStatus};
 use super::node::{NodeDetail, NodeRemoved, NodeStatus};
 use super::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
-use super::point::{PointExport, PointExported, PointProof, PointStatus, PointVerify};
+use super::point::{PointDiff, PointDifference, PointExport, PointExported, PointProof, PointStatus, PointVerify};
 use super::seed::{SeedRequest, Seeded};
 use super::settings::{Settings, SettingsEvent, SettingsRevision, SettingsSet};
 use super::token::{TokenCreate, TokenCreated, TokenId, TokenRevoked, TokenStatus};
@@ -130,6 +130,8 @@ pub trait Operations: Send + Sync + 'static {
 
     /// The recovery points of a VM, oldest first.
     async fn point_list(&self, vm: VmSelector) -> Result<Vec<PointStatus>, Refusal>;
+    /// Which bytes differ between two points.
+    async fn point_diff(&self, vm: VmSelector, request: PointDiff) -> Result<PointDifference, Refusal>;
     /// Writes the disks of a point as raw images.
     async fn point_export(&self, vm: VmSelector, request: PointExport) -> Result<PointExported, Refusal>;
     /// Reads a point back and compares it with its hashes.

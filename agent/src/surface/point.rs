@@ -40,6 +40,65 @@ impl From<Point> for PointStatus {
     }
 }
 
+/// `point diff`: which bytes differ between two points.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PointDiff {
+    /// One point.
+    pub from: u64,
+    /// The other.
+    pub to: u64,
+    /// Ranges to list at most, over all disks.
+    #[serde(default = "ranges_listed")]
+    pub limit: u32,
+}
+
+/// As many as fit a screen or two.
+pub const RANGES_LISTED: u32 = 100;
+
+fn ranges_listed() -> u32 {
+    RANGES_LISTED
+}
+
+/// The answer of `point diff`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointDifference {
+    /// The VM.
+    pub uuid: VmId,
+    /// One point.
+    pub from: u64,
+    /// The other.
+    pub to: u64,
+    /// The disks of either, by target.
+    pub disks: Vec<DiskDifference>,
+}
+
+/// What differs of one disk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskDifference {
+    /// The disk.
+    pub target: DiskTarget,
+    /// Its size at the one point; 0 where it was not there.
+    pub from_bytes: u64,
+    /// Its size at the other.
+    pub to_bytes: u64,
+    /// Bytes of the blocks of 4 KiB that differ.
+    pub differing_bytes: u64,
+    /// Where they are, in order.
+    pub ranges: Vec<ByteRange>,
+    /// Ranges that are not listed, but counted in `differing_bytes`.
+    pub left_out: u64,
+}
+
+/// Bytes of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByteRange {
+    /// Where they begin.
+    pub offset: u64,
+    /// How many there are.
+    pub bytes: u64,
+}
+
 /// `point export`: writes each disk of a point as one raw image into a folder of the machine that is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -324,6 +324,18 @@ pub fn exported() -> PointExported {
     }
 }
 
+pub fn difference() -> PointDifference {
+    let disk = DiskDifference {
+        target: name("vda"),
+        from_bytes: 4 << 30,
+        to_bytes: 4 << 30,
+        differing_bytes: 12_288,
+        ranges: vec![ByteRange { offset: 4096, bytes: 8192 }],
+        left_out: 1,
+    };
+    PointDifference { uuid: vm(), from: 4, to: 5, disks: vec![disk] }
+}
+
 pub fn seeded() -> Seeded {
     let files = exported().files;
     Seeded { uuid: vm(), action: SeedAction::Import, node: name("r1"), taken_at: at(), files }
@@ -392,6 +404,15 @@ pub fn failover_status() -> FailoverStatus {
         loss_bytes: Some(4096),
         node: Some(name("r1")),
         run_vm: Some(vm()),
+        parent: None,
+        branch: Some(FailoverBranch {
+            promotion: "0e".repeat(16),
+            at: name("r-broker-cap.contoso.com"),
+            point: 40,
+            since: at(),
+            keep: None,
+        }),
+        branches: vec!["0d".repeat(16)],
         test: false,
         fault: None,
     }

@@ -234,6 +234,20 @@ fn vms_and_points() {
 }
 
 #[test]
+fn a_difference_of_points() {
+    golden(
+        &samples::difference(),
+        &json!({
+            "uuid": samples::VM, "from": 4, "to": 5,
+            "disks": [{
+                "target": "vda", "from_bytes": 4_294_967_296_u64, "to_bytes": 4_294_967_296_u64,
+                "differing_bytes": 12_288, "ranges": [{"offset": 4096, "bytes": 8192}], "left_out": 1,
+            }],
+        }),
+    );
+}
+
+#[test]
 fn a_seed() {
     golden(
         &samples::seeded(),
@@ -346,7 +360,12 @@ fn failovers() {
             "uuid": samples::VM, "name": "VirtualMachine_Workload", "kind": "unplanned", "step": "running",
             "right_to_run": false, "promotion": "0f".repeat(16), "point": 41,
             "point_verified_at": "2025-11-22T18:42:41.250Z", "started_at": "2025-11-22T18:42:41.250Z",
-            "loss_seconds": 12, "loss_bytes": 4096, "node": "r1", "run_vm": samples::VM, "test": false, "fault": null,
+            "loss_seconds": 12, "loss_bytes": 4096, "node": "r1", "run_vm": samples::VM, "parent": null,
+            "branch": {
+                "promotion": "0e".repeat(16), "at": "r-broker-cap.contoso.com", "point": 40,
+                "since": "2025-11-22T18:42:41.250Z", "keep": null,
+            },
+            "branches": ["0d".repeat(16)], "test": false, "fault": null,
         }),
     );
     golden(

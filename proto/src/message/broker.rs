@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, Fqdn, MemberId, NodeName, Position, RequestId, VmId};
-use crate::model::{Frequency, VmSpec};
+use crate::model::{Frequency, PromotionId, VmSpec};
 use crate::refusal::Refusal;
 
 /// A question to the broker.
@@ -51,6 +51,8 @@ pub struct Place {
     pub recovery_points: u8,
     /// The epoch at which the node placed earlier did not answer, where nothing was acknowledged yet.
     pub instead_of: Option<Epoch>,
+    /// The promotion under which the primary runs; `None` for a VM as it was first enabled.
+    pub lineage: Option<PromotionId>,
 }
 
 /// The broker's answer.

@@ -2,12 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{
-    Epoch, MemberId, NodeName, Position, Revision, Root, SenderEpoch, StorageName, Term, UnixMillis, VmId,
-};
+use crate::id::{Epoch, MemberId, NodeName, Position, Revision, Root, SenderEpoch, Term, UnixMillis, VmId};
 use crate::message::broker::{Location, Place};
+pub use crate::message::difference::{DIFFERENCE_RANGES_MAX, DiskDifference};
+pub use crate::message::faults::{FAULT_TEXT_MAX, FAULTS_MAX, StagingFaults};
 pub use crate::message::point::{Consistency, Point, PointState, ProofFigures};
-use crate::model::{Answer, Command, HandOff, MemberList, PointName, PromotionId};
+pub use crate::message::traffic::Traffic;
+use crate::model::{Answer, Command, HandOff, MemberList, PointName, PromotionId, Return};
 use crate::refusal::Refusal;
 
 /// A request between agents. Verbs marked *peer* are also taken from paired clusters.
@@ -111,6 +112,66 @@ pub enum ControlRequest {
         /// Whether to begin, where it is not under way.
         begin: bool,
     },
+    /// Which bytes differ between two points of the replica that you hold?
+    Difference {
+        /// The replica.
+        vm: VmId,
+        /// One point.
+        from: u64,
+        /// The other.
+        to: u64,
+        /// Ranges to list at most.
+        limit: u32,
+    },
+    /// Remove a branch of this VM that you keep.
+    DropBranch {
+        /// The VM.
+        vm: VmId,
+        /// The promotion that the branch was.
+        id: PromotionId,
+        /// Only say whether you keep it.
+        look: bool,
+    },
+    /// *peer*: we run your VM: keep a replica of it.
+    Return {
+        /// The VM.
+        vm: VmId,
+        /// What it comes back from.
+        back: Return,
+        /// The promotion's parent.
+        parent: Option<PromotionId>,
+        /// Only say what stands in the way.
+        check: bool,
+    },
+    /// *peer*: we run a branch of your VM.
+    Branch {
+        /// The VM.
+        vm: VmId,
+        /// Its promotion.
+        id: PromotionId,
+        /// The promotion's parent.
+        parent: Option<PromotionId>,
+        /// The content with which it began.
+        point: PointName,
+    },
+    /// *peer*: do you run a branch of our VM?
+    Branches(VmId),
+    /// *peer*: our branch of the VM is kept: drop yours, and say what became of it.
+    Abandon {
+        /// The VM.
+        vm: VmId,
+        /// Your promotion.
+        id: PromotionId,
+        /// Only say what became of it.
+        look: bool,
+    },
+    /// *peer*: our branch of your VM is kept: give it up.
+    GiveUp {
+        /// The VM.
+        vm: VmId,
+        /// Our promotion.
+        id: PromotionId,
+    },
 }
 
 /// What the primary's cluster wants of the replica's.
@@ -195,6 +256,15 @@ pub enum ControlAnswer {
     },
     /// To Prove.
     Proof(ProofFigures),
+    /// To Difference.
+    Difference(Vec<DiskDifference>),
+    /// To Return: what stands in the way; where nothing does, it is so, or could be.
+    Return {
+        /// Each with its remedy.
+        blockers: Vec<Refusal>,
+    },
+    /// To Branches: the promotion, its parent, and the content with which it began.
+    Branch(Option<(PromotionId, Option<PromotionId>, PointName)>),
 }
 
 /// What trying one port gave.
@@ -217,41 +287,6 @@ pub struct RunFigures {
     pub prepared_bytes: u64,
     /// What went wrong, while it lasts.
     pub fault: Option<Refusal>,
-}
-
-/// Faults of one kind in one answer: with [`FAULT_TEXT_MAX`] bytes each, both kinds fit a control frame of 64 KiB. The
-/// others come once these are mended, or their replicas are elsewhere.
-pub const FAULTS_MAX: usize = 100;
-
-/// Bytes of one fault's reason.
-pub const FAULT_TEXT_MAX: usize = 200;
-
-/// What cannot stage on a node: a storage location with everything in it, or one replica alone.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StagingFaults {
-    /// Storage locations, and why nothing can be stored there.
-    pub storage: Vec<(StorageName, String)>,
-    /// Replicas that the node receives, and why these take nothing new.
-    pub replicas: Vec<(VmId, String)>,
-}
-
-impl StagingFaults {
-    /// Says these faults, as many and as long as one answer may hold.
-    pub fn new(
-        storage: impl IntoIterator<Item = (StorageName, String)>,
-        replicas: impl IntoIterator<Item = (VmId, String)>,
-    ) -> Self {
-        Self {
-            storage: storage.into_iter().take(FAULTS_MAX).map(|(name, why)| (name, shortened(why))).collect(),
-            replicas: replicas.into_iter().take(FAULTS_MAX).map(|(vm, why)| (vm, shortened(why))).collect(),
-        }
-    }
-}
-
-fn shortened(mut text: String) -> String {
-    let end = (0..=FAULT_TEXT_MAX.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    text.truncate(end.unwrap_or(0));
-    text
 }
 
 /// A VM on a node, as its VM service reports it.
@@ -278,36 +313,6 @@ pub struct Figures {
     pub traffic: Traffic,
 }
 
-/// What was sent of a VM.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Traffic {
-    /// Bytes of disk content, before compression; zeroes count for none.
-    pub sent_bytes: u64,
-    /// Bytes of all frames of its sessions, both ways: content, hashes, questions and answers. What QUIC adds to them is
-    /// not counted: about 3 %.
-    pub wire_bytes: u64,
-}
-
-impl Traffic {
-    /// Both together.
-    #[must_use]
-    pub fn and(self, other: Self) -> Self {
-        Self {
-            sent_bytes: self.sent_bytes.saturating_add(other.sent_bytes),
-            wire_bytes: self.wire_bytes.saturating_add(other.wire_bytes),
-        }
-    }
-
-    /// What of it came after `before`.
-    #[must_use]
-    pub fn since(self, before: Self) -> Self {
-        Self {
-            sent_bytes: self.sent_bytes.saturating_sub(before.sent_bytes),
-            wire_bytes: self.wire_bytes.saturating_sub(before.wire_bytes),
-        }
-    }
-}
-
 /// The holder's side.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HolderFigures {
@@ -321,6 +326,8 @@ pub struct HolderFigures {
     pub fault: Option<String>,
     /// What was found damaged, and not repaired: point, disk and range of bytes.
     pub damage: Option<String>,
+    /// Branches that are kept beside the replica.
+    pub branches: Vec<PromotionId>,
 }
 
 /// The sender's side.

@@ -5,7 +5,10 @@
 pub mod broker;
 pub mod control;
 pub mod data;
+pub mod difference;
+pub mod faults;
 pub mod join;
 pub mod leaves;
 pub mod pass;
 pub mod point;
+pub mod traffic;

@@ -12,8 +12,8 @@ use crate::id::{
     SenderEpoch, Term, UnixMillis, VmId,
 };
 use crate::model::{
-    AuthorizationEntry, Bandwidth, FailoverStep, Found, Frequency, HandOff, MemberList, NetworkChange, Peer, Replica,
-    Ticket, VmSpec,
+    AuthorizationEntry, Bandwidth, FailoverStep, Found, Frequency, HandOff, MemberList, NetworkChange, Peer,
+    PromotionId, Replica, Ticket, VmSpec,
 };
 use crate::refusal::Refusal;
 
@@ -110,6 +110,8 @@ pub enum Command {
         /// The epoch of the holder that did not answer, where a primary asks again before anything was acknowledged:
         /// the replica then moves to `holder`.
         instead_of: Option<Epoch>,
+        /// The promotion under which the primary runs; `None` for a VM as it was first enabled.
+        lineage: Option<PromotionId>,
     },
     /// The primary's disks or adapters changed.
     Respecify {

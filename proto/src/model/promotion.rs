@@ -10,6 +10,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, Fqdn, MemberId, Position, Root, UnixMillis};
+use crate::model::{Return, Rival, Side};
+use crate::refusal::Refusal;
 
 /// One failover: random, so that two that were made apart are never taken for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -19,6 +21,16 @@ pub struct PromotionId(pub u128);
 impl fmt::Display for PromotionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:032x}", self.0)
+    }
+}
+
+impl std::str::FromStr for PromotionId {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        let digits = (text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text);
+        let number = digits.and_then(|digits| u128::from_str_radix(digits, 16).ok());
+        number.map(Self).ok_or_else(|| Refusal::invalid("promotion", text, "give 32 hex digits"))
     }
 }
 
@@ -51,6 +63,17 @@ pub enum PromotionState {
     Withdrawing,
     /// It is final.
     Completed,
+    /// The replication is to go the other way: the other cluster is asked to keep a replica.
+    Reversing,
+    /// Another branch of the VM is kept: the holder stops this one and keeps what it wrote under its name.
+    Abandoning,
+}
+
+impl PromotionState {
+    /// Whether the VM is not to run any more.
+    pub fn is_over(self) -> bool {
+        matches!(self, Self::Withdrawing | Self::Abandoning)
+    }
 }
 
 /// A replica that is failed over, in the replica's cluster. While it stands, the replica stays at its holder.
@@ -230,6 +253,61 @@ pub enum FailoverStep {
         order: Position,
         /// The primary's cluster, as its certificate proved it.
         from: Fqdn,
+    },
+    /// R: the replication is to go the other way.
+    Reverse {
+        /// The promotion.
+        id: PromotionId,
+    },
+    /// R: the other cluster keeps a replica now; the VM is this cluster's.
+    Reversed {
+        /// The promotion.
+        id: PromotionId,
+    },
+    /// R: the replication is over for good; the VM is this cluster's own.
+    Detach {
+        /// The promotion.
+        id: PromotionId,
+    },
+    /// P: its VM becomes a replica of the cluster that runs it.
+    Return {
+        /// What it comes back from.
+        back: Return,
+        /// The promotion's parent.
+        parent: Option<PromotionId>,
+        /// The cluster that runs it, as its certificate proved it.
+        from: Fqdn,
+    },
+    /// P: the holder has made a point of the disks that the VM had here.
+    Returned {
+        /// The promotion that the VM runs under.
+        id: PromotionId,
+    },
+    /// P: the replica's cluster runs a branch.
+    Branch(Box<Rival>),
+    /// P: an operator has decided which branch is kept.
+    Resolve {
+        /// The other branch.
+        id: PromotionId,
+        /// The one to keep.
+        keep: Side,
+    },
+    /// P: the VM is off here for good, for the other branch.
+    Yielded {
+        /// The other branch.
+        id: PromotionId,
+    },
+    /// P: the other branch is over.
+    Merged {
+        /// The other branch.
+        id: PromotionId,
+    },
+    /// R: its branch is dropped.
+    Abandon {
+        /// The promotion.
+        id: PromotionId,
+        /// Whether the other cluster has decided so.
+        decided_there: bool,
     },
 }
 

@@ -94,7 +94,7 @@ fn wish() -> Wish {
         adapters: vec![],
         launch: Default::default(),
     };
-    Wish { vm, frequency: Frequency::HalfMinute, recovery_points: 4, instead_of: None }
+    Wish { vm, frequency: Frequency::HalfMinute, recovery_points: 4, instead_of: None, lineage: None }
 }
 
 fn location(epoch: u64, position: u64) -> Location {

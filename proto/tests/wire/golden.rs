@@ -14,8 +14,9 @@ use landfall_proto::id::{
 };
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use landfall_proto::message::control::{
-    Compared, Consistency, ControlAnswer, ControlRequest, FAULTS_MAX, Figures, HandOffWish, HolderFigures, InFlight,
-    LocalVm, Point, PointState, ProofFigures, Reach, RunFigures, SenderFigures, StagingFaults, Statistics, Traffic,
+    Compared, Consistency, ControlAnswer, ControlRequest, DiskDifference, FAULTS_MAX, Figures, HandOffWish,
+    HolderFigures, InFlight, LocalVm, Point, PointState, ProofFigures, Reach, RunFigures, SenderFigures, StagingFaults,
+    Statistics, Traffic,
 };
 use landfall_proto::message::data::{
     ChangeSet, Content, CopyAnswer, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Packed, Staged, Tip, Welcome,
@@ -27,11 +28,22 @@ use landfall_proto::model::{
     Adapter, AdapterKind, Addresses, Answer, AuthorizationEntry, Command, Departure, DepartureState, DiskSpec,
     FailoverKind, FailoverStep, Family, Found, Frequency, HandOff, Handover, Joiner, Launch, LaunchImage, Loss, Member,
     MemberList, NetworkChange, NetworkRule, Outcome, Peer, PointName, Primary, Promotion, PromotionId, PromotionState,
-    Proposal, Replica, Stop, TestRun, Ticket, TicketKind, Timing, VmSpec,
+    Proposal, Replica, Return, Rival, Side, Stop, TestRun, Ticket, TicketKind, Timing, VmSpec,
 };
 use landfall_proto::refusal::{Class, Refusal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+fn back() -> Return {
+    let point = PointName { sequence: 12, root: Root([6; 32]) };
+    Return { id: promotion_id(), point, branch: true }
+}
+
+fn rival() -> Rival {
+    let Return { id, point, .. } = back();
+    let (from, since) = ("r-broker-cap.contoso.com".parse().unwrap(), UnixMillis(22));
+    Rival { id, parent: None, from, point, since, keep: Some(Side::Here), yielded: false }
+}
 
 fn folder() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden")
@@ -219,6 +231,7 @@ fn place() -> Place {
         frequency: Frequency::FiveMinutes,
         recovery_points: 24,
         instead_of: Some(epoch(9)),
+        lineage: Some(promotion_id()),
     }
 }
 
@@ -292,16 +305,21 @@ fn tip() -> Tip {
     Tip { sequence: 12, root: Root([3; 32]) }
 }
 
-fn commands() -> Vec<Command> {
-    let (vm_id, member_id, addresses) = (vm(), id(3), (member().control, member().data));
-    let placing = Command::Place {
+fn placing() -> Command {
+    Command::Place {
         vm: Box::new(spec()),
         primary: cap(),
         holder: id(2),
         frequency: Frequency::HalfMinute,
         recovery_points: 4,
         instead_of: Some(epoch(3)),
-    };
+        lineage: Some(promotion_id()),
+    }
+}
+
+fn commands() -> Vec<Command> {
+    let (vm_id, member_id, addresses) = (vm(), id(3), (member().control, member().data));
+    let placing = placing();
     let joining = Command::Join {
         ticket: 5,
         key: Fingerprint([4; 32]),
@@ -389,7 +407,17 @@ fn failover_steps() -> Vec<FailoverStep> {
         FailoverStep::Departed { id },
         FailoverStep::Reinstate { id },
         FailoverStep::Take { epoch, id, order, from: from.clone(), point },
-        FailoverStep::Decline { id, order, from },
+        FailoverStep::Decline { id, order, from: from.clone() },
+        FailoverStep::Reverse { id },
+        FailoverStep::Reversed { id },
+        FailoverStep::Detach { id },
+        FailoverStep::Return { back: back(), parent: Some(id), from },
+        FailoverStep::Returned { id },
+        FailoverStep::Branch(Box::new(rival())),
+        FailoverStep::Resolve { id, keep: Side::There },
+        FailoverStep::Yielded { id },
+        FailoverStep::Merged { id },
+        FailoverStep::Abandon { id, decided_there: true },
     ]
 }
 
@@ -411,6 +439,8 @@ fn failovers() {
         promotion(FailoverKind::Planned, Some(at(9)), PromotionState::Running),
         promotion(FailoverKind::Unplanned, None, PromotionState::Withdrawing),
         promotion(FailoverKind::Unplanned, None, PromotionState::Completed),
+        promotion(FailoverKind::Planned, Some(at(9)), PromotionState::Reversing),
+        promotion(FailoverKind::Unplanned, None, PromotionState::Abandoning),
     ];
     check("promotion", &promotions);
     let test = TestRun { id: promotion_id(), point: point_name(), node: id(2), started_at: UnixMillis(5) };
@@ -490,7 +520,7 @@ fn broker_messages() {
 }
 
 #[test]
-fn control_messages() {
+fn control_requests() {
     let term = Term::from_number(17);
     let requests = [
         ControlRequest::Propose { request: Some(request()), command: Box::new(Command::Probe) },
@@ -520,8 +550,20 @@ fn control_messages() {
         ControlRequest::ReachBack,
         ControlRequest::Seed { vm: vm(), folder: "/tmp/seed".into(), import: true },
         ControlRequest::Prove { vm: vm(), point: Some(12), begin: true },
+        ControlRequest::Difference { vm: vm(), from: 3, to: 5, limit: 100 },
+        ControlRequest::Return { vm: vm(), back: back(), parent: None, check: true },
+        ControlRequest::Branch { vm: vm(), id: promotion_id(), parent: None, point: back().point },
+        ControlRequest::Branches(vm()),
+        ControlRequest::Abandon { vm: vm(), id: promotion_id(), look: true },
+        ControlRequest::GiveUp { vm: vm(), id: promotion_id() },
+        ControlRequest::DropBranch { vm: vm(), id: promotion_id(), look: false },
     ];
     check_all("control_request", &requests);
+}
+
+#[test]
+fn control_answers() {
+    let term = Term::from_number(17);
     let answers = [
         ControlAnswer::Applied { answer: Ok(Outcome::Done), position: at(4) },
         ControlAnswer::Broker(Box::new(BrokerAnswer::Located(location()))),
@@ -553,6 +595,16 @@ fn control_messages() {
             files: vec![("vda".into(), 1 << 30, Root([9; 32]))],
         },
         ControlAnswer::Proof(proof()),
+        ControlAnswer::Difference(vec![DiskDifference {
+            target: "vda".into(),
+            from_bytes: 1 << 30,
+            to_bytes: 1 << 30,
+            differing_bytes: 8192,
+            ranges: vec![(4096, 8192)],
+            left_out: 2,
+        }]),
+        ControlAnswer::Return { blockers: vec![refusal()] },
+        ControlAnswer::Branch(Some((promotion_id(), None, back().point))),
     ];
     check_all("control_answer", &answers);
 }
@@ -589,6 +641,7 @@ fn figures() -> Figures {
     let points = [PointState::Listed, PointState::Unconfirmed, PointState::Unreachable, PointState::Damaged]
         .map(|state| Point { state, consistency: Consistency::Off, ..point() });
     let holder = HolderFigures {
+        branches: vec![promotion_id()],
         epoch: epoch(4),
         points: points.into(),
         received: Traffic { sent_bytes: 1 << 33, wire_bytes: 1 << 32 },

@@ -3,8 +3,8 @@
 
 use landfall_proto::id::{Fqdn, Position, Revision, VmId};
 use landfall_proto::model::{
-    Addresses, Answer, AuthorizationEntry, Departure, Found, Member, NetworkRule, Peer, Primary, Promotion, Replica,
-    TestRun, Ticket,
+    Addresses, Answer, AuthorizationEntry, Departure, Found, Member, NetworkRule, Peer, Primary, Promotion,
+    PromotionId, Replica, Return, Rival, TestRun, Ticket,
 };
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,10 @@ enum Row {
     Floor(VmId, Fqdn, Position),
     FailoverAddresses(VmId, String, Box<Addresses>),
     NetworkRule(Box<NetworkRule>),
+    Lineage(VmId, PromotionId),
+    Return(VmId, Return),
+    Rival(VmId, Box<Rival>),
+    Dropped(VmId, Vec<PromotionId>),
 }
 
 impl State {
@@ -107,7 +111,12 @@ impl State {
         let tests = self.tests.iter().map(|(vm, row)| Row::Test(*vm, Box::new(row.clone())));
         let departures = self.departures.iter().map(|(vm, row)| Row::Departure(*vm, Box::new(row.clone())));
         let floors = self.hand_off_floors.iter().map(|((vm, from), at)| Row::Floor(*vm, from.clone(), *at));
-        let failovers = promotions.chain(tests).chain(departures).chain(floors);
+        let lineages = self.lineages.iter().map(|(vm, id)| Row::Lineage(*vm, *id));
+        let returns = self.returns.iter().map(|(vm, back)| Row::Return(*vm, *back));
+        let rivals = self.rivals.iter().map(|(vm, row)| Row::Rival(*vm, Box::new(row.clone())));
+        let dropped = self.dropped.iter().map(|(vm, ids)| Row::Dropped(*vm, ids.clone()));
+        let reversals = lineages.chain(returns).chain(rivals).chain(dropped);
+        let failovers = promotions.chain(tests).chain(departures).chain(floors).chain(reversals);
         let addresses = self.failover_addresses.iter();
         let addresses =
             addresses.map(|((vm, name), row)| Row::FailoverAddresses(*vm, name.clone(), Box::new(row.clone())));
@@ -157,6 +166,10 @@ impl State {
             Row::Floor(vm, from, at) => self.hand_off_floors.put((vm, from), at),
             Row::FailoverAddresses(vm, name, row) => self.failover_addresses.put((vm, name), *row),
             Row::NetworkRule(row) => self.network_rules.put((row.peer, row.from), row.to),
+            Row::Lineage(vm, id) => self.lineages.put(vm, id),
+            Row::Return(vm, back) => self.returns.put(vm, back),
+            Row::Dropped(vm, ids) => self.dropped.put(vm, ids),
+            Row::Rival(vm, row) => self.rivals.put(vm, *row),
             Row::Session { id, forgotten, used } => {
                 self.sessions.put(id, super::Session { forgotten, used, ..Default::default() });
             }

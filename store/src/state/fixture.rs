@@ -172,6 +172,7 @@ impl Bench {
             frequency: Frequency::FiveMinutes,
             recovery_points: 4,
             instead_of: None,
+            lineage: None,
         }
     }
 

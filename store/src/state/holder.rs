@@ -121,6 +121,7 @@ impl State {
             Some(to) => {
                 self.require_host(to)?;
                 self.refuse_promoted(vm)?;
+                self.refuse_returning(vm)?;
                 if self.tests.contains(&vm) {
                     let message = format!("a test failover of {} runs", replica.vm.name);
                     return Err(Refusal::new(Class::Refused, "test_running", message)
@@ -188,6 +189,7 @@ impl State {
         let replica = self.replica_at(vm, epoch)?;
         self.require_host(to)?;
         self.refuse_promoted(vm)?;
+        self.refuse_returning(vm)?;
         if replica.in_sync.contains(&to) || replica.holder == to {
             let message = format!("member {to} has the replica of {}: assign it", replica.vm.name);
             return Err(Refusal::new(Class::Refused, "in_sync", message).field("to"));

@@ -15,6 +15,7 @@ mod peer;
 mod primary;
 mod promotion;
 mod replica;
+mod reversal;
 mod session;
 mod setting;
 mod table;
@@ -24,7 +25,7 @@ mod vm;
 use landfall_proto::id::{Fqdn, MemberId, NodeName, Position, PrimaryPattern, Revision, Term, UnixMillis, VmId};
 use landfall_proto::model::{
     Addresses, Answer, AuthorizationEntry, Command, Departure, Found, Member, MemberList, Outcome, Peer, Primary,
-    Promotion, Proposal, Replica, Subnet, TestRun, Ticket, Timing,
+    Promotion, PromotionId, Proposal, Replica, Return, Rival, Subnet, TestRun, Ticket, Timing,
 };
 use landfall_proto::{Class, Refusal};
 
@@ -88,6 +89,14 @@ pub struct State {
     pub failover_addresses: Table<(VmId, String), Addresses>,
     /// Of each peer's subnets the one that stands for it here.
     pub network_rules: Table<(Fqdn, Subnet), Subnet>,
+    /// The promotion under which the primary of a VM runs, here or at the other cluster; none as it was first enabled.
+    pub lineages: Table<VmId, PromotionId>,
+    /// VMs that ran here, are replicas now, and whose disks their holder takes in.
+    pub returns: Table<VmId, Return>,
+    /// Branches of VMs of this cluster that others run.
+    pub rivals: Table<VmId, Rival>,
+    /// Of each primary the last branches at the other cluster that were dropped for it, newest last.
+    pub dropped: Table<VmId, Vec<PromotionId>>,
 }
 
 /// Where and when a command is applied.
@@ -161,8 +170,9 @@ impl State {
             Command::Pair { peer, ticket } => self.pair(entry, peer, *ticket),
             Command::Relist(list) => self.relist(entry, list),
             Command::Unpair(cap) => self.unpair(cap),
-            Command::Place { vm, primary, holder, frequency, recovery_points, instead_of } => {
-                let wish = replica::Wish { vm, primary, frequency: *frequency, recovery_points: *recovery_points };
+            Command::Place { vm, primary, holder, frequency, recovery_points, instead_of, lineage } => {
+                let (frequency, recovery_points, lineage) = (*frequency, *recovery_points, *lineage);
+                let wish = replica::Wish { vm, primary, frequency, recovery_points, lineage };
                 self.place(entry, &wish, *holder, *instead_of)
             }
             Command::Respecify { vm, primary } => self.respecify(vm, primary),
@@ -254,5 +264,7 @@ mod promotion_tests;
 mod property_tests;
 #[cfg(test)]
 mod replica_tests;
+#[cfg(test)]
+mod reversal_tests;
 #[cfg(test)]
 mod tests;

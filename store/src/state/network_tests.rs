@@ -34,12 +34,20 @@ fn given(addresses: &[&str], gateways: &[&str], dns: &[&str]) -> Addresses {
 /// A replica of VM 1, of p, with three adapters.
 fn ready() -> Bench {
     let (mut bench, [r1, ..]) = Bench::ready();
-    let Command::Place { primary, holder, frequency, recovery_points, instead_of, .. } =
+    let Command::Place { primary, holder, frequency, recovery_points, instead_of, lineage, .. } =
         bench.asks_to_place(1, 'p', r1)
     else {
         unreachable!()
     };
-    bench.ok(Command::Place { vm: Box::new(spec(1)), primary, holder, frequency, recovery_points, instead_of });
+    bench.ok(Command::Place {
+        vm: Box::new(spec(1)),
+        primary,
+        holder,
+        frequency,
+        recovery_points,
+        instead_of,
+        lineage,
+    });
     bench
 }
 

@@ -113,8 +113,12 @@ impl State {
     pub(super) fn disable(&mut self, vm: VmId) -> Answer {
         self.require_primary(vm)?;
         self.refuse_departing(vm)?;
+        if self.rivals.get(&vm).is_none_or(|rival| !rival.yielded) {
+            self.refuse_branched(vm)?;
+        }
         self.primaries.take(&vm);
         self.settle_failover_addresses(vm);
+        self.forget_lineage(vm);
         Ok(Outcome::Done)
     }
 

@@ -49,6 +49,16 @@ impl State {
                 self.take(entry, vm, *epoch, from, rise)
             }
             FailoverStep::Decline { id, order, from } => self.decline(vm, *id, *order, from),
+            FailoverStep::Reverse { id } => self.reverse(vm, *id),
+            FailoverStep::Reversed { id } => self.reversed(entry, vm, *id),
+            FailoverStep::Return { back, parent, from } => self.return_home(entry, vm, from, *back, *parent),
+            FailoverStep::Returned { id } => self.returned(vm, *id),
+            FailoverStep::Branch(rival) => self.learn_rival(entry, vm, rival),
+            FailoverStep::Resolve { id, keep } => self.resolve(vm, *id, *keep),
+            FailoverStep::Yielded { id } => self.yielded(vm, *id),
+            FailoverStep::Merged { id } => self.merged(entry, vm, *id),
+            FailoverStep::Detach { id } => self.detach(vm, *id),
+            FailoverStep::Abandon { id, decided_there } => self.abandon(vm, *id, *decided_there),
         }
     }
 
@@ -56,7 +66,8 @@ impl State {
     /// without having the right.
     pub fn may_run(&self, vm: VmId) -> bool {
         let primary = self.primaries.contains(&vm)
-            && self.departures.get(&vm).is_none_or(|departure| departure.state.released().is_none());
+            && self.departures.get(&vm).is_none_or(|departure| departure.state.released().is_none())
+            && self.rivals.get(&vm).is_none_or(|rival| !rival.yielded);
         let promoted = self.promotions.get(&vm).is_some_and(|promotion| promotion.order.is_some());
         primary || promoted
     }
@@ -154,13 +165,13 @@ impl State {
         self.refuse_promoted(vm)?;
         let holder = self.failable(vm, epoch)?.holder;
         let Rise { id, kind, point, order, loss } = rise;
-        let (parent, state) = (None, PromotionState::Running);
+        let (parent, state) = (self.lineage(vm), PromotionState::Running);
         let promotion = Promotion { id, parent, kind, point, holder, order, state, started_at: entry.at, loss };
         self.promotions.put(vm, promotion);
         Ok(())
     }
 
-    fn require_promotion(&self, vm: VmId, id: PromotionId) -> Result<&Promotion, Refusal> {
+    pub(super) fn require_promotion(&self, vm: VmId, id: PromotionId) -> Result<&Promotion, Refusal> {
         self.promotions.get(&vm).filter(|promotion| promotion.id == id).ok_or_else(|| {
             Refusal::new(Class::NotFound, "no_failover", format!("there is no failover {id} of VM {vm}"))
                 .field("vm")
@@ -168,7 +179,7 @@ impl State {
         })
     }
 
-    fn set_promotion(&mut self, vm: VmId, state: PromotionState) -> Answer {
+    pub(super) fn set_promotion(&mut self, vm: VmId, state: PromotionState) -> Answer {
         if let Some(promotion) = self.promotions.edit(&vm) {
             promotion.state = state;
         }
@@ -177,8 +188,8 @@ impl State {
 
     fn may_start(&self, vm: VmId, id: PromotionId) -> Answer {
         match self.require_promotion(vm, id)?.state {
-            PromotionState::Running | PromotionState::Completed => Ok(Outcome::Done),
-            PromotionState::Withdrawing => {
+            PromotionState::Running | PromotionState::Completed | PromotionState::Reversing => Ok(Outcome::Done),
+            PromotionState::Withdrawing | PromotionState::Abandoning => {
                 Err(Refusal::new(Class::Refused, "withdrawn", format!("the failover of VM {vm} is being taken back")))
             }
         }
@@ -187,7 +198,9 @@ impl State {
     fn complete(&mut self, vm: VmId, id: PromotionId) -> Answer {
         match self.require_promotion(vm, id)?.state {
             PromotionState::Running | PromotionState::Completed => self.set_promotion(vm, PromotionState::Completed),
-            PromotionState::Withdrawing => self.may_start(vm, id),
+            // More final than that it cannot become.
+            PromotionState::Reversing => Ok(Outcome::Done),
+            PromotionState::Withdrawing | PromotionState::Abandoning => self.may_start(vm, id),
         }
     }
 
@@ -195,6 +208,12 @@ impl State {
         match self.require_promotion(vm, id)?.state {
             PromotionState::Running | PromotionState::Withdrawing => {
                 self.set_promotion(vm, PromotionState::Withdrawing)
+            }
+            PromotionState::Abandoning => Ok(Outcome::Done),
+            PromotionState::Reversing => {
+                Err(Refusal::new(Class::Refused, "reversing", format!("the replication of VM {vm} is being reversed"))
+                    .field("vm")
+                    .remedy("wait until it is done, then fail over as planned to come back"))
             }
             PromotionState::Completed => Err(Refusal::new(
                 Class::Refused,
@@ -210,7 +229,7 @@ impl State {
         let Some(promotion) = self.promotions.get(&vm).filter(|promotion| promotion.id == id) else {
             return Ok(Outcome::Done);
         };
-        if promotion.state != PromotionState::Withdrawing {
+        if !promotion.state.is_over() {
             let message = format!("nobody has asked to take the failover of VM {vm} back");
             return Err(Refusal::new(Class::Refused, "not_withdrawing", message).field("vm"));
         }
@@ -223,6 +242,7 @@ impl State {
             return Ok(Outcome::Done);
         }
         self.refuse_departing(vm)?;
+        self.refuse_branched(vm)?;
         let primary = self.primaries.get(&vm).ok_or_else(|| {
             Refusal::not_found("replicated vm", &vm.to_string()).field("vm").remedy("enable its replication first")
         })?;

@@ -87,6 +87,7 @@ impl World {
                 frequency: Frequency::HalfMinute,
                 recovery_points: step.two % 27,
                 instead_of: step.current.then_some(current),
+                lineage: None,
             },
             4 => Command::Copy { vm: id, epoch, to: (!step.two.is_multiple_of(5)).then_some(one) },
             5 => self.admission(id, epoch, one),

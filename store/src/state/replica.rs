@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use landfall_proto::id::{Epoch, Fqdn, MemberId, VmId};
-use landfall_proto::model::{Answer, Frequency, Outcome, Replica, VmSpec};
+use landfall_proto::model::{Answer, Frequency, Outcome, PromotionId, Replica, VmSpec};
 use landfall_proto::{Class, Refusal};
 
 use super::authorization::Permit;
@@ -17,6 +17,7 @@ pub(super) struct Wish<'a> {
     pub(super) primary: &'a Fqdn,
     pub(super) frequency: Frequency,
     pub(super) recovery_points: u8,
+    pub(super) lineage: Option<PromotionId>,
 }
 
 impl State {
@@ -59,9 +60,16 @@ impl State {
                 .remedy("run `landfall vm disable` here first"));
         }
         self.refuse_promoted(id)?;
+        if self.is_detached(id) {
+            let message = format!("{} runs here as this cluster's own since a failover", wish.vm.name);
+            return Err(Refusal::new(Class::Refused, "own_vm", message)
+                .field("vm")
+                .remedy("disable its replication at the other cluster, or enable it here to replicate the other way"));
+        }
         if let Some(replica) = self.replicas.get(&id) {
             Self::check_trust(replica, wish.primary, &permit)?;
-            let again = instead_of == Some(replica.epoch) && !replica.acknowledged && replica.receiver() != holder;
+            let elsewhere = replica.receiver() != holder && !self.returns.contains(&id);
+            let again = instead_of == Some(replica.epoch) && !replica.acknowledged && elsewhere;
             if again {
                 self.require_host(holder)?;
             }
@@ -88,6 +96,7 @@ impl State {
             paused: None,
         };
         self.replicas.put(id, replica.clone());
+        self.set_lineage(id, wish.lineage);
         Ok(Outcome::Placed { replica: Box::new(replica), created: true })
     }
 
@@ -106,6 +115,9 @@ impl State {
                 replica.in_sync.clear();
                 replica.epoch = Epoch(entry.position);
             }
+        }
+        if !self.returns.contains(&wish.vm.id) {
+            self.set_lineage(wish.vm.id, wish.lineage);
         }
         self.settle_stop(wish.vm.id);
         let replica = self.require_replica(wish.vm.id)?.clone();
@@ -135,6 +147,7 @@ impl State {
         self.tests.take(&vm);
         self.replicas.take(&vm);
         self.settle_failover_addresses(vm);
+        self.forget_lineage(vm);
         Ok(Outcome::Done)
     }
 }

@@ -15,6 +15,7 @@ fn again(number: u128, primary: char, holder: MemberId, instead_of: Option<Epoch
         frequency: Frequency::QuarterHour,
         recovery_points: 2,
         instead_of,
+        lineage: None,
     }
 }
 
@@ -77,6 +78,7 @@ fn a_vm_that_no_cluster_could_register_is_refused() {
             frequency: Frequency::HalfMinute,
             recovery_points: 0,
             instead_of: None,
+            lineage: None,
         };
         assert_eq!(bench.refused(wish), "invalid_value", "{spec:?}");
     }

@@ -95,7 +95,7 @@ pub fn wish() -> Wish {
     let name = format!("asked-{id}").parse().expect("a name");
     let disks = vec![DiskSpec { target: "vda".parse().expect("a target"), bytes: 1 << 20 }];
     let vm = VmSpec { id, name, disks, adapters: Vec::new(), launch: Default::default() };
-    Wish { vm, frequency: Frequency::HalfMinute, recovery_points: 0, instead_of: None }
+    Wish { vm, frequency: Frequency::HalfMinute, recovery_points: 0, instead_of: None, lineage: None }
 }
 
 fn node(outside: &Outside, authority: &Authority, trust: &Trust, number: u64) -> (Member, (Endpoint, Endpoint)) {

@@ -2,10 +2,11 @@
 
 use clap::{Args, Subcommand};
 use hyper::Method;
+use landfall_proto::Refusal;
+use landfall_proto::model::Side;
 
 use crate::cli::amount::{Waiting, bytes};
 use crate::cli::client::route;
-use crate::cli::later::{Later, comes_later};
 use crate::cli::session::{Ended, Session};
 use crate::cli::table::{Facts, Shown, or_dash, word};
 use crate::surface::failover::{FailoverAction, FailoverPlan, FailoverRequest, FailoverStatus};
@@ -71,23 +72,72 @@ pub(in crate::cli) enum Verb {
     Complete {
         /// Its UUID or name.
         vm: VmSelector,
+        /// Only says what would be done, and what stands in the way. Default: off.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Takes a failover back. What a failed-over VM wrote is discarded, and replication goes on.
     Cancel {
         /// Its UUID or name.
         vm: VmSelector,
+        /// Only says what would be done, and what stands in the way. Default: off.
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Replicates the other way (comes later).
-    Reverse(Later),
-    /// Chooses between two branches of a VM (comes later).
-    Resolve(Later),
+    /// Replicates the other way: the other cluster keeps a replica made of the disks that the VM had there, and only what
+    /// differs is sent. At the cluster where the VM runs now, after a planned or a completed failover.
+    Reverse {
+        /// Its UUID or name.
+        vm: VmSelector,
+        /// Only says what would be done, and what stands in the way. Default: off.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Chooses between two branches of a VM. What the other one wrote is kept aside. At either cluster.
+    Resolve {
+        /// Its UUID or name.
+        vm: VmSelector,
+        /// The branch to keep: of the cluster that is asked, or of the other one. Example: --keep there
+        #[arg(long, value_name = "here|there", value_parser = side)]
+        keep: Side,
+        #[command(flatten)]
+        sure: Sure,
+        /// Only says what would be done, and what stands in the way. Default: off.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Removes what a branch that gave way had written: nothing else has it. At the cluster that keeps it.
+    Discard {
+        /// Its UUID or name.
+        vm: VmSelector,
+        /// The branch, as `failover status` shows it. Example: --branch 1f6a0c3e5b7d48298d0f4a6c2e18b395
+        #[arg(long, value_name = "BRANCH")]
+        branch: String,
+        #[command(flatten)]
+        sure: Sure,
+        /// Only says what would be done, and what stands in the way. Default: off.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// How far a failover is.
     Status {
         /// Its UUID or name.
         vm: VmSelector,
     },
+}
+
+fn side(text: &str) -> Result<Side, Refusal> {
+    match text {
+        "here" => Ok(Side::Here),
+        "there" => Ok(Side::There),
+        other => Err(Refusal::invalid("keep", other, "use here or there")),
+    }
 }
 
 /// How an operator says that it is no mistake.
@@ -117,6 +167,8 @@ fn plain(action: FailoverAction) -> FailoverRequest {
         force: false,
         skip_verify: false,
         dry_run: false,
+        keep: None,
+        branch: None,
         wait_seconds: None,
     }
 }
@@ -140,16 +192,36 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
         Verb::Unplanned { vm, point, sure, force, skip_verify, dry_run, waiting } => {
             let (action, wait_seconds) = (FailoverAction::Unplanned, waiting.or(RUN_WAIT_SECONDS));
             let Sure { yes, name } = sure;
-            let request = FailoverRequest { action, point, name, yes, force, skip_verify, dry_run, wait_seconds };
+            let request =
+                FailoverRequest { point, name, yes, force, skip_verify, dry_run, wait_seconds, ..plain(action) };
             (vm, request, "waiting for it to run")
         }
-        Verb::Complete { vm } => (vm, plain(FailoverAction::Complete), "completing"),
-        Verb::Cancel { vm, waiting } => {
-            let wait_seconds = waiting.or(STOP_WAIT_SECONDS);
-            (vm, FailoverRequest { wait_seconds, ..plain(FailoverAction::Cancel) }, "taking it back")
+        Verb::Complete { vm, dry_run } => {
+            (vm, FailoverRequest { dry_run, ..plain(FailoverAction::Complete) }, "completing")
         }
-        Verb::Reverse(_) => return Err(comes_later("failover reverse").into()),
-        Verb::Resolve(_) => return Err(comes_later("failover resolve").into()),
+        Verb::Cancel { vm, dry_run, waiting } => {
+            let wait_seconds = waiting.or(STOP_WAIT_SECONDS);
+            (vm, FailoverRequest { dry_run, wait_seconds, ..plain(FailoverAction::Cancel) }, "taking it back")
+        }
+        Verb::Reverse { vm, dry_run, waiting } => {
+            let wait_seconds = waiting.or(RUN_WAIT_SECONDS);
+            let request = FailoverRequest { dry_run, wait_seconds, ..plain(FailoverAction::Reverse) };
+            (vm, request, "waiting for the other cluster to keep the replica")
+        }
+        Verb::Resolve { vm, keep, sure, dry_run, waiting } => {
+            let (wait_seconds, Sure { yes, name }) = (waiting.or(STOP_WAIT_SECONDS), sure);
+            let keep = Some(keep);
+            let request = FailoverRequest { keep, yes, name, dry_run, wait_seconds, ..plain(FailoverAction::Resolve) };
+            (vm, request, "waiting for the other branch to end")
+        }
+        Verb::Discard { vm, branch, sure, dry_run } => {
+            let (branch, Sure { yes, name }) = (Some(branch), sure);
+            (
+                vm,
+                FailoverRequest { branch, yes, name, dry_run, ..plain(FailoverAction::Discard) },
+                "removing the branch",
+            )
+        }
         Verb::Status { vm } => {
             return session.read::<FailoverStatus>(&route(&["vms", &vm.to_string(), "failover"])).await;
         }
@@ -173,7 +245,10 @@ impl Shown for FailoverStatus {
             .fact("loss", self.loss_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds} s")))
             .fact("lost changes", self.loss_bytes.map_or_else(|| "-".to_owned(), bytes))
             .fact("node", or_dash(self.node.as_ref()))
-            .fact("runs as", or_dash(self.run_vm));
+            .fact("runs as", or_dash(self.run_vm))
+            .fact("parent", or_dash(self.parent.as_ref()))
+            .each("branch there", self.branch.iter().map(|branch| format!("{} at {}", branch.promotion, branch.at)))
+            .each("branch kept", &self.branches);
         match &self.fault {
             Some(fault) => text.fact("fault", &fault.message).text(),
             None => text.text(),

@@ -8,11 +8,12 @@ use landfall_proto::{Class, Refusal};
 
 use crate::cli::amount::{Waiting, bytes, timeout};
 use crate::cli::client::route;
-use crate::cli::later::{Later, comes_later};
 use crate::cli::session::{Ended, Session};
 use crate::cli::table::{Facts, Shown, Table, joined, or_dash, word};
 use crate::surface::WaitSeconds;
-use crate::surface::point::{PointExport, PointExported, PointProof, PointStatus, PointVerify};
+use crate::surface::point::{
+    PointDiff, PointDifference, PointExport, PointExported, PointProof, PointStatus, PointVerify, RANGES_LISTED,
+};
 use crate::surface::vm::VmSelector;
 
 #[derive(Debug, Subcommand)]
@@ -46,8 +47,18 @@ pub(in crate::cli) enum Verb {
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// What changed between two points (comes later).
-    Diff(Later),
+    /// Which bytes of each disk differ between two points, in blocks of 4 KiB.
+    Diff {
+        /// Its UUID or name.
+        vm: VmSelector,
+        /// One point, by its number in `point list`.
+        from: u64,
+        /// The other.
+        to: u64,
+        /// Ranges to list at most, over all disks; the rest is counted. Default: 100. Example: --limit 1000
+        #[arg(long, value_name = "COUNT", default_value_t = RANGES_LISTED, hide_default_value = true)]
+        limit: u32,
+    },
 }
 
 /// For a point to be read: a terabyte at 100 MB/s.
@@ -76,7 +87,12 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
             let answer = session.ask(Method::POST, &path, Some(&request), request.wait_seconds, "verifying").await?;
             session.print::<PointProof>(&answer)
         }
-        Verb::Diff(_) => Err(comes_later("point diff").into()),
+        Verb::Diff { vm, from, to, limit } => {
+            let path = route(&["vms", &vm.to_string(), "points", "diff"]);
+            let request = PointDiff { from, to, limit };
+            let answer = session.ask_endlessly(Method::POST, &path, &request, "comparing").await?;
+            session.print::<PointDifference>(&answer)
+        }
     }
 }
 
@@ -109,6 +125,23 @@ impl Shown for PointProof {
             .each("repaired", &self.repaired)
             .fact("root", self.root)
             .text()
+    }
+}
+
+impl Shown for PointDifference {
+    fn text(&self) -> String {
+        let mut table = Table::new(["DISK", "OFFSET", "BYTES"]);
+        for disk in &self.disks {
+            for range in &disk.ranges {
+                table.row([disk.target.to_string(), range.offset.to_string(), range.bytes.to_string()]);
+            }
+            let rest = match disk.left_out {
+                0 => String::new(),
+                left_out => format!(", {left_out} ranges not listed"),
+            };
+            table.row([disk.target.to_string(), "all".to_owned(), format!("{}{rest}", bytes(disk.differing_bytes))]);
+        }
+        table.text()
     }
 }
 

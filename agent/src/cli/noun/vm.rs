@@ -75,7 +75,8 @@ pub(in crate::cli) enum Verb {
         #[arg(long, value_name = "COUNT", value_parser = points)]
         recovery_points: Option<RecoveryPoints>,
     },
-    /// Ends the replication of a VM: at the primary's side on both, at the replica's on that one. No file is removed.
+    /// Ends the replication of a VM: at the primary's side on both, at the replica's on that one. No file is removed. A VM that
+    /// is failed over for good, and whose other site does not answer, becomes this cluster's own and runs on.
     Disable {
         /// Its UUID or name.
         vm: VmSelector,

@@ -106,6 +106,12 @@ fn vm_changes() -> Vec<Ask> {
         ("vm move web --to r2", "vm_move", hand_over(None), at.clone()),
         ("vm move web --to r2 --wait", "vm_move", hand_over(Some(900)), at.clone()),
         ("vm move web --to r2 --wait --timeout 30s", "vm_move", hand_over(Some(30)), at),
+        (
+            "point diff web 4 5",
+            "point_diff",
+            json!(["web", {"from": 4, "to": 5, "limit": 100}]),
+            shape(samples::difference()),
+        ),
         ("vm seed export web /tmp/out", "vm_seed", seed("export"), shape(samples::seeded())),
         ("vm seed import web /tmp/out", "vm_seed", seed("import"), shape(samples::seeded())),
         ("point export web /tmp/out", "point_export", export(None, None), exported.clone()),
@@ -118,8 +124,8 @@ fn vm_changes() -> Vec<Ask> {
 fn failovers() -> Vec<Ask> {
     let asked = |action: &str, more: Value| {
         let mut request = json!({
-            "action": action, "point": null, "name": null, "yes": false, "force": false, "skip_verify": false, "dry_run": false,
-            "wait_seconds": null,
+            "action": action, "point": null, "name": null, "yes": false, "force": false, "skip_verify": false, "keep": null,
+            "branch": null, "dry_run": false, "wait_seconds": null,
         });
         request.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         json!(["web", request])
@@ -142,7 +148,20 @@ fn failovers() -> Vec<Ask> {
             asked("unplanned", json!({"point": 3, "dry_run": true})),
             &plan,
         ),
+        ask("failover complete web --dry-run", asked("complete", json!({"dry_run": true})), &plan),
         ask("failover complete web", asked("complete", json!({})), &status),
+        ask("failover reverse web", asked("reverse", json!({})), &status),
+        ask("failover reverse web --dry-run", asked("reverse", json!({"dry_run": true})), &plan),
+        ask(
+            "failover resolve web --keep there --yes",
+            asked("resolve", json!({"keep": "there", "yes": true})),
+            &status,
+        ),
+        ask(
+            "failover discard web --branch 0d0d --yes",
+            asked("discard", json!({"branch": "0d0d", "yes": true})),
+            &status,
+        ),
         ask("failover cancel web --wait", asked("cancel", json!({"wait_seconds": 60})), &status),
     ]
 }

@@ -80,6 +80,7 @@ fn example(name: &str) -> String {
         "point" => json(&samples::point()),
         "proof" => json(&samples::proof()),
         "exported" => json(&samples::exported()),
+        "difference" => json(&samples::difference()),
         "seeded" => json(&samples::seeded()),
         "failover_status" => json(&samples::failover_status()),
         "doctor_report" => json(&samples::doctor_report()),
@@ -104,7 +105,7 @@ fn the_examples_of_the_api_page_are_the_shapes() {
             inside = false;
         }
     }
-    assert_eq!(count, 26, "an example was lost");
+    assert_eq!(count, 27, "an example was lost");
     compare("api.md", &filled);
 }
 
@@ -117,7 +118,7 @@ fn the_routes_of_the_api_page_are_those_that_are_served() {
         .flat_map(code)
         .filter(|code| methods.iter().any(|method| code.starts_with(method)) && code.contains("/v1/"))
         .collect();
-    assert_eq!(routes.len(), 48, "as many as the trait has operations");
+    assert_eq!(routes.len(), 49, "as many as the trait has operations");
     for route in routes {
         let (method, path) = route.split_once(' ').unwrap();
         let path = path.replace("{id}", "000000000000001f").replace("{node}", "r1").replace("{vm}", "web");

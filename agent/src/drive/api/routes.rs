@@ -24,7 +24,7 @@ use crate::surface::event::EventQuery;
 use crate::surface::failover::FailoverRequest;
 use crate::surface::network::{NetworkClear, NetworkMapAdd, NetworkMapRemove, NetworkSet};
 use crate::surface::peer::{PeerAccept, PeerInvite};
-use crate::surface::point::{PointExport, PointVerify};
+use crate::surface::point::{PointDiff, PointExport, PointVerify};
 use crate::surface::seed::SeedRequest;
 use crate::surface::settings::SettingsSet;
 use crate::surface::token::TokenCreate;
@@ -113,6 +113,7 @@ pub(super) fn router(operations: Arc<dyn Operations>, ending: watch::Receiver<bo
         .route("/v1/vms/{vm}/statistics", axum::routing::delete(vm_reset_statistics))
         .route("/v1/vms/{vm}/seed", post(vm_seed))
         .route("/v1/vms/{vm}/points", get(point_list))
+        .route("/v1/vms/{vm}/points/diff", post(point_diff))
         .route("/v1/vms/{vm}/points/export", post(point_export))
         .route("/v1/vms/{vm}/points/verify", post(point_verify))
         .route("/v1/vms/{vm}/failover", get(failover_status).post(failover))
@@ -222,7 +223,8 @@ named! {
 
 named_and_asked! {
     vm_enable(VmEnable); vm_set(VmSet); vm_move(VmMove); vm_seed(SeedRequest); point_export(PointExport);
-    point_verify(PointVerify); failover(FailoverRequest); network_set(NetworkSet); network_clear(NetworkClear);
+    point_diff(PointDiff); point_verify(PointVerify); failover(FailoverRequest); network_set(NetworkSet);
+    network_clear(NetworkClear);
 }
 
 named_and_awaited! { node_remove; vm_disable; }

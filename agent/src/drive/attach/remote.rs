@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use hyper::Method;
 use landfall_proto::Refusal;
 use landfall_proto::id::VmId;
+use landfall_proto::model::PromotionId;
 
 use super::http::Socket;
 use super::wire;
@@ -74,6 +75,14 @@ impl VmService for Remote {
     async fn lock(&self, vm: VmId, locked: bool) -> Result<(), Refusal> {
         let method = if locked { Method::PUT } else { Method::DELETE };
         self.socket.call(method, &vm_route(wire::LOCK, vm), NOTHING, WRITE_WAIT).await
+    }
+
+    async fn adopt(&self, vm: VmId) -> Result<(), Refusal> {
+        self.socket.call(Method::POST, &vm_route(wire::ADOPT, vm), NOTHING, WRITE_WAIT).await
+    }
+
+    async fn retire(&self, vm: VmId, id: PromotionId) -> Result<(), Refusal> {
+        self.socket.call(Method::PUT, &vm_route(wire::RETIRE, vm), Some(&id.to_string()), WRITE_WAIT).await
     }
 
     async fn freeze(&self, vm: VmId, hold: Duration) -> Result<Frozen, Refusal> {

@@ -16,6 +16,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::serve::Listener;
 use landfall_proto::id::VmId;
+use landfall_proto::model::PromotionId;
 use landfall_proto::{Class, Refusal};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -67,6 +68,8 @@ fn router(service: Arc<dyn VmService>) -> Router {
         .route(wire::START, post(start))
         .route(wire::STOP, post(stop))
         .route(wire::LOCK, put(lock).delete(unlock))
+        .route(wire::ADOPT, post(adopt))
+        .route(wire::RETIRE, put(retire))
         .route(wire::FREEZE, post(freeze))
         .route(wire::THAW, post(thaw))
         .route(wire::SETTINGS, put(apply_settings))
@@ -149,6 +152,21 @@ async fn lock(State(service): Service, Segment(vm): Segment<String>) -> Answer<(
 async fn unlock(State(service): Service, Segment(vm): Segment<String>) -> Answer<()> {
     match vm.parse() {
         Ok(vm) => Answer(service.lock(vm, false).await),
+        Err(refusal) => Answer(Err(refusal)),
+    }
+}
+
+async fn adopt(State(service): Service, Segment(vm): Segment<String>) -> Answer<()> {
+    match vm.parse() {
+        Ok(vm) => Answer(service.adopt(vm).await),
+        Err(refusal) => Answer(Err(refusal)),
+    }
+}
+
+async fn retire(State(service): Service, Segment(vm): Segment<String>, bytes: Bytes) -> Answer<()> {
+    let wanted = vm.parse().and_then(|vm| Ok((vm, body::<String>(&bytes)?.parse::<PromotionId>()?)));
+    match wanted {
+        Ok((vm, id)) => Answer(service.retire(vm, id).await),
         Err(refusal) => Answer(Err(refusal)),
     }
 }

@@ -31,6 +31,10 @@ pub const START: &str = "/v1/vms/{vm}/start";
 pub const STOP: &str = "/v1/vms/{vm}/stop";
 /// The VM service: PUT keeps the VM from being started, DELETE gives it free.
 pub const LOCK: &str = "/v1/vms/{vm}/lock";
+/// The VM service: POST.
+pub const ADOPT: &str = "/v1/vms/{vm}/adopt";
+/// The VM service: PUT of a [`PromotionId`](landfall_proto::model::PromotionId).
+pub const RETIRE: &str = "/v1/vms/{vm}/retire";
 /// The VM service: POST of [`FreezeBody`] gives [`Frozen`](crate::vm_service::Frozen).
 pub const FREEZE: &str = "/v1/vms/{vm}/freeze";
 /// The VM service: POST gives [`Thawed`](crate::vm_service::Thawed).

@@ -36,6 +36,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use landfall_proto::id::{NodeName, StorageName, VmId};
+use landfall_proto::model::PromotionId;
 use landfall_proto::seam::{Clock, Time};
 use landfall_proto::{Class, Refusal};
 use tokio::task::{AbortHandle, spawn_blocking};
@@ -208,6 +209,49 @@ impl Inner {
         Ok(self.take_in_replica(&folder))
     }
 
+    /// Writes the file of a failed-over VM as that of one of this node's own.
+    fn adopt(&self, id: VmId) -> Result<(), Refusal> {
+        let found = self.vms().into_iter().find(|vm| vm.shown().vm.id == id);
+        let found = found.ok_or_else(|| Refusal::not_found("vm", &id.to_string()))?;
+        let core = locked(&found.core);
+        match core.file.role {
+            VmRole::Primary => Ok(()),
+            VmRole::FailedOver => {
+                let text = vm_file::own(id, &core.file)?;
+                durable::replace(&core.folder.join(vm_file::VM_FILE), text.as_bytes())
+                    .map_err(|error| unreadable(&core.folder.display().to_string(), &error))
+            }
+            VmRole::Replica | VmRole::Test => {
+                Err(Refusal::new(Class::Refused, "not_failed_over", format!("VM {id} is not failed over here"))
+                    .field("vm"))
+            }
+        }
+    }
+
+    /// Gives the file of a VM that is off another name: the folder is no VM then, and stays.
+    fn set_aside(&self, id: VmId, promotion: PromotionId) -> Result<(), Refusal> {
+        let own = |vm: &Arc<Vm>| {
+            let shown = vm.shown();
+            shown.vm.id == id && shown.role == VmRole::Primary
+        };
+        let Some(vm) = self.vms().into_iter().find(own) else { return Ok(()) };
+        let core = locked(&vm.core);
+        if core.group.is_some() {
+            return Err(Refusal::new(Class::Refused, "vm_runs", format!("VM {id} runs here"))
+                .field("vm")
+                .remedy("stop it"));
+        }
+        let failed = |error: std::io::Error| unreadable(&core.folder.display().to_string(), &error);
+        let file = core.folder.join(vm_file::VM_FILE);
+        let aside = core.folder.join(format!("{}.{promotion}", vm_file::VM_FILE));
+        match std::fs::rename(&file, &aside) {
+            // It was done before, and the next look shows it.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && aside.exists() => {}
+            renamed => renamed.map_err(failed)?,
+        }
+        durable::sync_folder(&core.folder).map_err(failed)
+    }
+
     fn unregister(&self, vm: VmId) -> Result<(), Refusal> {
         let replicas = self.vms();
         let replicas = replicas.iter().filter(|found| {
@@ -294,6 +338,18 @@ impl VmService for Directory {
     async fn unregister(&self, vm: VmId) -> Result<(), Refusal> {
         let inner = self.inner.clone();
         blocking(move || inner.unregister(vm)).await?;
+        self.inner.scan().await
+    }
+
+    async fn adopt(&self, vm: VmId) -> Result<(), Refusal> {
+        let inner = self.inner.clone();
+        blocking(move || inner.adopt(vm)).await?;
+        self.inner.scan().await
+    }
+
+    async fn retire(&self, vm: VmId, id: PromotionId) -> Result<(), Refusal> {
+        let inner = self.inner.clone();
+        blocking(move || inner.set_aside(vm, id)).await?;
         self.inner.scan().await
     }
 

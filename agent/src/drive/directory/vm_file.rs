@@ -242,6 +242,19 @@ pub(super) fn replica(registration: &Registration) -> Result<String, Refusal> {
     Ok(text)
 }
 
+/// The file of a VM that a failover brought here and that is this node's own now.
+pub(super) fn own(id: VmId, file: &VmFile) -> Result<String, Refusal> {
+    let mut text =
+        "# Written by Landfall: a VM that was failed over to this cluster and is replicated from here.\n".to_owned();
+    let name = file.name.as_ref().map_or_else(|| id.to_string(), ToString::to_string);
+    text += &format!("uuid = {}\nname = {}\n", literal(&id.to_string()), literal(&name));
+    let images = file.disks.iter().map(|disk| RunImage { target: disk.target.clone(), path: disk.path.clone() });
+    let run = Run { test: false, command: file.command.clone(), images: images.collect(), seed: file.seed.clone() };
+    text = runnable(&run, text)?;
+    file.adapters.iter().for_each(|adapter| text += &adapter_file::written(adapter, false));
+    Ok(text)
+}
+
 /// The command and the disks of what a failover starts, after `head`.
 fn runnable(run: &Run, head: String) -> Result<String, Refusal> {
     let mut text = head;

@@ -53,7 +53,11 @@ impl Failover {
                 self.step(vm, step, None);
                 self.stop_primary(vm).await?;
                 if matches!(state, DepartureState::Departed(_)) {
-                    sleep(LOOK_BACK_INTERVAL).await;
+                    let mut states = self.node.consensus.watch_state();
+                    let over = states.wait_for(|state| state.departures.get(&vm) != Some(&departure));
+                    if timeout(LOOK_BACK_INTERVAL, over).await.is_ok() {
+                        return Ok(());
+                    }
                 }
                 self.ask(vm, &departure, &primary).await
             }
@@ -98,7 +102,7 @@ impl Failover {
         Ok(())
     }
 
-    async fn stop_primary(&self, vm: VmId) -> Result<(), Refusal> {
+    pub(super) async fn stop_primary(&self, vm: VmId) -> Result<(), Refusal> {
         if self.node.vms.vm(vm).is_none_or(|report| report.role != VmRole::Primary) {
             return Ok(());
         }
@@ -107,7 +111,7 @@ impl Failover {
     }
 
     /// The VM as its service reports it once it is off.
-    async fn stopped(&self, vm: VmId) -> Result<VmReport, Refusal> {
+    pub(super) async fn stopped(&self, vm: VmId) -> Result<VmReport, Refusal> {
         let service = self.node.vms.service()?;
         let off = async {
             loop {

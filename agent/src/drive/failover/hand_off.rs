@@ -150,7 +150,7 @@ mod tests {
         let released = PointName { sequence: 5, root: Root([5; 32]) };
         let taken = |points: Vec<Point>| {
             let (epoch, received) = (Epoch::from_number(1), Default::default());
-            let holder = HolderFigures { epoch, points, received, fault: None, damage: None };
+            let holder = HolderFigures { epoch, points, received, fault: None, damage: None, branches: vec![] };
             present(&holder, released).map(|point| point.sequence).map_err(|refusal| refusal.code.to_string())
         };
         assert_eq!(taken(vec![listed(5, 5, PointState::Listed)]), Ok(5));

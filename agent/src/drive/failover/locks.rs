@@ -1,4 +1,5 @@
-//! Keeping a VM whose right to run is on its way from being started, at every node of the primary's cluster.
+//! Keeping a VM whose right to run is on its way, or of which another cluster runs a branch, from being started, at every
+//! node of the primary's cluster.
 //!
 //! A lock is set as soon as the departure is applied. It is taken away only after a commit has shown that what is applied
 //! here is not older than what the cluster has decided: a node that was away must not give free what was released.
@@ -18,12 +19,17 @@ use super::{Failover, SERVICE_DEADLINE, lock};
 #[derive(Clone, Default)]
 pub(super) struct Locks(Arc<Mutex<BTreeMap<VmId, bool>>>);
 
+/// Whether a VM of this cluster may not be started.
+fn is_locked(state: &State, vm: VmId) -> bool {
+    state.departures.contains(&vm) || state.rivals.contains(&vm)
+}
+
 impl Failover {
     pub(super) fn settle_locks(&self, state: &State) {
         let mut told = lock(&self.locks.0);
         told.retain(|vm, _| state.primaries.contains(vm));
         let due: Vec<VmId> =
-            state.primaries.keys().filter(|vm| told.get(vm) != Some(&state.departures.contains(vm))).copied().collect();
+            state.primaries.keys().filter(|vm| told.get(vm) != Some(&is_locked(state, **vm))).copied().collect();
         drop(told);
         for vm in due {
             self.work(vm, |this| async move { this.settle_lock(vm).await });
@@ -31,10 +37,10 @@ impl Failover {
     }
 
     async fn settle_lock(&self, vm: VmId) -> Result<(), Refusal> {
-        if !self.node.state().departures.contains(&vm) {
+        if !is_locked(&self.node.state(), vm) {
             self.node.proposer.commit(Command::Probe).await?;
         }
-        let locked = self.node.state().departures.contains(&vm);
+        let locked = is_locked(&self.node.state(), vm);
         self.set_lock(vm, locked).await
     }
 

@@ -8,19 +8,26 @@
 //! - `network`, `seed_image`: what its adapters have, and how the guest is told;
 //! - `departing`: the node that sends a VM stops it, releases it and offers it to the other cluster;
 //! - `hand_off`: any node of the replica's cluster answers that offer by commit;
-//! - `locks`: every node keeps a VM whose right to run is on its way from being started.
+//! - `locks`: every node keeps a VM whose right to run is on its way, or disputed, from being started;
+//! - `reversing` and `returning`: the two halves of a reversal, where the VM runs and where its old disks are;
+//! - `rivals`: each cluster tells the other of a branch, and carries out what was decided; `sibling` answers.
 
 mod departing;
 pub mod hand_off;
 mod locks;
 mod network;
+mod returning;
+mod reversing;
+mod rivals;
 mod runs;
 mod seed_image;
+pub mod sibling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+pub(in crate::drive) use reversing::ask_to_keep;
 pub use runs::test_vm;
 
 use landfall_proto::Refusal;
@@ -53,13 +60,23 @@ pub struct Failover {
     /// Runs that stand as they should, and whether they are final.
     settled: Arc<Mutex<BTreeSet<(PromotionId, bool)>>>,
     locks: locks::Locks,
+    telling: rivals::Telling,
 }
 
 impl Failover {
     /// Nothing is done yet; [`Failover::run`] does it.
     pub fn new(node: Node, replicas: Replicas, senders: Senders) -> Self {
         let (figures, busy, settled) = (Arc::default(), Arc::default(), Arc::default());
-        Self { node, replicas, senders, figures, busy, settled, locks: locks::Locks::default() }
+        Self {
+            node,
+            replicas,
+            senders,
+            figures,
+            busy,
+            settled,
+            locks: locks::Locks::default(),
+            telling: Arc::default(),
+        }
     }
 
     /// Does what is to be done, until the task is dropped.
@@ -80,8 +97,13 @@ impl Failover {
             self.settle_locks(&now);
             self.settle_runs(&now);
             self.settle_departures(&now);
-            lock(&self.figures)
-                .retain(|vm, _| now.tests.contains(vm) || now.promotions.contains(vm) || now.departures.contains(vm));
+            self.settle_reversals(&now);
+            self.settle_returns(&now);
+            self.settle_rivals(&now);
+            lock(&self.figures).retain(|vm, _| {
+                let begun = now.tests.contains(vm) || now.promotions.contains(vm) || now.departures.contains(vm);
+                begun || now.returns.contains(vm) || now.rivals.contains(vm)
+            });
         }
     }
 

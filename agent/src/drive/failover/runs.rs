@@ -48,10 +48,9 @@ impl Wanted {
         let vm = &self.replica.vm.id;
         match self.test {
             true => state.tests.get(vm).is_some_and(|test| test.id == self.id),
-            false => state
-                .promotions
-                .get(vm)
-                .is_some_and(|promotion| promotion.id == self.id && promotion.state != PromotionState::Withdrawing),
+            false => {
+                state.promotions.get(vm).is_some_and(|promotion| promotion.id == self.id && !promotion.state.is_over())
+            }
         }
     }
 }
@@ -78,8 +77,9 @@ impl Failover {
             let completed = promotion.state == PromotionState::Completed;
             let (id, point) = (promotion.id, promotion.point);
             let run = Wanted { replica, id, point, test: false, completed };
-            if promotion.state == PromotionState::Withdrawing {
-                self.work(*vm, |this| async move { this.take_back(&run).await });
+            if promotion.state.is_over() {
+                let keep = promotion.state == PromotionState::Abandoning;
+                self.work(*vm, |this| async move { this.take_back(&run, keep).await });
             } else {
                 wanted.push(run);
             }
@@ -138,6 +138,8 @@ impl Failover {
         if !test {
             // Whoever was cut off learns here that the failover was taken back meanwhile.
             self.commit(vm, FailoverStep::Start { id }).await?;
+            // It may have been kept off here as a primary, before it came back as a replica.
+            self.set_lock(vm, false).await?;
         }
         self.step(vm, "starting", Some(run.vm()));
         self.start(&run, &folder).await?;
@@ -213,8 +215,9 @@ impl Failover {
         registered.unwrap_or_else(|_| Err(silent("register a VM")))
     }
 
-    /// Stops a failed-over VM, makes it a replica again, discards what it wrote, and says so by commit.
-    async fn take_back(&self, run: &Wanted) -> Result<(), Refusal> {
+    /// Stops a failed-over VM, makes it a replica again, discards what it wrote or keeps it as a branch, and says so by
+    /// commit.
+    async fn take_back(&self, run: &Wanted, keep: bool) -> Result<(), Refusal> {
         let vm = run.replica.vm.id;
         self.step(vm, "stopping", Some(vm));
         let service = self.node.vms.service()?;
@@ -222,9 +225,10 @@ impl Failover {
         self.register(run, run.replica.vm.clone(), None).await?;
         let store = self.replicas.store(&run.replica).await?;
         let (id, mut guard) = (run.id, store.lock_owned().await);
-        blocking(move || guard.end_run(id)).await?;
+        blocking(move || if keep { guard.keep_branch(id) } else { guard.end_run(id) }).await?;
         self.commit(vm, FailoverStep::Withdrawn { id }).await?;
-        let told = format!("the failover of {} is taken back: what it wrote is discarded", run.replica.vm.name);
+        let what = if keep { "kept as a branch" } else { "discarded" };
+        let told = format!("the failover of {} is taken back: what it wrote is {what}", run.replica.vm.name);
         self.node.events.record(Happening::info("failover_cancelled", told).vm(vm).node(&self.node.name));
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::id::{MemberId, VmId};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest, Point, PointState};
-use landfall_proto::model::{Command, FailoverStep, Loss, PointName, PromotionId, Replica};
+use landfall_proto::model::{Command, FailoverStep, Loss, PointName, PromotionId, Replica, Side};
 use landfall_proto::refusal::quoted;
 use landfall_proto::{Class, Refusal};
 use landfall_store::State;
@@ -43,6 +43,7 @@ struct Prepared {
     /// The node that is to read the chosen point back before anything begins; `None` where that is not needed, or not
     /// wanted.
     to_prove: Option<MemberId>,
+    keep: Option<Side>,
 }
 
 /// One verb.
@@ -58,11 +59,19 @@ pub async fn verb(control: &Control, vm: &VmSelector, request: FailoverRequest) 
         return Err(blocker.clone());
     }
     confirm(&request, &prepared.plan.name)?;
+    if request.action == FailoverAction::Discard {
+        super::discarding::discard(control, id, request.branch.as_deref()).await?;
+        return Ok(FailoverAnswer::Status(Box::new(status_of(control, id).await)));
+    }
     if let (Some(point), Some(member)) = (&prepared.chosen, prepared.to_prove) {
         proofs::before_failover(control, id, member, point, request.wait_seconds).await?;
     }
     let state = control.node.state();
     let step = step_of(control, &state, id, request.action, &prepared)?;
+    if request.action == FailoverAction::Resolve && request.keep == Some(Side::Here) {
+        // Before anything is promised here: the other side must give way.
+        super::resolving::ask_to_give_up(control, &state, id).await?;
+    }
     let command = Command::Failover { vm: id, step: Box::new(step.clone()) };
     control.node.proposer.commit(command).await?;
     let told = format!("{}: {}", prepared.plan.name, said(request.action));
@@ -81,12 +90,16 @@ fn said(action: FailoverAction) -> &'static str {
         FailoverAction::Unplanned => "an unplanned failover begins",
         FailoverAction::Complete => "the failover is final",
         FailoverAction::Cancel => "the failover is to be taken back",
+        FailoverAction::Reverse => "the replication is to go the other way",
+        FailoverAction::Resolve => "it is decided which branch is kept",
+        FailoverAction::Discard => "a branch is removed",
     }
 }
 
 /// Planned and unplanned failovers stop something, or run it twice: nobody does that by a slip of the hand.
 fn confirm(request: &FailoverRequest, vm: &str) -> Result<(), Refusal> {
-    let asked = matches!(request.action, FailoverAction::Planned | FailoverAction::Unplanned);
+    use FailoverAction::{Discard, Planned, Resolve, Unplanned};
+    let asked = matches!(request.action, Planned | Unplanned | Resolve | Discard);
     match &request.name {
         Some(typed) if typed != vm => {
             let message = format!("the VM is called {}, not {}", quoted(vm), quoted(typed));
@@ -136,6 +149,10 @@ fn step_of(
             FailoverStep::Promote { epoch, id, point, loss: prepared.loss }
         }
         FailoverAction::Complete => FailoverStep::Complete { id: promotion()? },
+        FailoverAction::Reverse => FailoverStep::Reverse { id: promotion()? },
+        // No command: the cluster has decided already that it is not kept.
+        FailoverAction::Discard => return Err(nothing(vm)),
+        FailoverAction::Resolve => super::resolving::step_of(state, vm, prepared.keep)?,
         FailoverAction::Cancel => match state.departures.get(&vm) {
             Some(departure) => FailoverStep::Recall { id: departure.id },
             None => FailoverStep::Withdraw { id: promotion()? },
@@ -167,7 +184,8 @@ async fn prepare(control: &Control, vm: VmId, request: &FailoverRequest) -> Prep
         warnings: Vec::new(),
         blockers: Vec::new(),
     };
-    let mut prepared = Prepared { plan, blockers: Vec::new(), chosen: None, loss: Loss::default(), to_prove: None };
+    let (chosen, loss, keep) = (None, Loss::default(), request.keep);
+    let mut prepared = Prepared { plan, blockers: Vec::new(), chosen, loss, to_prove: None, keep };
     let choosing = matches!(request.action, FailoverAction::Test | FailoverAction::Unplanned);
     if request.point.is_some() && !choosing {
         let remedy = "choose a point for test and unplanned only";
@@ -177,7 +195,20 @@ async fn prepare(control: &Control, vm: VmId, request: &FailoverRequest) -> Prep
         FailoverAction::Test | FailoverAction::Unplanned => {
             prepare_replica(control, &state, vm, request, &mut prepared).await;
         }
-        FailoverAction::Planned => prepare_planned(&state, vm, &mut prepared),
+        FailoverAction::Planned => {
+            super::planned::prepare(&state, vm, &mut prepared.plan, &mut prepared.blockers);
+        }
+        FailoverAction::Reverse => {
+            let (plan, blockers) = (&mut prepared.plan, &mut prepared.blockers);
+            super::resolving::prepare_reverse(control, &state, vm, plan, blockers).await;
+        }
+        FailoverAction::Resolve => {
+            super::resolving::prepare(&state, vm, request.keep, &mut prepared.plan, &mut prepared.blockers);
+        }
+        FailoverAction::Discard => {
+            let (plan, branch) = (&mut prepared.plan, request.branch.as_deref());
+            prepared.blockers.extend(super::discarding::prepare(control, vm, branch, plan).await.err());
+        }
         FailoverAction::StopTest => {
             prepared.plan.steps.push("stop the test's VM, remove it and its images".to_owned());
             if !state.tests.contains(&vm) {
@@ -198,33 +229,6 @@ async fn prepare(control: &Control, vm: VmId, request: &FailoverRequest) -> Prep
         }
     }
     prepared
-}
-
-fn prepare_planned(state: &State, vm: VmId, prepared: &mut Prepared) {
-    let Some(primary) = state.primaries.get(&vm) else {
-        let refusal = Refusal::new(Class::NotFound, "no_primary", format!("VM {vm} is no primary of this cluster"));
-        let remedy = "give the command at the primary's cluster; without it, fail over unplanned at the replica's";
-        return prepared.blockers.push(refusal.field("vm").remedy(remedy));
-    };
-    prepared.plan.node = primary.sender.map(|member| name(state, member));
-    (prepared.plan.loss_seconds, prepared.plan.loss_bytes) = (Some(0), Some(0));
-    prepared.plan.command.clone_from(&primary.vm.launch.command);
-    prepared.plan.steps = vec![
-        "stop the VM and keep it from being started".to_owned(),
-        "send its last changes and wait until they are acknowledged".to_owned(),
-        "give up the right to run it, by commit here".to_owned(),
-        format!("{} takes the right, by commit there, and starts it", primary.to),
-    ];
-    if state.departures.contains(&vm) {
-        let message = format!("{} is failed over already", primary.vm.name);
-        let refusal = Refusal::new(Class::Refused, "failing_over", message).field("vm");
-        prepared.blockers.push(refusal.remedy("see `landfall failover status`"));
-    }
-    if primary.stopped.is_some() || primary.sender.is_none() || !primary.rivals.is_empty() {
-        let message = format!("{} is not replicated at this moment", primary.vm.name);
-        let refusal = Refusal::new(Class::Refused, "not_replicating", message).field("vm");
-        prepared.blockers.push(refusal.remedy("see the reasons in `landfall vm show`"));
-    }
 }
 
 async fn prepare_replica(
@@ -390,7 +394,10 @@ async fn settled(control: &Control, vm: VmId, step: &FailoverStep, wait: WaitSec
             FailoverStep::EndTest { id } => !lists(control, &state, test_vm(*id)).await,
             FailoverStep::Depart { .. } => status.step == "departed",
             FailoverStep::Recall { .. } => !state.departures.contains(&vm),
-            FailoverStep::Withdraw { .. } => !state.promotions.contains(&vm),
+            FailoverStep::Withdraw { .. } | FailoverStep::Abandon { .. } => !state.promotions.contains(&vm),
+            FailoverStep::Reverse { .. } => state.primaries.get(&vm).is_some_and(|primary| primary.sender.is_some()),
+            FailoverStep::Resolve { keep: Side::Here, .. } => !state.rivals.contains(&vm),
+            FailoverStep::Resolve { .. } => status.step == "yielded" || !state.rivals.contains(&vm),
             _ => true,
         };
         if done {

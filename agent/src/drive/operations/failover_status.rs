@@ -6,14 +6,14 @@ use landfall_proto::Refusal;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::id::{MemberId, VmId};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest, Point, RunFigures};
-use landfall_proto::model::{DepartureState, FailoverKind, PromotionState};
+use landfall_proto::model::{DepartureState, FailoverKind, PromotionState, Rival};
 use landfall_store::State;
 
 use super::census::{self, committed_names, name, resolve};
 use crate::drive::control::Control;
 use crate::drive::failover::test_vm;
 use crate::drive::members::control_target;
-use crate::surface::failover::{FailoverStatus, FailoverWord};
+use crate::surface::failover::{FailoverBranch, FailoverStatus, FailoverWord};
 use crate::surface::vm::VmSelector;
 
 /// How long a node may take to say what it does.
@@ -41,14 +41,24 @@ pub(super) async fn status_of(control: &Control, vm: VmId) -> FailoverStatus {
         loss_bytes: None,
         node: None,
         run_vm: None,
+        parent: state.lineage(vm).map(|id| id.to_string()),
+        branch: state.rivals.get(&vm).map(branch),
+        branches: Vec::new(),
         test: state.tests.contains(&vm),
         fault: None,
     };
     let at = describe(&state, &mut status);
+    if let Some(replica) = state.replicas.get(&vm) {
+        let holder = census::figures(control, &state, replica.receiver(), vm).await;
+        let branches = holder.and_then(|figures| figures.holder).map(|holder| holder.branches).unwrap_or_default();
+        status.branches = branches.iter().map(ToString::to_string).collect();
+    }
     let Some(member) = at else { return status };
     status.node = Some(name(&state, member));
     if let Some(figures) = figures(control, &state, member, vm).await {
-        let final_word = ["completed", "departed", "recalling", "released"].contains(&status.step.as_str());
+        let final_word =
+            ["completed", "departed", "recalling", "released", "reversing", "returning", "branched", "yielded"]
+                .contains(&status.step.as_str());
         if !final_word && !figures.step.is_empty() {
             status.step = figures.step;
         }
@@ -74,6 +84,7 @@ fn describe(state: &State, status: &mut FailoverStatus) -> Option<MemberId> {
             FailoverKind::Unplanned => FailoverWord::Unplanned,
         });
         status.promotion = Some(promotion.id.to_string());
+        status.parent = promotion.parent.map(|id| id.to_string());
         status.point = Some(promotion.point.sequence);
         status.started_at = Some(promotion.started_at.into());
         status.loss_seconds = Some(promotion.loss.millis / 1000);
@@ -83,6 +94,8 @@ fn describe(state: &State, status: &mut FailoverStatus) -> Option<MemberId> {
             PromotionState::Running => "preparing",
             PromotionState::Withdrawing => "stopping",
             PromotionState::Completed => "completed",
+            PromotionState::Reversing => "reversing",
+            PromotionState::Abandoning => "abandoning",
         }
         .to_owned();
         at = Some(promotion.holder);
@@ -100,6 +113,14 @@ fn describe(state: &State, status: &mut FailoverStatus) -> Option<MemberId> {
         }
         .to_owned();
         at = state.primaries.get(&vm).and_then(|primary| primary.sender);
+    } else if let Some(rival) = state.rivals.get(&vm) {
+        status.kind = Some(FailoverWord::Unplanned);
+        if rival.yielded { "yielded" } else { "branched" }.clone_into(&mut status.step);
+        at = state.primaries.get(&vm).and_then(|primary| primary.sender);
+    } else if let Some(back) = state.returns.get(&vm) {
+        status.promotion = Some(back.id.to_string());
+        "returning".clone_into(&mut status.step);
+        at = state.replicas.get(&vm).map(|replica| replica.holder);
     } else if let Some(test) = state.tests.get(&vm) {
         status.kind = Some(FailoverWord::Test);
         status.promotion = Some(test.id.to_string());
@@ -111,6 +132,16 @@ fn describe(state: &State, status: &mut FailoverStatus) -> Option<MemberId> {
         at = Some(test.node);
     }
     at
+}
+
+fn branch(rival: &Rival) -> FailoverBranch {
+    FailoverBranch {
+        promotion: rival.id.to_string(),
+        at: rival.from.clone(),
+        point: rival.point.sequence,
+        since: rival.since.into(),
+        keep: rival.keep,
+    }
 }
 
 /// What `member` does for the failover of `vm`.

@@ -3,15 +3,18 @@
 mod adjusting;
 mod census;
 mod clusters;
+mod discarding;
 mod doctor;
 mod failover;
 mod failover_status;
 pub(crate) mod network;
 mod pausing;
+mod planned;
 mod points;
 mod policy;
 mod proofs;
 mod relationships;
+mod resolving;
 mod seeds;
 mod vms;
 
@@ -41,7 +44,9 @@ use crate::surface::network::{
 use crate::surface::node::{NodeDetail, NodeRemoved, NodeStatus};
 use crate::surface::operations::{Caller, Operations, Stream};
 use crate::surface::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
-use crate::surface::point::{PointExport, PointExported, PointProof, PointStatus, PointVerify};
+use crate::surface::point::{
+    PointDiff, PointDifference, PointExport, PointExported, PointProof, PointStatus, PointVerify,
+};
 use crate::surface::seed::{SeedRequest, Seeded};
 use crate::surface::settings::{Settings, SettingsEvent, SettingsRevision, SettingsSet};
 use crate::surface::token::{TokenCreate, TokenCreated, TokenId, TokenRevoked, TokenStatus};
@@ -223,6 +228,10 @@ impl Operations for Agent {
 
     async fn point_export(&self, vm: VmSelector, request: PointExport) -> Result<PointExported, Refusal> {
         points::export(&self.control()?, &vm, request).await
+    }
+
+    async fn point_diff(&self, vm: VmSelector, request: PointDiff) -> Result<PointDifference, Refusal> {
+        points::diff(&self.control()?, &vm, request).await
     }
 
     async fn point_verify(&self, vm: VmSelector, request: PointVerify) -> Result<PointProof, Refusal> {

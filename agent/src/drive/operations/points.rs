@@ -6,14 +6,18 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::id::{MemberId, Root, VmId};
-use landfall_proto::message::control::{ControlAnswer, ControlRequest, HolderFigures, Point, PointState};
+use landfall_proto::message::control::{
+    self, ControlAnswer, ControlRequest, DIFFERENCE_RANGES_MAX, HolderFigures, Point, PointState,
+};
 use landfall_proto::{Class, Refusal};
 use tokio::time::timeout;
 
 use super::census::{figures, name, newest, resolve};
 use crate::drive::control::Control;
 use crate::drive::members::control_target;
-use crate::surface::point::{ExportedFile, PointExport, PointExported, PointStatus};
+use crate::surface::point::{
+    ByteRange, DiskDifference, ExportedFile, PointDiff, PointDifference, PointExport, PointExported, PointStatus,
+};
 use crate::surface::vm::VmSelector;
 use crate::surface::wait::WaitSeconds;
 
@@ -123,6 +127,45 @@ pub async fn export(control: &Control, vm: &VmSelector, request: PointExport) ->
         })
         .collect();
     Ok(PointExported { uuid: id, point: point.sequence, root: point.root.into(), files })
+}
+
+/// Which bytes differ between two points, as the node that holds them finds.
+pub async fn diff(control: &Control, vm: &VmSelector, request: PointDiff) -> Result<PointDifference, Refusal> {
+    let node = &control.node;
+    let (id, member, holder) = holder_of(control, vm).await?;
+    let PointDiff { from, to, limit } = request;
+    if limit > DIFFERENCE_RANGES_MAX {
+        let remedy = format!("list at most {DIFFERENCE_RANGES_MAX} ranges; the rest is counted");
+        return Err(Refusal::invalid("limit", &limit.to_string(), &remedy));
+    }
+    for (field, asked) in [("from", from), ("to", to)] {
+        if !holder.points.iter().any(|point| point.sequence == asked) {
+            let listed: Vec<String> = holder.points.iter().map(|point| point.sequence.to_string()).collect();
+            return Err(Refusal::not_found("point", &asked.to_string())
+                .field(field)
+                .remedy(format!("the points are: {}", listed.join(", "))));
+        }
+    }
+    let disks = if member == node.me {
+        control.replicas.difference(id, from, to, limit).await?
+    } else {
+        let target = control_target(&node.state(), member);
+        let target = target.ok_or_else(|| Refusal::not_found("node", &member.to_string()))?;
+        let ask = ControlRequest::Difference { vm: id, from, to, limit };
+        match node.calls.call(&target, Alpn::Control, &ask, EXPORT_DEADLINE).await {
+            Ok(ControlAnswer::Difference(disks)) => disks,
+            Ok(ControlAnswer::Refused(refusal)) => return Err(refusal),
+            Ok(_) => return Err(Refusal::new(Class::Failed, "protocol", "the holder gave an answer of another kind")),
+            Err(error) => return Err(Refusal::new(Class::Unreachable, "holder_unreachable", error.to_string())),
+        }
+    };
+    let shown = |disk: control::DiskDifference| {
+        let ranges = disk.ranges.into_iter().map(|(offset, bytes)| ByteRange { offset, bytes }).collect();
+        let (from_bytes, to_bytes, left_out) = (disk.from_bytes, disk.to_bytes, disk.left_out);
+        let (target, differing_bytes) = (disk.target.parse().ok()?, disk.differing_bytes);
+        Some(DiskDifference { target, from_bytes, to_bytes, differing_bytes, ranges, left_out })
+    };
+    Ok(PointDifference { uuid: id, from, to, disks: disks.into_iter().filter_map(shown).collect() })
 }
 
 fn slow_export() -> Refusal {

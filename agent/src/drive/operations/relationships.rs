@@ -178,6 +178,8 @@ pub async fn disable(control: &Control, vm: &VmSelector) -> Result<VmDisabled, R
             node.events.record(Happening::warning("replica_left", told).vm(id));
             replica_left = Some(refusal.message);
         }
+    } else if let Some(detach) = super::resolving::detaching(control, &state, id).await? {
+        node.proposer.commit(Command::Failover { vm: id, step: Box::new(detach) }).await?;
     } else if state.replicas.contains(&id) {
         node.proposer.commit(Command::RemoveReplica { vm: id, primary: None }).await?;
     } else {

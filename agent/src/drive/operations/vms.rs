@@ -93,6 +93,7 @@ pub(super) async fn primary_status(
     let now = control.node.outside.clock.wall();
     let verdict = health::of_primary(primary, sender.as_ref(), now);
     let verdict = failover::at_primary(primary.vm.id, state.departures.get(&primary.vm.id), verdict);
+    let verdict = failover::at_branch(primary.vm.id, state.rivals.get(&primary.vm.id), verdict);
     let newest = sender.as_ref().and_then(|sender| sender.acknowledged.clone());
     let age = newest.as_ref().map(|point| now.0.saturating_sub(point.taken_at.0) / 1000);
     let status = VmStatus {

@@ -8,8 +8,12 @@ use landfall_store::State;
 use crate::decide::health::PAUSED_AT_REPLICA;
 use crate::surface::Utc;
 
-/// A replica that is failed over takes nothing: it is the VM.
+/// A replica that is failed over takes nothing: it is the VM. Nor does one whose old disks are still being taken in.
 pub(super) fn failed_over(state: &State, replica: &Replica) -> Option<Refusal> {
+    if state.returns.contains(&replica.vm.id) {
+        let message = format!("the disks that {} had here are being taken in", replica.vm.name);
+        return Some(Refusal::new(Class::Unreachable, "returning", message).remedy("it is tried again by itself"));
+    }
     state.promotions.get(&replica.vm.id).map(|_| {
         Refusal::new(Class::Refused, "failed_over", format!("{} is failed over to this cluster", replica.vm.name))
             .field("vm")

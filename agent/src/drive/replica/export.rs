@@ -159,7 +159,7 @@ impl PinnedPoint {
             .map_err(|fault| fault.into_refusal(|range, why| self.damaged(entry, range, why)))
     }
 
-    fn damaged(&self, entry: &DiskEntry, range: std::ops::Range<u64>, why: &str) -> Refusal {
+    pub(super) fn damaged(&self, entry: &DiskEntry, range: std::ops::Range<u64>, why: &str) -> Refusal {
         let (point, disk) = (self.entry.sequence, &entry.target);
         let message = format!("point {point} is damaged: disk {disk}, bytes {} to {}: {why}", range.start, range.end);
         Refusal::new(Class::Failed, "damaged", message)

@@ -20,6 +20,7 @@ use landfall_proto::id::VmId;
 use landfall_proto::refusal::{Class, quoted};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
+use super::branch::{branches_in, kept_name};
 use super::chain;
 use super::check::Checked;
 use super::layout::{FILES_MAX, Layout, MANIFEST, is_plain};
@@ -249,6 +250,13 @@ impl Import {
             return durable::sync_folder(parent);
         }
         let _lock = FolderLock::take(&Layout::new(to))?;
+        if !branches_in(to).is_empty() {
+            // Nobody removes them but an operator, and they need the files beside them. Whoever takes a copy is in no
+            // in-sync set: that nothing is in its place for a moment costs another copy at worst.
+            durable::rename(to, &kept_name(to))?;
+            durable::rename(from, to)?;
+            return durable::sync_folder(parent);
+        }
         durable::step("exchange")
             .and_then(|()| renameat_with(CWD, from, CWD, to, RenameFlags::EXCHANGE).map_err(Into::into))
             .map_err(|error| fault("exchange", to, &error))?;

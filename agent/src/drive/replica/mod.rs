@@ -28,9 +28,11 @@
 pub mod agreed;
 pub mod alike;
 pub mod base;
+pub mod branch;
 pub mod chain;
 mod check;
 pub mod copy;
+pub mod diff;
 pub mod export;
 pub mod fill;
 mod fold;

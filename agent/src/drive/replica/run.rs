@@ -6,6 +6,8 @@
 //!   run-<id>/images.tmp  images that are being made, and begun anew after a crash
 //!   run-<id>/network     what its adapters have, once that is decided
 //!   run-<id>/seed.img    what the guest is told of it
+//!   branch-<id>/         what was a run, of a branch that was not kept: see `branch`
+//!   taken-<id>           the disks of the VM that ran here until the promotion <id> are a point
 //! ```
 //!
 //! An overlay is there at once and keeps its point from being de-listed. A raw image is for commands that know nothing
@@ -32,6 +34,8 @@ use crate::drive::image::durable::{self, fault};
 /// What the name of a test's folder begins with, and that of a failover's. Only the former is ever a leftover.
 const TEST_PREFIX: &str = "test-";
 const RUN_PREFIX: &str = "run-";
+/// What the name of the file begins with that says since which promotion the VM's old disks are a point here.
+const TAKEN_PREFIX: &str = "taken-";
 const NEEDS: &str = "needs";
 const IMAGES: &str = "images";
 /// The end of the name of a run's folder that does not say yet what it needs.
@@ -43,12 +47,12 @@ pub(super) type Runs = BTreeMap<PromotionId, Held>;
 /// A run and what it keeps.
 #[derive(Debug)]
 pub(super) struct Held {
-    test: bool,
+    pub(super) test: bool,
     /// `None` where it needs no point any more.
-    pin: Option<Pin>,
+    pub(super) pin: Option<Pin>,
 }
 
-fn run_name(id: PromotionId, test: bool) -> String {
+pub(super) fn run_name(id: PromotionId, test: bool) -> String {
     format!("{}{id}", if test { TEST_PREFIX } else { RUN_PREFIX })
 }
 
@@ -75,16 +79,7 @@ pub(super) fn find(shared: &std::sync::Arc<Shared>) -> Result<Runs, Refusal> {
             remove_folder(&layout.path(&name))?;
         }
         let Some((id, test)) = run_of(&name) else { continue };
-        let needs = layout.path(&name).join(NEEDS);
-        let pin = match fs::read_to_string(&needs) {
-            Ok(text) => {
-                let damaged = |_| fault("read", &needs, &std::io::Error::other("it does not name a point"));
-                Some(Pin::new(shared, vec![text.trim().parse().map_err(damaged)?], false))
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            Err(error) => return Err(fault("read", &needs, &error)),
-        };
-        runs.insert(id, Held { test, pin });
+        runs.insert(id, Held { test, pin: needed(shared, &name)? });
     }
     Ok(runs)
 }
@@ -96,6 +91,19 @@ pub struct NetworkPlaces {
     pub network: PathBuf,
     /// The image that tells the guest.
     pub seed: PathBuf,
+}
+
+/// Keeps the point that the images in a folder are based on, where they are.
+pub(super) fn needed(shared: &std::sync::Arc<Shared>, name: &str) -> Result<Option<Pin>, Refusal> {
+    let needs = shared.layout.path(name).join(NEEDS);
+    match fs::read_to_string(&needs) {
+        Ok(text) => {
+            let damaged = |_| fault("read", &needs, &std::io::Error::other("it does not name a point"));
+            Ok(Some(Pin::new(shared, vec![text.trim().parse().map_err(damaged)?], false)))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(fault("read", &needs, &error)),
+    }
 }
 
 /// A run whose images are to be made, or are there.
@@ -157,6 +165,34 @@ impl ReplicaStore {
         remove_folder(&self.layout().path(&run_name(id, held.test)))?;
         durable::sync_folder(self.layout().folder())?;
         self.runs.remove(&id);
+        Ok(())
+    }
+
+    /// Remembers that the disks of the VM that ran here until the promotion `id` are a point. Images that an earlier failover
+    /// made for it are not needed any more and go; those of a branch are kept.
+    pub fn note_taken(&mut self, id: PromotionId, branch: bool) -> Result<(), Refusal> {
+        let name = format!("{TAKEN_PREFIX}{id}");
+        for earlier in
+            list(self.layout())?.iter().filter(|earlier| earlier.starts_with(TAKEN_PREFIX) && **earlier != name)
+        {
+            durable::remove(&self.layout().path(earlier))?;
+        }
+        durable::replace(&self.layout().path(&name), if branch { b"branch" } else { b"" })
+    }
+
+    /// Whether that is remembered.
+    pub fn has_taken(&self, id: PromotionId) -> bool {
+        self.layout().path(&format!("{TAKEN_PREFIX}{id}")).exists()
+    }
+
+    /// Removes the images of failovers whose VM has left and whose content is a point, or keeps them as a branch.
+    pub fn settle_taken(&mut self, id: PromotionId) -> Result<(), Refusal> {
+        let note = self.layout().path(&format!("{TAKEN_PREFIX}{id}"));
+        let branch = fs::read(&note).map_err(|error| fault("read", &note, &error))? == b"branch";
+        let left: Vec<PromotionId> = self.runs.iter().filter(|(_, held)| !held.test).map(|(id, _)| *id).collect();
+        for run in left {
+            if branch { self.keep_branch(run)? } else { self.end_run(run)? }
+        }
         Ok(())
     }
 
@@ -254,7 +290,7 @@ fn image_in(folder: &Path, target: &DiskTarget, raw: bool) -> PathBuf {
     folder.join(format!("{target}.{}", if raw { "raw" } else { "qcow2" }))
 }
 
-fn remove_folder(folder: &Path) -> Result<(), Refusal> {
+pub(super) fn remove_folder(folder: &Path) -> Result<(), Refusal> {
     match fs::remove_dir_all(folder) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(fault("remove", folder, &error)),
         _ => Ok(()),

@@ -14,6 +14,7 @@ use landfall_proto::model::DiskSpec;
 use landfall_proto::refusal::{Class, quoted};
 
 use super::base::Base;
+use super::branch::{self, Branches};
 use super::chain;
 use super::export::PinnedPoint;
 use super::layout::{APPLYING, FILES_MAX, LOGS, Layout, MANIFEST, is_point_name};
@@ -72,6 +73,8 @@ pub struct ReplicaStore {
     pub(super) trusted: BTreeSet<DiskTarget>,
     /// Failovers and tests that have images here.
     pub(super) runs: Runs,
+    /// What was written by failovers that gave way to another branch.
+    pub(super) branches: Branches,
     pub(super) disks_at_once: usize,
     /// Whether content came from beside the sessions: those that were admitted before know nothing of it.
     pub(super) overtaken: bool,
@@ -102,6 +105,7 @@ impl ReplicaStore {
             filling: BTreeMap::new(),
             trusted: BTreeSet::new(),
             runs: Runs::new(),
+            branches: Branches::new(),
             disks_at_once: 1,
             overtaken: false,
             proofs,
@@ -133,6 +137,7 @@ impl ReplicaStore {
         }
         // Before anything is de-listed: a run may need what is too old for everything else.
         self.runs = run::find(&self.shared)?;
+        self.branches = branch::find(&self.shared)?;
         let applying = layout.path(APPLYING);
         if applying.exists() {
             // It was complete and synced before it got this name: what cannot be read now is damage, not a crash.

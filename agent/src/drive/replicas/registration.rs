@@ -50,8 +50,8 @@ impl Replicas {
         let Some(listed) = self.node.vms.vms() else { return };
         for replica in state.replicas.values().filter(|replica| replica.receiver() == self.node.me) {
             let vm = replica.vm.id;
-            if state.promotions.contains(&vm) {
-                // It is registered as what it is now by whoever runs it.
+            if state.promotions.contains(&vm) || state.returns.contains(&vm) {
+                // It is registered as what it is now by whoever runs it, or takes its disks in.
                 continue;
             }
             let registered = self.node.registered.borrow().get(&vm) == Some(&replica.epoch);

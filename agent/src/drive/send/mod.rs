@@ -323,7 +323,8 @@ impl Sender {
     async fn place_again(&mut self, instead_of: Option<Epoch>) -> Result<Location, Trouble> {
         self.activity("placing");
         let Primary { vm, frequency, recovery_points, .. } = &self.primary;
-        let wish = Wish { vm: vm.clone(), frequency: *frequency, recovery_points: *recovery_points, instead_of };
+        let (frequency, recovery_points, lineage) = (*frequency, *recovery_points, self.node.state().lineage(vm.id));
+        let wish = Wish { vm: vm.clone(), frequency, recovery_points, instead_of, lineage };
         let placed = self.broker.place(wish, BROKER_DEADLINE).await;
         placed.map(|(at, _)| at).map_err(Trouble::Refused)
     }

@@ -16,6 +16,7 @@ async fn every_route_reaches_its_operation() {
     });
     let entry = json!({"primary": "*.contoso.com", "storage": "default", "trust_group": "T1"});
     let init = json!({"name": "Cluster-R", "cap": "r-broker-cap.contoso.com"});
+    let diff = json!({"from": 4, "to": 5, "limit": 10});
     let seed = json!({"action": "import", "dir": "/tmp/seed", "wait_seconds": null});
     let export = json!({"point": 5, "dir": "/tmp/out", "wait_seconds": null});
     let network = json!({"adapter": "eth0", "addresses": ["10.9.0.5/24"], "gateways": [], "dns": []});
@@ -67,6 +68,7 @@ async fn every_route_reaches_its_operation() {
         ("POST", "/v1/vms/a/resync", none.clone(), "vm_resync", json!("a")),
         ("DELETE", "/v1/vms/a/statistics", none.clone(), "vm_reset_statistics", json!("a")),
         ("GET", "/v1/vms/a/points", none.clone(), "point_list", json!("a")),
+        ("POST", "/v1/vms/a/points/diff", diff.clone(), "point_diff", json!(["a", diff])),
         ("POST", "/v1/vms/a/seed", seed.clone(), "vm_seed", json!(["a", seed])),
         ("POST", "/v1/vms/a/points/verify", verify.clone(), "point_verify", json!(["a", verify])),
         ("POST", "/v1/vms/a/points/export", export.clone(), "point_export", json!(["a", export])),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use landfall_proto::id::{Epoch, Revision};
-use landfall_proto::model::{Adapter, AdapterKind, DiskSpec, VmSpec};
+use landfall_proto::model::{Adapter, AdapterKind, DiskSpec, PromotionId, VmSpec};
 
 use super::*;
 use crate::vm_service::{Run, RunImage};
@@ -205,4 +205,36 @@ async fn a_locked_vm_is_started_by_nobody_until_it_is_given_free() {
         service.inner.scan().await.unwrap();
     }
     assert!(alive_in(&folder).is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_over_vm_becomes_the_nodes_own_while_it_runs_and_is_set_aside_when_it_leaves() {
+    let (path, storage) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let service = Directory::open(options("r1", path.path())).await.unwrap();
+    let folder = path.path().join(vm_id(7).to_string());
+    service.register(&registration(7, 5)).await.unwrap();
+    assert_eq!(service.adopt(vm_id(7)).await.unwrap_err().code, "not_failed_over");
+    let run = run_over(storage.path(), false);
+    service.register(&Registration { run, ..registration(7, 5) }).await.unwrap();
+    service.start(vm_id(7)).await.unwrap();
+    running(&service, 7).await;
+    let processes = alive_in(&folder);
+    service.adopt(vm_id(7)).await.unwrap();
+    service.adopt(vm_id(7)).await.unwrap();
+    let own = |report: &VmReport| report.role == VmRole::Primary && report.state == VmState::Running;
+    let shown = report(&service, 7, "it is its own", own).await;
+    assert_eq!((shown.fault, shown.vm.adapters.len(), shown.images.len()), (None, 1, 1));
+    // Its shell; what that starts comes and goes.
+    assert_eq!(alive_in(&folder).first(), processes.first(), "it runs on");
+
+    let id = PromotionId(9);
+    assert_eq!(service.retire(vm_id(7), id).await.unwrap_err().code, "vm_runs");
+    service.stop(vm_id(7)).await.unwrap();
+    service.retire(vm_id(7), id).await.unwrap();
+    service.retire(vm_id(7), id).await.unwrap();
+    until("it is no VM", async || service.list().await.unwrap().is_empty().then_some(())).await;
+    assert!(folder.join(format!("vm.toml.{id}")).exists() && storage.path().join("vda.raw").exists());
+    let again = async || service.register(&registration(7, 6)).await.ok();
+    until("the replica is registered", again).await;
+    report(&service, 7, "it is a replica", |report| report.role == VmRole::Replica).await;
 }
