@@ -20,7 +20,7 @@ fn the_demo_holds_and_leaves_nothing_behind() {
         .unwrap();
     let (told, failed) = (String::from_utf8_lossy(&demo.stdout), String::from_utf8_lossy(&demo.stderr));
     assert!(demo.status.success(), "{told}\n{failed}");
-    for step in 1..=11 {
+    for step in 1..=14 {
         assert!(told.contains(&format!("\n{step}. ")), "step {step} is not told:\n{told}");
     }
     // Wherever the lines of a narrow page end.

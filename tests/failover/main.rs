@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod aftermath;
+mod cycle;
 mod difference;
 mod network;
 mod pinned;

@@ -5,6 +5,7 @@ mod digest;
 mod enabled;
 mod formed;
 mod given;
+mod home;
 mod lost;
 mod migrated;
 mod moved;
@@ -42,5 +43,8 @@ pub async fn tell(story: &Story) -> Result<(), Refusal> {
     stage.step("With a second copy, the node that holds the replica dies again", twice::play(story)).await?;
     stage.step("The node that owns the CAP dies", owned::play(story)).await?;
     stage.step("One setting is changed, once, for every node", given::play(story)).await?;
-    stage.step("The newest point is byte for byte what the primary's disks hold", digest::play(story)).await
+    stage.step("The newest point is byte for byte what the primary's disks hold", digest::play(story)).await?;
+    stage.step("A failover is tried while replication goes on", home::test(story)).await?;
+    stage.step("A node is lost with the VM, which is brought up at the other site", home::lost(story)).await?;
+    stage.step("The way home, by delta", home::home(story)).await
 }
