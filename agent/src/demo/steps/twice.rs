@@ -9,7 +9,7 @@ use super::formed;
 use crate::demo::props::WORKLOAD;
 use crate::demo::stage::bytes;
 use crate::demo::story::{Story, doing};
-use crate::demo::until::{check, not_so, until};
+use crate::demo::until::{check, until};
 use crate::surface::settings::Settings;
 use crate::surface::vm::VmDetail;
 
@@ -72,10 +72,14 @@ async fn both(story: &Story, node: &str) -> Result<(), Refusal> {
 
 /// How many bytes `node` says that it has copied.
 async fn copied(story: &Story, node: &str) -> Result<String, Refusal> {
-    let events = story.cast.at(node)?.events().await?;
-    let joined = events.iter().rev().find(|event| event.kind == "copy_joined");
-    let count = joined.and_then(|event| event.fields.get("bytes")?.parse::<u64>().ok());
-    count.map(bytes).ok_or_else(|| not_so(format!("{node} does not say what it has copied")))
+    // It says so a moment after the commit that others see.
+    until("the copy to be told of", COPIED_WITHIN, async || {
+        let events = story.cast.at(node)?.events().await?;
+        let joined = events.iter().rev().find(|event| event.kind == "copy_joined");
+        let count = joined.and_then(|event| event.fields.get("bytes")?.parse::<u64>().ok());
+        count.map(bytes).ok_or_else(|| format!("{node} does not say what it has copied").into())
+    })
+    .await
 }
 
 async fn goes_on(story: &Story, node: &str, newest: u64) -> Result<VmDetail, Refusal> {
