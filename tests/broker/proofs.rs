@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use landfall_kit::process::{Node, eventually};
+use landfall_kit::process::{Cluster, Node, eventually};
 use serde_json::Value;
 
 use crate::stage::{
@@ -13,6 +13,17 @@ use crate::stage::{
 
 /// How far apart points are here: many change sets.
 const APART: Duration = Duration::from_secs(4);
+
+/// The workload at a cluster of one, its replica at another, with a point.
+fn replicated() -> (Cluster, Cluster) {
+    let r = replicas().node("r1").start();
+    let p = primaries(&["p1"]).start();
+    join_up(&p, &r);
+    put(&workload(WORK), p.first());
+    enable(p.first(), WORK);
+    goes_on(r.first(), WORK);
+    (p, r)
+}
 
 fn listed(node: &Node) -> Vec<Value> {
     node.cli(["point", "list", WORK]).as_array().unwrap().clone()
@@ -53,12 +64,7 @@ fn older_points_are_an_interval_apart_and_the_newest_is_always_the_last_change_s
 
 #[test]
 fn a_flipped_bit_is_named_its_points_are_refused_and_the_newest_is_compared_with_the_primary() {
-    let r = replicas().node("r1").start();
-    let p = primaries(&["p1"]).start();
-    join_up(&p, &r);
-    put(&workload(WORK), p.first());
-    enable(p.first(), WORK);
-    goes_on(r.first(), WORK);
+    let (p, r) = replicated();
     let r1 = r.first();
 
     let proof = r1.cli(["point", "verify", WORK, "--wait"]);
@@ -101,12 +107,7 @@ fn a_flipped_bit_is_named_its_points_are_refused_and_the_newest_is_compared_with
 
 #[test]
 fn a_node_reads_its_points_back_by_itself_and_finds_what_is_damaged() {
-    let r = replicas().node("r1").start();
-    let p = primaries(&["p1"]).start();
-    join_up(&p, &r);
-    put(&workload(WORK), p.first());
-    enable(p.first(), WORK);
-    goes_on(r.first(), WORK);
+    let (_p, r) = replicated();
     let r1 = r.first();
     r1.cli(["vm", "pause", WORK]);
     assert!(listed(r1).iter().all(|point| point["verified_at"].is_null()), "a week has not gone by");

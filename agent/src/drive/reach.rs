@@ -60,11 +60,6 @@ pub async fn settled_mtu(link: &Link) -> u16 {
     }
 }
 
-/// The certificate of a connection's other end.
-pub fn certificate(link: &Link) -> Option<Vec<u8>> {
-    link.certificate()
-}
-
 /// Tries both ports of whoever asks: of nobody else, so that no agent can be made to knock at strangers' doors.
 pub async fn back(node: &Node, caller: &Caller) -> ControlAnswer {
     let state = node.state();

@@ -16,9 +16,9 @@ use landfall_proto::{Class, Refusal};
 use landfall_store::state::State;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::decide::sender::{self, Step};
+use crate::drive::changes::Changes;
 use crate::drive::events::Happening;
 use crate::drive::limits::Limits;
 use crate::drive::members::control_target;
@@ -90,16 +90,8 @@ impl Senders {
 
     /// Keeps roles and senders in step with the committed state and with what the VM service lists.
     pub async fn run(self) {
-        let mut look = interval(LOOK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut state = self.node.consensus.watch_state();
-        let mut reported = self.node.vms.watch();
-        loop {
-            tokio::select! {
-                _ = look.tick() => {}
-                changed = state.changed() => if changed.is_err() { return },
-                changed = reported.changed() => if changed.is_err() { return },
-            }
+        let mut changes = Changes::at(&self.node, LOOK_INTERVAL);
+        while changes.next().await.is_some() {
             let state = self.node.state();
             let settings = state.resolved_settings();
             self.transfers.set_limit(settings.maximum_active_transfers);

@@ -20,6 +20,36 @@ pub(super) struct Wish<'a> {
     pub(super) lineage: Option<PromotionId>,
 }
 
+/// A replica as `holder` gets it at this entry: with nothing in it yet. `often` is the interval of its change sets and how
+/// many older points are kept.
+pub(super) fn first_assignment(
+    entry: Entry,
+    vm: VmSpec,
+    primary: Fqdn,
+    permit: Permit,
+    (frequency, recovery_points): (Frequency, u8),
+    holder: MemberId,
+) -> Replica {
+    Replica {
+        vm,
+        primary,
+        trust_group: permit.trust_group,
+        storage: permit.storage,
+        frequency,
+        recovery_points,
+        holder,
+        in_sync: BTreeSet::new(),
+        epoch: Epoch(entry.position),
+        seeding: None,
+        acknowledged: false,
+        handover: None,
+        joiner: None,
+        stopped: None,
+        created_at: entry.at,
+        paused: None,
+    }
+}
+
 impl State {
     /// The replica of `vm`, or a refusal.
     pub(super) fn require_replica(&self, vm: VmId) -> Result<&Replica, Refusal> {
@@ -77,24 +107,8 @@ impl State {
         }
         self.require_host(holder)?;
         Self::room(self.replicas.len(), limits::REPLICAS, "replicas")?;
-        let replica = Replica {
-            vm: wish.vm.clone(),
-            primary: wish.primary.clone(),
-            trust_group: permit.trust_group,
-            storage: permit.storage,
-            frequency: wish.frequency,
-            recovery_points: wish.recovery_points,
-            holder,
-            in_sync: BTreeSet::new(),
-            epoch: Epoch(entry.position),
-            seeding: None,
-            acknowledged: false,
-            handover: None,
-            joiner: None,
-            stopped: None,
-            created_at: entry.at,
-            paused: None,
-        };
+        let often = (wish.frequency, wish.recovery_points);
+        let replica = first_assignment(entry, wish.vm.clone(), wish.primary.clone(), permit, often, holder);
         self.replicas.put(id, replica.clone());
         self.set_lineage(id, wish.lineage);
         Ok(Outcome::Placed { replica: Box::new(replica), created: true })

@@ -10,10 +10,11 @@
 
 use landfall_proto::id::{Epoch, Fqdn, VmId};
 use landfall_proto::model::{
-    Answer, Outcome, PointName, Primary, Promotion, PromotionId, PromotionState, Replica, Return, Rival, Side,
+    Answer, Outcome, PointName, Primary, Promotion, PromotionId, PromotionState, Return, Rival, Side,
 };
 use landfall_proto::{Class, Refusal};
 
+use super::replica::first_assignment;
 use super::{Entry, State};
 use crate::limits;
 
@@ -220,24 +221,8 @@ impl State {
         let permit = self.permit(from)?;
         let primary = self.require_primary(vm)?;
         let Some(holder) = primary.sender else { return Err(Refusal::not_found("node", "sender")) };
-        let replica = Replica {
-            vm: primary.vm.clone(),
-            primary: from.clone(),
-            trust_group: permit.trust_group,
-            storage: permit.storage,
-            frequency: primary.frequency,
-            recovery_points: primary.recovery_points,
-            holder,
-            in_sync: Default::default(),
-            epoch: Epoch(entry.position),
-            seeding: None,
-            acknowledged: false,
-            handover: None,
-            joiner: None,
-            stopped: None,
-            created_at: entry.at,
-            paused: None,
-        };
+        let often = (primary.frequency, primary.recovery_points);
+        let replica = first_assignment(entry, primary.vm.clone(), from.clone(), permit, often, holder);
         let branch = !self.departures.contains(&vm);
         self.primaries.take(&vm);
         self.departures.take(&vm);

@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use landfall_kit::process::{Cluster, Node, VmFolder, eventually, pair};
+use landfall_kit::process::{Cluster, Node, eventually, pair};
 use landfall_kit::table::{Aim, Row, Unit};
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use serde_json::Value;
 
 use super::idle::mib;
-use super::stage::{LANDFALL, found};
+use super::stage::{LANDFALL, found, put};
 
 /// VMs where the environment says nothing; the full form has 50 and takes 13 GB of disk.
 const VMS: usize = 10;
@@ -83,17 +83,10 @@ struct Vm<'a> {
 impl<'a> Vm<'a> {
     fn put(node: &'a Node, number: usize) -> Self {
         let name = format!("many-{number:02}");
-        let folder = node.vm_path().join(&name);
-        fs::create_dir_all(&folder).expect("a folder");
-        let path = folder.join("vda.raw");
         let mut content = vec![0; BYTES as usize];
         ChaCha12Rng::seed_from_u64(number as u64).fill_bytes(&mut content);
-        fs::write(&path, content).expect("room for a disk");
-        let uuid = VmFolder::new(&name).uuid();
-        let text = format!("uuid = \"{uuid}\"\nname = \"{name}\"\n[[disk]]\ntarget = \"vda\"\npath = \"vda.raw\"\n");
-        let staged = folder.join("new");
-        fs::write(&staged, text).and_then(|()| fs::rename(&staged, folder.join("vm.toml"))).expect("a VM's file");
-        Self { node, name, disk: path, seed: number as u64 }
+        let disk = put(node, &name, |disk| fs::write(disk, content));
+        Self { node, name, disk, seed: number as u64 }
     }
 
     fn shown(&self) -> Value {

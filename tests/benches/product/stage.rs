@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hyper::Method;
@@ -88,21 +88,10 @@ impl Stage {
         self.runtime.block_on(client.send(method, path, body, Patience::Waiting(Duration::from_secs(WAIT_SECONDS))))
     }
 
-    /// Puts a VM with one disk that holds `image`'s bytes on p2. It has no command: it is stopped, and stays so.
+    /// Puts a VM with one disk that holds `image`'s bytes on p2, and waits until it is found.
     pub fn put_image(&self, name: &str, image: &crate::floor::image::Image) -> Placed {
         let node = self.p.node("p2");
-        let vm = VmFolder::new(name);
-        let folder = node.vm_path().join(name);
-        fs::create_dir_all(&folder).expect("a folder");
-        let disk = folder.join("vda.raw");
-        fs::copy(image.path(), &disk).expect("room for an image");
-        fs::File::open(&disk).and_then(|file| file.sync_all()).expect("a sync");
-        let text =
-            format!("uuid = \"{}\"\nname = \"{name}\"\n[[disk]]\ntarget = \"vda\"\npath = \"vda.raw\"\n", vm.uuid());
-        let staged = folder.join("new");
-        fs::write(&staged, text)
-            .and_then(|()| fs::rename(&staged, folder.join("vm.toml")))
-            .expect("a file in the VM's folder");
+        let disk = put(node, name, |disk| fs::copy(image.path(), disk).map(drop));
         found(node, name);
         Placed { name: name.to_owned(), disk }
     }
@@ -131,6 +120,21 @@ pub struct Placed {
     pub name: String,
     /// Its disk.
     pub disk: PathBuf,
+}
+
+/// Puts a VM with one disk on `node`, written by `write` and synced; the disk. The VM has no command: it is stopped, and
+/// stays so.
+pub fn put(node: &Node, name: &str, write: impl FnOnce(&Path) -> std::io::Result<()>) -> PathBuf {
+    let folder = node.vm_path().join(name);
+    fs::create_dir_all(&folder).expect("a folder");
+    let disk = folder.join("vda.raw");
+    write(&disk).expect("room for a disk");
+    fs::File::open(&disk).and_then(|file| file.sync_all()).expect("a sync");
+    let uuid = VmFolder::new(name).uuid();
+    let text = format!("uuid = \"{uuid}\"\nname = \"{name}\"\n[[disk]]\ntarget = \"vda\"\npath = \"vda.raw\"\n");
+    let staged = folder.join("new");
+    fs::write(&staged, text).and_then(|()| fs::rename(&staged, folder.join("vm.toml"))).expect("a VM's file");
+    disk
 }
 
 /// Waits until the VM service of `node` has found `vm` and looked at its images.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt};
 use landfall_proto::Refusal;
 use landfall_proto::alpn::Alpn;
+use landfall_proto::endpoint::Link;
 use landfall_proto::id::{MemberId, UnixMillis, VmId};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest, Reach};
 use landfall_proto::model::{Member, MemberList};
@@ -181,7 +182,7 @@ async fn try_one(node: &Node, list: &MemberList, member: &Member, label: &str) -
         let ours = clock.wall().0.saturating_sub(half);
         let ahead = i64::try_from(i128::from(theirs.0) - i128::from(ours)).unwrap_or(i64::MAX);
         let link = node.calls.open_link(&control.target, Alpn::Control);
-        let until = link.as_ref().and_then(reach::certificate).and_then(|leaf| node.trust.view().expires_at(&leaf));
+        let until = link.as_ref().and_then(Link::certificate).and_then(|leaf| node.trust.view().expires_at(&leaf));
         let mtu = match &link {
             Some(link) => Some(reach::settled_mtu(link).await),
             None => None,

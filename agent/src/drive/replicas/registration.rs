@@ -7,9 +7,10 @@ use landfall_proto::Refusal;
 use landfall_proto::id::VmId;
 use landfall_proto::model::Replica;
 use landfall_store::State;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 
 use super::{REGISTER_DEADLINE, Replicas, lock};
+use crate::drive::changes::Changes;
 use crate::drive::events::Happening;
 use crate::drive::replica;
 use crate::drive::send::capture::blocking;
@@ -31,16 +32,8 @@ impl Replicas {
     }
 
     async fn keep_registered(self) {
-        let mut look = interval(LOOK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut state = self.node.consensus.watch_state();
-        let mut reported = self.node.vms.watch();
-        loop {
-            tokio::select! {
-                _ = look.tick() => {}
-                changed = state.changed() => if changed.is_err() { return },
-                changed = reported.changed() => if changed.is_err() { return },
-            }
+        let mut changes = Changes::at(&self.node, LOOK_INTERVAL);
+        while changes.next().await.is_some() {
             self.settle(&self.node.state()).await;
         }
     }
