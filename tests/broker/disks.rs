@@ -1,7 +1,7 @@
 //! Disks that are excluded, and disks that grow, come and go while their VM is replicated.
 
 use std::fs::OpenOptions;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use landfall_kit::process::{Cluster, VmFolder, eventually};
 use serde_json::Value;
@@ -33,18 +33,24 @@ fn has_disks(r: &Cluster, folder: &Path, expected: &[(&str, u64)], name: &str) -
     })
 }
 
-fn grow(image: &Path, bytes: u64) {
-    OpenOptions::new().write(true).create(true).truncate(false).open(image).unwrap().set_len(bytes).unwrap();
-}
-
-#[test]
-fn a_disk_that_grows_comes_or_goes_is_followed_and_old_points_keep_what_they_had() {
+/// Two clusters, and a VM of two disks that is not replicated yet.
+fn branch_office() -> (Cluster, Cluster, PathBuf) {
     let r = replicas().node("r1").start();
     let p = primaries(&["p1"]).start();
     join_up(&p, &r);
     let vm = VmFolder::new(BRANCH).disk("vda", 2 << 20, 3).disk("vdb", 1 << 20, 4);
     let folder = vm.create_in(&p.first().vm_path()).unwrap();
     found(p.first(), BRANCH);
+    (r, p, folder)
+}
+
+fn grow(image: &Path, bytes: u64) {
+    OpenOptions::new().write(true).create(true).truncate(false).open(image).unwrap().set_len(bytes).unwrap();
+}
+
+#[test]
+fn a_disk_that_grows_comes_or_goes_is_followed_and_old_points_keep_what_they_had() {
+    let (r, p, folder) = branch_office();
     enable(p.first(), BRANCH);
     let first = has_disks(&r, &folder, &[("vda", 2 << 20), ("vdb", 1 << 20)], "first");
 
@@ -71,12 +77,7 @@ fn a_disk_that_grows_comes_or_goes_is_followed_and_old_points_keep_what_they_had
 
 #[test]
 fn an_excluded_disk_is_in_no_form_at_the_replica() {
-    let r = replicas().node("r1").start();
-    let p = primaries(&["p1"]).start();
-    join_up(&p, &r);
-    let vm = VmFolder::new(BRANCH).disk("vda", 2 << 20, 3).disk("vdb", 1 << 20, 4);
-    let folder = vm.create_in(&p.first().vm_path()).unwrap();
-    found(p.first(), BRANCH);
+    let (r, p, folder) = branch_office();
     let p1 = p.first();
     for (bad, told) in [(&["vdx"][..], "vda, vdb"), (&["vda", "vdb"], "at least one")] {
         let mut line = vec!["vm", "enable", BRANCH, "--to", R_CAP];
@@ -85,7 +86,7 @@ fn an_excluded_disk_is_in_no_form_at_the_replica() {
         assert_eq!((failure.exit, failure.field.as_deref()), (2, Some("exclude")), "{failure}");
         assert!(format!("{failure:?}").contains(told), "{failure:?}");
     }
-    p1.cli(["vm", "enable", BRANCH, "--to", R_CAP, "--frequency", "30", "--exclude", "vdb", "--timeout", "60s"]);
+    p1.cli(["vm", "enable", BRANCH, "--to", R_CAP, "--frequency", "30", "--exclude", "vdb", "--timeout", "120s"]);
     has_disks(&r, &folder, &[("vda", 2 << 20)], "without");
     let shown = p1.cli(["vm", "show", BRANCH]);
     assert_eq!(shown["excluded_disks"], Value::from(vec!["vdb"]), "{shown}");

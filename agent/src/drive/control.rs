@@ -65,7 +65,7 @@ impl Control {
                 }
                 ControlRequest::Runs(vm) => hand_off::runs(self, cap, vm).await,
                 ControlRequest::Return { vm, back, parent, check } => {
-                    sibling::keep(self, cap, vm, back, parent, check).await
+                    sibling::keep(self, cap, sibling::Asked { vm, back, parent, check }).await
                 }
                 ControlRequest::Branch { vm, id, parent, point } => {
                     sibling::branch(self, cap, vm, id, parent, point).await

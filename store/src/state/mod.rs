@@ -267,4 +267,6 @@ mod replica_tests;
 #[cfg(test)]
 mod reversal_tests;
 #[cfg(test)]
+mod sibling_tests;
+#[cfg(test)]
 mod tests;

@@ -17,30 +17,30 @@ async fn commit(control: &Control, vm: VmId, step: FailoverStep) -> Result<(), R
     control.node.proposer.commit(command).await.map(drop)
 }
 
+/// What the cluster that runs a VM asks of this one.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    /// The VM.
+    pub vm: VmId,
+    /// What this cluster is to keep the replica of.
+    pub back: Return,
+    /// What that descends from.
+    pub parent: Option<PromotionId>,
+    /// Whether it only wants to know what stands in the way.
+    pub check: bool,
+}
+
 /// `from` runs the VM and wants this cluster to keep a replica: everything that stands in the way, or nothing where it is
 /// so, or could be.
-pub async fn keep(
-    control: &Control,
-    from: &Fqdn,
-    vm: VmId,
-    back: Return,
-    parent: Option<PromotionId>,
-    check: bool,
-) -> ControlAnswer {
-    match settle(control, from, vm, back, parent, check).await {
+pub async fn keep(control: &Control, from: &Fqdn, asked: Asked) -> ControlAnswer {
+    match settle(control, from, asked).await {
         Ok(blockers) => ControlAnswer::Return { blockers },
         Err(refusal) => ControlAnswer::Refused(refusal),
     }
 }
 
-async fn settle(
-    control: &Control,
-    from: &Fqdn,
-    vm: VmId,
-    back: Return,
-    parent: Option<PromotionId>,
-    check: bool,
-) -> Result<Vec<Refusal>, Refusal> {
+async fn settle(control: &Control, from: &Fqdn, asked: Asked) -> Result<Vec<Refusal>, Refusal> {
+    let Asked { vm, back, parent, check } = asked;
     let state = control.node.state();
     let kept = state.replicas.get(&vm).is_some_and(|replica| replica.primary == *from);
     if kept && state.lineage(vm) == Some(back.id) {
@@ -52,7 +52,7 @@ async fn settle(
             // The order comes from where the VM runs, and nothing runs here: this branch gives way to it.
             ControlAnswer::Runs(Some(false)) => {
                 if !check && blockers.len() == 1 {
-                    give_way(control, from, vm, back, parent).await?;
+                    give_way(control, from, asked).await?;
                 } else {
                     blockers.retain(|blocker| blocker.code != "not_yielded");
                 }
@@ -86,13 +86,8 @@ fn still_there(vm: VmId, runs: bool) -> Refusal {
 }
 
 /// Decides that the other branch is kept. The node that has the VM makes sure that it is off, and gives up the right.
-async fn give_way(
-    control: &Control,
-    from: &Fqdn,
-    vm: VmId,
-    back: Return,
-    parent: Option<PromotionId>,
-) -> Result<(), Refusal> {
+async fn give_way(control: &Control, from: &Fqdn, asked: Asked) -> Result<(), Refusal> {
+    let Asked { vm, back, parent, .. } = asked;
     let rival = rival(from, back.id, parent, back.point);
     commit(control, vm, FailoverStep::Branch(Box::new(rival))).await?;
     commit(control, vm, FailoverStep::Resolve { id: back.id, keep: Side::There }).await

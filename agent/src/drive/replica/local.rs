@@ -16,7 +16,7 @@ use landfall_proto::seam::Clock;
 use super::fill::fill_one;
 use super::store::{Epochs, ReplicaStore};
 use crate::drive::image::index::{HashIndex, IndexWriter};
-use crate::drive::image::scan::{Baseline, ExtentSink, ScanReport, scan};
+use crate::drive::image::scan::{Baseline, ExtentSink, scan};
 use crate::drive::image::source::Readable;
 use crate::drive::image::tree::{self, BLOCK_BYTES, content_root_of};
 
@@ -41,6 +41,15 @@ impl<F: FnMut(Extent) -> Result<(), Refusal>> ExtentSink for Taking<'_, F> {
     fn progress(&mut self, offset: u64) -> Result<(), Refusal> {
         (self.progress)(self.before + offset)
     }
+}
+
+/// One disk that is being read.
+struct Pass<'a> {
+    /// Its number in the VM's disks.
+    number: u16,
+    spec: &'a DiskSpec,
+    content: &'a dyn Readable,
+    clock: &'a dyn Clock,
 }
 
 impl ReplicaStore {
@@ -74,7 +83,8 @@ impl ReplicaStore {
         self.save()?;
         let mut before = 0;
         for (number, ((spec, content), root)) in (0u16..).zip(disks) {
-            let taken = self.fill_from(number, spec, *content, clock, &mut |bytes| progress(before + bytes));
+            let pass = Pass { number, spec, content: *content, clock };
+            let taken = self.fill_from(&pass, &mut |bytes| progress(before + bytes));
             let right = taken.and_then(|found| if found == *root { Ok(()) } else { Err(other_content(&spec.target)) });
             if let Err(refusal) = right {
                 for spec in &specs {
@@ -88,14 +98,8 @@ impl ReplicaStore {
     }
 
     /// Makes the first content of a disk anew from what is read, and returns its root.
-    fn fill_from(
-        &mut self,
-        number: u16,
-        spec: &DiskSpec,
-        content: &dyn Readable,
-        clock: &dyn Clock,
-        progress: Progress<'_>,
-    ) -> Result<Root, Refusal> {
+    fn fill_from(&mut self, pass: &Pass<'_>, progress: Progress<'_>) -> Result<Root, Refusal> {
+        let Pass { number, spec, content, clock } = *pass;
         self.drop_filling(&spec.target)?;
         let writer = self.scratch(spec)?;
         let filling = self.filling_of(spec)?;
@@ -131,9 +135,10 @@ impl ReplicaStore {
         let first = self.manifest.points.is_empty();
         let mut roots = Vec::new();
         for (number, (spec, content)) in (0u16..).zip(disks) {
+            let pass = Pass { number, spec, content: *content, clock };
             let root = match first {
-                true => self.fill_from(number, spec, *content, clock, &mut |_| Ok(()))?,
-                false => self.pass(number, spec, *content, clock, &mut |_| Ok(()))?.root,
+                true => self.fill_from(&pass, &mut |_| Ok(()))?,
+                false => self.root_of(&pass)?,
             };
             roots.push((spec.clone(), root));
         }
@@ -174,17 +179,11 @@ impl ReplicaStore {
     }
 
     /// Reads a disk beside what is here, and only says what its root is.
-    fn pass(
-        &mut self,
-        number: u16,
-        spec: &DiskSpec,
-        content: &dyn Readable,
-        clock: &dyn Clock,
-        progress: Progress<'_>,
-    ) -> Result<ScanReport, Refusal> {
-        let writer = self.scratch(spec)?;
+    fn root_of(&self, pass: &Pass<'_>) -> Result<Root, Refusal> {
+        let Pass { number, spec, content, clock } = *pass;
         let extent = |_: Extent| Ok(());
-        scan(content, number, Baseline::None, writer, clock, &mut Taking { extent, before: 0, progress })
+        let mut taking = Taking { extent, before: 0, progress: &mut |_| Ok(()) };
+        scan(content, number, Baseline::None, self.scratch(spec)?, clock, &mut taking).map(|report| report.root)
     }
 }
 
