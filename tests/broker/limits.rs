@@ -85,6 +85,39 @@ fn a_limit_is_neither_ignored_nor_too_tight_and_is_followed_in_the_middle_of_a_c
     changed_in_place(p1, r1);
 }
 
+#[test]
+fn a_slow_change_set_keeps_no_other_vm_from_its_cycles() {
+    let r = replicas().node("r1").start();
+    let p = primaries(&["p1"]).start();
+    join_up(&p, &r);
+    let (p1, r1) = (p.first(), r.first());
+    p1.cli(["settings", "set", "maximum_active_transfers=1", "--wait"]);
+    put(p1, "slow", 1);
+    p1.cli(["vm", "enable", "slow", "--to", R_CAP, "--frequency", "30", "--timeout", "120s"]);
+    goes_on(r1, "slow");
+    // At 0.1 Mbit/s this takes more than four minutes.
+    p1.cli(["vm", "set", "slow", "--limit", "0.1"]);
+    write(&p1.vm_path().join("slow").join("vda.raw"), &noise(PART, 7), 0);
+    let sending = |word: &str| {
+        eventually(LONG, &format!("slow to be {word}"), || {
+            let shown = shown(p1, "slow")?;
+            let big = shown["pending_bytes"].as_u64().is_some_and(|bytes| bytes >= PART);
+            if shown["activity"] == "sending" && big { Ok(shown) } else { Err(shown.to_string()) }
+        })
+    };
+    let before = sending("under way");
+    put(p1, "quick", 2);
+    p1.cli(["vm", "enable", "quick", "--to", R_CAP, "--frequency", "30", "--timeout", "120s"]);
+    for _ in 0..3 {
+        goes_on(r1, "quick");
+    }
+    let after = sending("still under way");
+    assert_eq!(before["sent_point"], after["sent_point"], "one change set, all the time: {before}, {after}");
+    assert!(number(&after["wire_bytes"]) > number(&before["wire_bytes"]), "it goes on in its turn");
+    p1.cli(["vm", "set", "slow", "--limit", "unlimited"]);
+    goes_on(r1, "slow");
+}
+
 fn changed_in_place(p1: &Node, r1: &Node) {
     for (arguments, word) in [
         (&["vm", "set", "slow", "--limit", "0"][..], "pause"),

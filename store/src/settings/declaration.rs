@@ -143,7 +143,9 @@ pub const DECLARATIONS: &[Declaration] = &[
         kind: Kind::Count { least: 1, most: 1024 },
         default: Some("3"),
         hyper_v: "MaximumActiveTransfers (registry)",
-        prose: "How many change sets a node sends at the same time. It does not limit what a node receives.",
+        prose: "How many change sets a node sends at the same time. It does not limit what a node receives. Where more VMs \
+                have something to send, each has the line for two seconds at a time: one whose change set takes long, \
+                because of its size or of a limit of its own, keeps no other from its cycles.",
     },
     Declaration {
         key: "maximum_initial_copies",

@@ -11,6 +11,7 @@ use super::session::{Session, Trouble};
 use super::{EXTENTS_AHEAD, Line, Sender};
 use crate::decide::flight::{Back, Fate, back, fate};
 use crate::drive::image::ChangeSetReader;
+use crate::drive::transfers::Turn;
 
 impl Sender {
     /// Decides what becomes of the change set in flight, by what the holder has.
@@ -65,7 +66,12 @@ impl Sender {
     }
 
     /// Sends the change set in flight, from where the holder already has it.
-    pub(super) async fn send_flight(&self, line: &Line, session: &mut Session) -> Result<(Point, bool), Trouble> {
+    pub(super) async fn send_flight(
+        &self,
+        line: &Line,
+        session: &mut Session,
+        turn: &mut Turn,
+    ) -> Result<(Point, bool), Trouble> {
         let Some(mut change_set) = line.flight.clone() else {
             return Err(Trouble::Lost("there is nothing to send".to_owned()));
         };
@@ -76,7 +82,7 @@ impl Sender {
         session.begin(change_set).await?;
         let mut extents = first;
         while let Some(extent) = spool.recv().await {
-            session.carry(extent.map_err(Trouble::Spoilt)?).await?;
+            session.carry(extent.map_err(Trouble::Spoilt)?, Some(&mut *turn)).await?;
             extents += 1;
         }
         let acknowledged = session.end(extents).await?;

@@ -265,10 +265,10 @@ impl Sender {
             self.take_instant(line, base, &session).await?;
         }
         self.note_flight(line).await;
-        let permit = self.transfers.enter().await;
+        let mut turn = self.transfers.turn(Arc::clone(&self.node.outside.clock)).await;
         self.activity("sending");
-        let sent = unless_moved(self.heard.clone(), &at, self.send_flight(line, &mut session)).await;
-        drop(permit);
+        let sent = unless_moved(self.heard.clone(), &at, self.send_flight(line, &mut session, &mut turn)).await;
+        drop(turn);
         if let Err(trouble) = &sent {
             self.fall_back(line, trouble).await?;
         }

@@ -208,7 +208,7 @@ async fn fill(
         Ok(())
     }));
     while let Some(parcel) = extents.recv().await {
-        session.carry(parcel).await?;
+        session.carry(parcel, None).await?;
     }
     match reading.await {
         Ok(done) => Ok(done?),

@@ -24,6 +24,7 @@ use crate::drive::image::Question;
 use crate::drive::image::tree::Hash;
 use crate::drive::limits::Pace;
 use crate::drive::tally::Tally;
+use crate::drive::transfers::Turn;
 
 /// How long the other side may take to answer, or to take one more frame. Staging a large change set and syncing it on
 /// a slow disk fits; a holder that is silent for longer is as good as gone.
@@ -166,9 +167,10 @@ impl Session {
         }
     }
 
-    /// Sends one extent: of a change set that has begun, or of what fills a replica that has no point yet.
-    pub async fn carry(&mut self, parcel: Parcel) -> Result<(), Trouble> {
-        self.write(parcel.frame, parcel.content).await
+    /// Sends one extent: of a change set that has begun, whose sender gives its place up in `turn`, or of what fills a
+    /// replica that has no point yet.
+    pub async fn carry(&mut self, parcel: Parcel, turn: Option<&mut Turn>) -> Result<(), Trouble> {
+        self.write(parcel.frame, parcel.content, turn).await
     }
 
     /// Begins a change set.
@@ -197,12 +199,19 @@ impl Session {
 
     async fn send(&mut self, request: &DataRequest) -> Result<(), Trouble> {
         let frame = frame::encode(request, Alpn::Data.frame_max()).map_err(|error| Trouble::Lost(error.to_string()))?;
-        self.write(frame.into(), 0).await
+        self.write(frame.into(), 0, None).await
     }
 
     /// Writes one frame, in pieces where a limit holds it back.
-    async fn write(&mut self, mut frame: Bytes, mut content: u64) -> Result<(), Trouble> {
+    async fn write(&mut self, mut frame: Bytes, mut content: u64, mut turn: Option<&mut Turn>) -> Result<(), Trouble> {
         while !frame.is_empty() {
+            if let Some(turn) = turn.as_deref_mut() {
+                unless_answered(&mut self.answers, async {
+                    turn.renew().await;
+                    Ok(())
+                })
+                .await?;
+            }
             let piece = frame.split_to(self.meter.pace.piece().min(frame.len()));
             let wait = self.meter.pace.take(self.meter.clock.as_ref(), piece.len());
             self.meter.tally.carried(std::mem::take(&mut content), piece.len() as u64);
@@ -211,29 +220,20 @@ impl Session {
         Ok(())
     }
 
-    /// Writes a piece of a frame once it may, unless the other side has something to say first: during a change set that is
-    /// a refusal. Waiting for one's turn is no stall.
+    /// Writes a piece of a frame once it may. Waiting for that is no stall.
     async fn write_piece(&mut self, piece: Bytes, wait: Duration) -> Result<(), Trouble> {
         let Self { stream, answers, .. } = self;
         let written = async {
             if !wait.is_zero() {
                 sleep(wait).await;
             }
-            timeout(STALL, stream.write_chunk(piece)).await
-        };
-        tokio::select! {
-            biased;
-            early = answers.recv() => Err(match early {
-                Some(Ok(answer)) => unexpected(answer),
-                Some(Err(error)) => Trouble::Lost(error),
-                None => Trouble::Lost("the session has ended".to_owned()),
-            }),
-            written = written => match written {
+            match timeout(STALL, stream.write_chunk(piece)).await {
                 Ok(Ok(())) => Ok(()),
                 Ok(Err(error)) => Err(Trouble::Lost(error.to_string())),
                 Err(_) => Err(Trouble::Lost("the other side takes no more data".to_owned())),
-            },
-        }
+            }
+        };
+        unless_answered(answers, written).await
     }
 
     async fn answer(&mut self) -> Result<DataAnswer, Trouble> {
@@ -243,6 +243,22 @@ impl Session {
             Ok(None) => Err(Trouble::Lost("the session has ended".to_owned())),
             Err(_) => Err(Trouble::Lost("the other side does not answer".to_owned())),
         }
+    }
+}
+
+/// Does `work` unless the other side has something to say first: during a change set that is a refusal.
+async fn unless_answered<T>(
+    answers: &mut mpsc::Receiver<Result<DataAnswer, String>>,
+    work: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
+    tokio::select! {
+        biased;
+        early = answers.recv() => Err(match early {
+            Some(Ok(answer)) => unexpected(answer),
+            Some(Err(error)) => Trouble::Lost(error),
+            None => Trouble::Lost("the session has ended".to_owned()),
+        }),
+        done = work => done,
     }
 }
 
