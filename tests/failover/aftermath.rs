@@ -4,16 +4,8 @@ use landfall_kit::process::eventually;
 
 use crate::stage::{
     DISKS_BYTES, LONG, R_CAP, WORK, at_step, authorize, failover, goes_on, guests, insist, is, node_of, refused,
-    replicated, run_images, runs, status,
+    replicated, run_images, runs, status, twice,
 };
-
-/// Waits until both nodes of the cluster of `node` have every acknowledged byte.
-fn twice(node: &landfall_kit::process::Node) {
-    eventually(LONG, "two copies", || {
-        let shown = node.try_cli(["vm", "show", WORK]).map_err(|failure| failure.to_string())?;
-        if shown["in_sync"].as_array().map(Vec::len) == Some(2) { Ok(()) } else { Err(shown.to_string()) }
-    });
-}
 
 #[test]
 fn a_reversed_replica_gets_its_second_copy_by_itself_and_is_failed_over_from_it() {
@@ -89,6 +81,9 @@ fn a_branch_that_gave_way_is_kept_until_an_operator_removes_it() {
     p1.wait_ready();
     at_step(p1, "branched");
     refused(p1, &["resolve", WORK, "--keep", "here"], "not_confirmed");
+    let plan = failover(p1, &["resolve", WORK, "--keep", "here", "--dry-run"]).unwrap();
+    assert_eq!(plan["blockers"].as_array().map(Vec::len), Some(0), "{plan}");
+    assert_eq!(status(p1)["step"], "branched", "a dry run decides nothing");
     insist(p1, &["resolve", WORK, "--keep", "here", "--yes"], &["no_branch"]);
     goes_on(r1);
     assert_eq!(guests(r1), 0);

@@ -7,7 +7,7 @@ use landfall_kit::process::{Cluster, Failure, Node, NodeSpec, VmFolder, eventual
 use serde_json::Value;
 
 /// For what includes an election, a node's loss or an initial copy on a machine with other work.
-pub const LONG: Duration = Duration::from_secs(90);
+pub const LONG: Duration = Duration::from_secs(120);
 
 /// The workload's name.
 pub const WORK: &str = "VirtualMachine_Workload";
@@ -186,5 +186,13 @@ pub fn insist(node: &Node, verb: &[&str], taken: &[&str]) {
         Ok(_) => Ok(()),
         Err(failure) if taken.contains(&failure.code.as_str()) => Ok(()),
         Err(failure) => Err(failure.to_string()),
+    });
+}
+
+/// Waits until both nodes of the cluster of `node` have every acknowledged byte.
+pub fn twice(node: &Node) {
+    eventually(LONG, "two copies", || {
+        let shown = node.try_cli(["vm", "show", WORK]).map_err(|failure| failure.to_string())?;
+        if shown["in_sync"].as_array().map(Vec::len) == Some(2) { Ok(()) } else { Err(shown.to_string()) }
     });
 }

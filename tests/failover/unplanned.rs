@@ -1,11 +1,34 @@
 //! Unplanned failover: the primary is gone.
 
-use landfall_kit::process::eventually;
+use landfall_agent::drive::replica::Manifest;
+use landfall_kit::process::{Cluster, Node, eventually};
 
 use crate::stage::{
     LONG, WORK, at_step, failover, goes_on, guests, node_of, points, records, records_of_point, refused, replicated,
-    run_images, runs,
+    run_images, runs, status, twice, workload,
 };
+
+/// A dry run shows a plan with nothing in its way, and leaves everything as it is.
+fn unchanged(node: &Node, verb: &[&str]) {
+    let before = status(node);
+    let plan = failover(node, verb).unwrap();
+    assert_eq!(plan["blockers"].as_array().map(Vec::len), Some(0), "{plan}");
+    let after = status(node);
+    assert_eq!((&after["step"], &after["promotion"]), (&before["step"], &before["promotion"]), "{verb:?}");
+}
+
+/// Waits until every node has the points alone that are listed, whichever its own copy listed before.
+fn listed_alike(r: &Cluster) {
+    let left = points(r.first()).unwrap();
+    for node in r.nodes() {
+        eventually(LONG, &format!("{} to list what is left", node.name()), || {
+            let path = node.storage_path().join(workload("").uuid().to_string()).join("manifest");
+            let manifest = Manifest::load(&path).map_err(|refusal| refusal.to_string())?.ok_or("no manifest")?;
+            let listed: Vec<u64> = manifest.points.iter().map(|point| point.sequence).collect();
+            if listed == left { Ok(()) } else { Err(format!("{listed:?}")) }
+        });
+    }
+}
 
 #[test]
 fn a_lost_primary_goes_on_at_the_replica_and_can_be_taken_back_until_it_is_final() {
@@ -49,9 +72,11 @@ fn a_lost_primary_goes_on_at_the_replica_and_can_be_taken_back_until_it_is_final
     assert_eq!(holder.kill_with_argument("write"), 1);
     assert!(records(r1, &images[0]) >= before);
 
+    unchanged(r1, &["cancel", WORK, "--dry-run"]);
     failover(r1, &["cancel", WORK, "--timeout", "50s"]).unwrap();
     assert_eq!((guests(holder), run_images(holder, "run")), (0, Vec::new()));
     goes_on(r1);
+    twice(r1);
 
     // For good, from an older point.
     let older = points(r1).unwrap()[0];
@@ -65,13 +90,17 @@ fn a_lost_primary_goes_on_at_the_replica_and_can_be_taken_back_until_it_is_final
             failover(r1, &["unplanned", WORK, "--yes", "--force", "--point", &point, "--timeout", "50s"]).unwrap();
         }
     }
+    unchanged(r1, &["complete", WORK, "--dry-run"]);
     failover(r1, &["complete", WORK]).unwrap();
     at_step(r1, "completed");
     eventually(LONG, "the other points to be gone", || match points(r1) {
         Ok(points) if points.len() == 1 => Ok(()),
         other => Err(format!("{other:?}")),
     });
-    assert_eq!(r1.cli(["vm", "show", WORK])["state"], "failed_over");
+    listed_alike(&r);
+    let shown = r1.cli(["vm", "show", WORK]);
+    assert_eq!(shown["in_sync"].as_array().map(Vec::len), Some(2), "{shown}");
+    assert_eq!(shown["state"], "failed_over");
     refused(r1, &["cancel", WORK], "completed");
     runs(r1);
 }

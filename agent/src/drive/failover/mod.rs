@@ -7,6 +7,7 @@
 //! - `runs`: the holder makes images, registers a VM and starts it, or stops it and discards them;
 //! - `network`, `seed_image`: what its adapters have, and how the guest is told;
 //! - `departing`: the node that sends a VM stops it, releases it and offers it to the other cluster;
+//! - `kept`: the other copies list what a completed failover has left;
 //! - `hand_off`: any node of the replica's cluster answers that offer by commit;
 //! - `locks`: every node keeps a VM whose right to run is on its way, or disputed, from being started;
 //! - `reversing` and `returning`: the two halves of a reversal, where the VM runs and where its old disks are;
@@ -14,6 +15,7 @@
 
 mod departing;
 pub mod hand_off;
+mod kept;
 mod locks;
 mod network;
 mod returning;
@@ -59,6 +61,8 @@ pub struct Failover {
     busy: Arc<Mutex<BTreeSet<VmId>>>,
     /// Runs that stand as they should, and whether they are final.
     settled: Arc<Mutex<BTreeSet<(PromotionId, bool)>>>,
+    /// Completed failovers elsewhere whose point alone is listed here, too.
+    kept: Arc<Mutex<BTreeSet<PromotionId>>>,
     locks: locks::Locks,
     telling: rivals::Telling,
 }
@@ -66,7 +70,7 @@ pub struct Failover {
 impl Failover {
     /// Nothing is done yet; [`Failover::run`] does it.
     pub fn new(node: Node, replicas: Replicas, senders: Senders) -> Self {
-        let (figures, busy, settled) = (Arc::default(), Arc::default(), Arc::default());
+        let (figures, busy, settled, kept) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
         Self {
             node,
             replicas,
@@ -74,6 +78,7 @@ impl Failover {
             figures,
             busy,
             settled,
+            kept,
             locks: locks::Locks::default(),
             telling: Arc::default(),
         }
@@ -96,6 +101,7 @@ impl Failover {
             let now = self.node.state();
             self.settle_locks(&now);
             self.settle_runs(&now);
+            self.settle_kept(&now);
             self.settle_departures(&now);
             self.settle_reversals(&now);
             self.settle_returns(&now);
