@@ -12,4 +12,5 @@ mod mending;
 mod oracle;
 mod pair;
 mod schedules;
+mod storage;
 mod survives;

@@ -306,10 +306,14 @@ impl Receiver {
                         receiving = true;
                         self.tell_receiving(admitted);
                     }
+                    if matches!(answer, Some(DataAnswer::Acknowledged { .. })) {
+                        self.replicas.note_staging(admitted.vm, None);
+                    }
                     answer
                 }
                 Err(refusal) => {
                     tracing::info!(vm = %admitted.vm, %refusal, "change set refused");
+                    self.replicas.note_staging(admitted.vm, Some(&refusal));
                     Some(self.refusal_of(admitted, refusal))
                 }
             };

@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::decide::points::Scrubbable;
 use crate::drive::events::Happening;
+use crate::drive::image::durable;
 use crate::drive::node::Node;
 use crate::drive::proving::Proving;
 use crate::drive::replica::{Manifest, ReplicaStore, leftover};
@@ -46,6 +47,8 @@ pub struct Replicas {
     figures: Arc<Mutex<BTreeMap<VmId, HolderFigures>>>,
     /// Those that could not be opened: when that was tried last, and why not.
     shut: Arc<Mutex<BTreeMap<VmId, (Time, Refusal)>>>,
+    /// Those of which nothing could be staged at the last try: its disk was full, or failed.
+    unstaged: Arc<Mutex<BTreeMap<VmId, Refusal>>>,
     listed: Arc<Mutex<BTreeSet<VmId>>>,
     /// Those of which something is staged whole and not listed.
     unlisted: Arc<Mutex<BTreeSet<VmId>>>,
@@ -76,6 +79,7 @@ impl Replicas {
             open: Arc::default(),
             figures: Arc::default(),
             shut: Arc::default(),
+            unstaged: Arc::default(),
             listed: Arc::default(),
             unlisted: Arc::default(),
             readers: Arc::default(),
@@ -157,6 +161,7 @@ impl Replicas {
         lock(&self.figures).remove(&vm);
         lock(&self.suspects).remove(&vm);
         lock(&self.shut).remove(&vm);
+        lock(&self.unstaged).remove(&vm);
         lock(&self.unlisted).remove(&vm);
         self.spacing.forget(vm);
     }
@@ -226,8 +231,8 @@ impl Replicas {
         if let Some((_, refusal)) = lock(&self.shut).get(&vm) {
             return Some(without_points(replica.epoch, refusal));
         }
-        if let Some(figures) = lock(&self.figures).get(&vm) {
-            return Some(HolderFigures { epoch: replica.epoch, ..figures.clone() });
+        if let Some(figures) = self.known(vm, replica.epoch) {
+            return Some(figures);
         }
         match self.store(replica).await {
             Ok(store) => self.note(vm, replica.epoch, &*store.lock().await),
@@ -235,7 +240,28 @@ impl Replicas {
                 return Some(without_points(replica.epoch, &refusal));
             }
         }
-        lock(&self.figures).get(&vm).cloned()
+        self.known(vm, replica.epoch)
+    }
+
+    /// What was noted of a replica, and what is wrong with it since.
+    fn known(&self, vm: VmId, epoch: Epoch) -> Option<HolderFigures> {
+        let figures = lock(&self.figures).get(&vm).cloned()?;
+        let unstaged = || lock(&self.unstaged).get(&vm).map(ToString::to_string);
+        Some(HolderFigures { epoch, fault: figures.fault.clone().or_else(unstaged), ..figures })
+    }
+
+    /// Takes in how the last try to stage something ended: this node goes on saying that it cannot until it could.
+    pub fn note_staging(&self, vm: VmId, refusal: Option<&Refusal>) {
+        match refusal {
+            Some(refusal) if durable::is_fault(refusal) => {
+                lock(&self.unstaged).insert(vm, refusal.clone());
+            }
+            // Whatever else was wrong was not this node's disk.
+            Some(_) => {}
+            None => {
+                lock(&self.unstaged).remove(&vm);
+            }
+        }
     }
 
     /// Waits a moment while something is staged of a replica that this node has just come to hold: it may have been
@@ -252,6 +278,7 @@ impl Replicas {
     pub fn faults(&self) -> StagingFaults {
         let failed = lock(&self.figures).clone().into_iter().filter_map(|(vm, figures)| Some((vm, figures.fault?)));
         let mut replicas: BTreeMap<VmId, String> = failed.collect();
+        replicas.extend(lock(&self.unstaged).iter().map(|(vm, refusal)| (*vm, refusal.to_string())));
         replicas.extend(lock(&self.shut).iter().map(|(vm, (_, refusal))| (*vm, refusal.to_string())));
         StagingFaults::new(self.node.vms.storage_faults(), replicas)
     }
@@ -368,7 +395,7 @@ impl Drop for Reading {
 }
 
 fn make_folder(folder: &Path) -> Result<(), Refusal> {
-    std::fs::create_dir_all(folder).map_err(|error| crate::drive::image::durable::fault("create", folder, &error))
+    std::fs::create_dir_all(folder).map_err(|error| durable::fault("create", folder, &error))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

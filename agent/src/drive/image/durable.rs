@@ -34,6 +34,12 @@ pub fn fault(action: &str, path: &Path, error: &io::Error) -> Refusal {
     Refusal::new(class, code, format!("cannot {action} {shown}: {error}")).field("path").remedy(remedy)
 }
 
+/// Whether a refusal says that a disk of this node is at fault, or its file system: see [`fault`].
+pub fn is_fault(refusal: &Refusal) -> bool {
+    let codes = ["missing_file", "permission_denied", "disk_full", "read_only", "io_error"];
+    refusal.class == Class::Failed && codes.contains(&refusal.code.as_str())
+}
+
 /// A boundary between two steps of IO, by name: the place where tests let the disk fail.
 #[cfg(not(test))]
 #[inline(always)]
