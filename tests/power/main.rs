@@ -1,4 +1,4 @@
-//! Power cuts under what must survive them: the store of the consensus log, and a replica's folder.
+//! Power cuts under what must survive them: the store of the consensus log, a replica's folder, and one that is copied.
 //!
 //! The disk is `landfall_kit::power`, a file system that keeps after a cut what was synced, and of the rest what chance
 //! decides. Each subject is cut thirty times (three hundred with `LANDFALL_LONG`) at drawn moments, remounted, opened and
@@ -9,6 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod content;
+mod copying;
 mod matrix;
 mod replica;
 mod store;

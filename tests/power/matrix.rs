@@ -27,12 +27,12 @@ const CASES: [(&str, u64); 5] = [
 const CHANGES_SHORT: u64 = 11;
 const SYNCS_SHORT: u64 = 3;
 
-fn every(short: u64) -> usize {
+pub fn every(short: u64) -> usize {
     if std::env::var_os("LANDFALL_LONG").is_some() { 1 } else { short as usize }
 }
 
 /// Puts the folder of a replica onto the disk, durably.
-fn put(template: &Path, disk: &Path) {
+pub fn put(template: &Path, disk: &Path) {
     let folder = disk.join("replica");
     if folder.exists() {
         fs::remove_dir_all(&folder).unwrap();
@@ -50,7 +50,7 @@ fn put(template: &Path, disk: &Path) {
 
 /// What is done to the disk during a commit.
 #[derive(Clone, Copy, Debug)]
-enum Fault {
+pub enum Fault {
     Power(u64),
     Sync(u64),
 }

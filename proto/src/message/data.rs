@@ -244,11 +244,20 @@ pub enum CopyRequest {
     Complete,
 }
 
+/// A replica's files at one moment, for a copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyListing {
+    /// Names and sizes; the names are plain and end in no folder of their own.
+    pub files: Vec<(String, u64)>,
+    /// Points that are known to be damaged there and could not be repaired, by number: they are copied as they are.
+    pub damaged: Vec<u64>,
+}
+
 /// The answer to a [`CopyRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CopyAnswer {
-    /// Files and their sizes; the names are plain and end in no folder of their own.
-    Files(Vec<(String, u64)>),
+    /// The files.
+    Files(CopyListing),
     /// The asker holds the replica from now on, at this assignment.
     Handed(Epoch),
     /// The asker is in the in-sync set from now on.

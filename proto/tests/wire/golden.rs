@@ -19,7 +19,8 @@ use landfall_proto::message::control::{
     Statistics, Traffic,
 };
 use landfall_proto::message::data::{
-    ChangeSet, Content, CopyAnswer, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Packed, Staged, Tip, Welcome,
+    ChangeSet, Content, CopyAnswer, CopyListing, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Packed, Staged,
+    Tip, Welcome,
 };
 use landfall_proto::message::join::{self, Ask, Invitation, JoinAnswer, JoinRequest};
 use landfall_proto::message::leaves::{LeafAnswer, LeafRequest};
@@ -747,7 +748,7 @@ fn data_messages() {
     let digests = CopyRequest::Digests { file: "head.qcow2".into(), offset: 1 << 16, count: 3 };
     check_all("copy_request", &[CopyRequest::List { freeze: true }, reading, digests, CopyRequest::Complete]);
     let answers = [
-        CopyAnswer::Files(vec![("head.qcow2".into(), 1 << 40)]),
+        CopyAnswer::Files(CopyListing { files: vec![("head.qcow2".into(), 1 << 40)], damaged: vec![7] }),
         CopyAnswer::Handed(epoch(9)),
         CopyAnswer::Admitted,
         CopyAnswer::Digests(vec![[1; 32], [2; 32]]),

@@ -82,10 +82,10 @@ impl Given<'_> {
                 let store = self.replicas.store(&replica).await?;
                 let mut store = store.lock_owned().await;
                 let source = blocking(move || store.copy_source(freeze)).await?;
-                let files = source.files().to_vec();
+                let listing = source.listing().clone();
                 // The earlier one goes only now: what it has pinned is in the new one as it was.
                 self.source = Some(source);
-                Ok(CopyAnswer::Files(files))
+                Ok(CopyAnswer::Files(listing))
             }
             CopyRequest::Read { file, offset, length } => {
                 let mut source = self.source.take().ok_or_else(not_listed)?;

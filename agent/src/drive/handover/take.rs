@@ -10,15 +10,18 @@ use landfall_proto::alpn::Alpn;
 use landfall_proto::calls::Session;
 use landfall_proto::frame::{self, FrameError};
 use landfall_proto::id::VmId;
-use landfall_proto::message::data::{CopyAnswer, CopyRequest, DIGEST_BYTES, DIGESTS_MAX, EXTENT_MAX, Hello};
+use landfall_proto::message::control::{ControlAnswer, ControlRequest, ProofFigures};
+use landfall_proto::message::data::{
+    CopyAnswer, CopyListing, CopyRequest, DIGEST_BYTES, DIGESTS_MAX, EXTENT_MAX, Hello,
+};
 use landfall_proto::model::Replica;
 use landfall_proto::refusal::Class;
 use landfall_store::State;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Purpose, STALL};
 use crate::drive::events::Happening;
-use crate::drive::members::data_target;
+use crate::drive::members::{control_target, data_target};
 use crate::drive::node::Node;
 use crate::drive::replica::layout::MANIFEST;
 use crate::drive::replica::{Import, Manifest, Similar};
@@ -38,6 +41,9 @@ const FROZEN_BYTES_AIM: u64 = 64 << 20;
 /// Passes before the one that the primary waits for. Each carries what was written during the one before; where that
 /// does not become little in so many, the guest writes about as fast as the copy goes and more would not help.
 const UNFROZEN_PASSES: u32 = 4;
+
+/// How often the holder is asked how far it is with reading a point back.
+const PROOF_LOOK: Duration = Duration::from_millis(500);
 
 /// One replica that is copied to this node.
 pub(super) struct Copying<'a> {
@@ -62,15 +68,15 @@ impl Copying<'_> {
         copy.send(&Hello::Copy { vm, epoch: replica.epoch }).await?;
         let mut import = self.passes(&mut copy).await?;
         let froze = node.outside.clock.now();
-        let files = copy.list(true).await?;
-        import = copy.beside(move || import.again(files).map(|()| import)).await?;
+        let listing = copy.list(true).await?;
+        import = copy.beside(move || import.again(listing).map(|()| import)).await?;
         import = copy.fetch(import).await?;
         let bytes = import.received();
-        copy.beside(move || import.finish()).await?;
+        let damaged = copy.beside(move || import.finish()).await?;
         let told = match (copy.ask(&CopyRequest::Complete).await?, self.purpose) {
             (CopyAnswer::Handed(epoch), Purpose::Hold) => {
                 // Until this node has applied it, it would take the replica for one that is still to be taken over.
-                let applied = node.proposer.applied(epoch.0, tokio::time::Instant::now() + STALL).await;
+                let applied = node.proposer.applied(epoch.0, Instant::now() + STALL).await;
                 open_early(node, replicas, vm, applied.ok());
                 let told = format!("{} is received here now: {bytes} bytes came from its holder", replica.vm.name);
                 Happening::info("replica_moved", told).with("epoch", &epoch)
@@ -87,6 +93,7 @@ impl Copying<'_> {
             (other, _) => return Err(unexpected(other)),
         };
         let now = node.outside.clock.now();
+        self.tell_damaged(&damaged);
         let event = told.vm(vm).node(&node.name).with("bytes", &bytes).with("took_ms", &now.since(began).as_millis());
         node.events.record(event.with("frozen_ms", &now.since(froze).as_millis()));
         Ok(())
@@ -96,11 +103,11 @@ impl Copying<'_> {
     async fn passes(&self, copy: &mut Copy) -> Result<Import, Refusal> {
         let Self { replica, anew, .. } = *self;
         let (vm, folder) = (replica.vm.id, self.replicas.folder(&replica.storage, replica.vm.id)?);
-        let files = copy.list(false).await?;
-        let theirs = Arc::new(copy.manifest(&files).await?);
+        let listing = copy.list(false).await?;
+        let theirs = Arc::new(copy.manifest(&listing).await?);
         let listed = Arc::clone(&theirs);
         let begun = move || {
-            let mut import = Import::begin(&folder, vm, files)?;
+            let mut import = Import::begin(&folder, vm, listing)?;
             if !anew {
                 let reused = import.reuse(&listed)?;
                 tracing::info!(%vm, reused, "files that are here already are not copied");
@@ -116,16 +123,70 @@ impl Copying<'_> {
         let (mut pass, mut before) = (1, 0);
         loop {
             import = copy.fetch(import).await?;
-            import = copy.beside(move || import.check().map(|()| import)).await?;
+            let found;
+            (import, found) = copy.beside(move || import.check().map(|found| (import, found))).await?;
             let carried = import.received() - before;
             tracing::info!(vm = %replica.vm.name, pass, carried, "copied while the holder goes on");
-            if carried <= FROZEN_BYTES_AIM || pass >= UNFROZEN_PASSES {
+            for point in &found {
+                self.holder_finds(copy, *point).await?;
+            }
+            if found.is_empty() && (carried <= FROZEN_BYTES_AIM || pass >= UNFROZEN_PASSES) {
                 return Ok(import);
             }
             (pass, before) = (pass + 1, import.received());
-            let files = copy.list(false).await?;
-            import = copy.beside(move || import.again(files).map(|()| import)).await?;
+            let listing = copy.list(false).await?;
+            import = copy.beside(move || import.again(listing).map(|()| import)).await?;
         }
+    }
+
+    /// A point is damaged in what came from the holder, which does not know of it: has it read that point back, so that it
+    /// names the damage in its next listing. Where it finds the point whole this copy is of no use.
+    async fn holder_finds(&self, copy: &mut Copy, point: u64) -> Result<(), Refusal> {
+        tracing::warn!(vm = %self.replica.vm.name, point, "a point that was copied is damaged: its holder reads it back");
+        let (mut begin, mut last, mut moved) = (true, 0, Instant::now());
+        loop {
+            let figures = self.proof(point, begin).await?;
+            begin = false;
+            if figures.damage.is_some() {
+                return Ok(());
+            }
+            if figures.verified_at.is_some() {
+                let message = format!("the copy of point {point} is damaged, and it is whole at its holder");
+                return Err(Refusal::new(Class::Failed, "damaged", message).remedy("it is copied again by itself"));
+            }
+            if figures.read_bytes > last {
+                (last, moved) = (figures.read_bytes, Instant::now());
+            } else if moved.elapsed() > STALL {
+                let message = format!("the holder does not get on with reading point {point} back");
+                return Err(Refusal::new(Class::Unreachable, "copy_broken", message));
+            }
+            copy.sign_of_life().await?;
+            sleep(PROOF_LOOK).await;
+        }
+    }
+
+    async fn proof(&self, point: u64, begin: bool) -> Result<ProofFigures, Refusal> {
+        let (state, holder) = (self.node.state(), self.replica.holder);
+        let target = control_target(&state, holder).ok_or_else(|| Refusal::not_found("node", "the holder"))?;
+        let request = ControlRequest::Prove { vm: self.replica.vm.id, point: Some(point), begin };
+        match self.node.calls.call(&target, Alpn::Control, &request, STALL).await {
+            Ok(ControlAnswer::Proof(figures)) => Ok(figures),
+            Ok(ControlAnswer::Refused(refusal)) => Err(refusal),
+            Ok(_) => Err(Refusal::new(Class::Failed, "protocol", "the holder gave an answer of another kind")),
+            Err(error) => Err(Refusal::new(Class::Unreachable, "copy_broken", error.to_string())),
+        }
+    }
+
+    /// Says which points are damaged here because they were where they came from.
+    fn tell_damaged(&self, damaged: &[u64]) {
+        if damaged.is_empty() {
+            return;
+        }
+        let points: Vec<String> = damaged.iter().map(u64::to_string).collect();
+        let points = points.join(", ");
+        let told = format!("the replica of {} came here with points that are damaged: {points}", self.replica.vm.name);
+        let event = Happening::critical("point_damaged", told).vm(self.replica.vm.id).node(&self.node.name);
+        self.node.events.record(event.with("points", &points));
     }
 }
 
@@ -153,16 +214,16 @@ impl Copy {
         received.await.unwrap_or(Err(FrameError::Late(STALL))).map_err(|error| broken(&error))
     }
 
-    async fn list(&mut self, freeze: bool) -> Result<Vec<(String, u64)>, Refusal> {
+    async fn list(&mut self, freeze: bool) -> Result<CopyListing, Refusal> {
         match self.ask(&CopyRequest::List { freeze }).await? {
-            CopyAnswer::Files(files) => Ok(files),
+            CopyAnswer::Files(listing) => Ok(listing),
             other => Err(unexpected(other)),
         }
     }
 
     /// The holder's manifest, as of the last listing.
-    async fn manifest(&mut self, files: &[(String, u64)]) -> Result<Manifest, Refusal> {
-        let size = files.iter().find(|(name, _)| name == MANIFEST).map_or(0, |(_, size)| *size);
+    async fn manifest(&mut self, listing: &CopyListing) -> Result<Manifest, Refusal> {
+        let size = listing.files.iter().find(|(name, _)| name == MANIFEST).map_or(0, |(_, size)| *size);
         let mut bytes = Vec::new();
         while (bytes.len() as u64) < size.min(Manifest::BYTES_MAX) {
             let offset = bytes.len() as u64;
@@ -225,15 +286,18 @@ impl Copy {
                 done = &mut work => return done,
                 () = sleep(SIGN_OF_LIFE) => {}
             }
-            let sign = CopyRequest::Read { file: MANIFEST.to_owned(), offset: 0, length: 1 };
-            let silent = match self.ask(&sign).await {
-                Ok(CopyAnswer::Piece(_)) => continue,
-                Ok(other) => unexpected(other),
-                Err(refusal) => refusal,
-            };
+            let Err(silent) = self.sign_of_life().await else { continue };
             // The next try must not meet this one's work in its folder.
             drop(work.await);
             return Err(silent);
+        }
+    }
+
+    async fn sign_of_life(&mut self) -> Result<(), Refusal> {
+        let sign = CopyRequest::Read { file: MANIFEST.to_owned(), offset: 0, length: 1 };
+        match self.ask(&sign).await? {
+            CopyAnswer::Piece(_) => Ok(()),
+            other => Err(unexpected(other)),
         }
     }
 

@@ -9,6 +9,7 @@ use landfall_proto::message::data::{ChangeSet, Tip};
 use landfall_proto::refusal::Class;
 
 use super::layout::STAGED;
+use super::manifest::PointEntry;
 use super::stage::Staging;
 use super::store::{Epochs, ReplicaStore};
 
@@ -84,7 +85,8 @@ impl ReplicaStore {
             self.drop_staged()?;
         }
         let here = self.staging.as_ref().map(Staging::staged).map(|staged| staged.tip);
-        Ok((self.standing().newest, here))
+        // Also where its content is in doubt: what is based on that is refused when it comes, and what is not mends it.
+        Ok((self.manifest().newest().map(PointEntry::tip), here))
     }
 
     /// Applies and lists what is staged whole, provided that it is `tip`; done already is as good.

@@ -26,7 +26,7 @@ fn alike() -> (tempfile::TempDir, Primary, ReplicaStore, ReplicaStore) {
 /// Copies a replica's files as another node does, and returns the bytes that came from the other folder.
 fn copy(from: &mut ReplicaStore, to: &std::path::Path, reuse: bool) -> u64 {
     let mut source = from.copy_source(true).unwrap();
-    let mut import = Import::begin(to, VM, source.files().to_vec()).unwrap();
+    let mut import = Import::begin(to, VM, source.listing().clone()).unwrap();
     if reuse {
         import.reuse(from.manifest()).unwrap();
         for similar in import.similar(from.manifest()) {
@@ -158,7 +158,7 @@ fn a_copy_that_went_another_way_or_is_damaged_counts_only_as_far_as_it_is_the_sa
     crate::drive::image::durable::set_read_only(&base, false).unwrap();
     std::fs::write(&base, bytes).unwrap();
     let source = holder.copy_source(true).unwrap();
-    let mut import = Import::begin(&folder.path().join("copy"), VM, source.files().to_vec()).unwrap();
+    let mut import = Import::begin(&folder.path().join("copy"), VM, source.listing().clone()).unwrap();
     assert!(import.reuse(holder.manifest()).unwrap() > 0);
     drop((import, source));
     copy(&mut holder, &folder.path().join("copy"), false);

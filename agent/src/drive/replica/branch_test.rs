@@ -66,7 +66,7 @@ fn a_branch_keeps_its_point_over_a_restart_until_it_is_removed() {
 /// Copies what `store` has to `target`, where a replica may be.
 fn copied(store: &mut ReplicaStore, target: &Path) {
     let mut source = store.copy_source(false).unwrap();
-    let mut import = Import::begin(target, VM, source.files().to_vec()).unwrap();
+    let mut import = Import::begin(target, VM, source.listing().clone()).unwrap();
     while let Some(step) = import.next_step() {
         let piece = source.read(&step.file, step.offset, step.length).unwrap();
         import.feed(&piece).unwrap();

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
+use landfall_proto::message::data::CopyListing;
+
 use super::test_primary::{Primary, VM, check_points, epochs, exported, listed, stage};
 use super::*;
 use crate::drive::image::durable::TEMPORARY;
@@ -304,7 +306,7 @@ fn a_replica_is_copied_whole_and_a_damaged_piece_never_takes_its_place() {
     let total: u64 = source.files().iter().map(|(_, size)| size).sum();
 
     for damage in [Some(3_u64), None, None] {
-        let mut import = Import::begin(&target, VM, source.files().to_vec()).unwrap();
+        let mut import = Import::begin(&target, VM, source.listing().clone()).unwrap();
         let mut pieces = 0;
         while let Some(step) = import.next_step() {
             let mut piece = source.read(&step.file, step.offset, step.length).unwrap();
@@ -321,7 +323,8 @@ fn a_replica_is_copied_whole_and_a_damaged_piece_never_takes_its_place() {
             (Some(_), Err(refusal)) => {
                 assert!(!target.exists(), "{refusal}");
             }
-            (None, Ok(())) => {
+            (None, Ok(damaged)) => {
+                assert!(damaged.is_empty(), "{damaged:?}");
                 let copy = ReplicaStore::open(&target, VM).unwrap();
                 assert_eq!(copy.manifest(), store.manifest());
                 check_points(&copy, &primary.history);
@@ -344,7 +347,10 @@ fn a_replica_is_copied_whole_and_a_damaged_piece_never_takes_its_place() {
         (vec![("a".to_owned(), 1)], "no manifest"),
         (vec![("manifest".to_owned(), u64::MAX)], "a size without bound"),
     ] {
-        assert_eq!(Import::begin(&target, VM, files).unwrap_err().code, "bad_copy", "{why}");
+        let listing = CopyListing { files, damaged: Vec::new() };
+        assert_eq!(Import::begin(&target, VM, listing).unwrap_err().code, "bad_copy", "{why}");
     }
+    let listing = CopyListing { files: vec![("manifest".to_owned(), 1)], damaged: vec![7; 1000] };
+    assert_eq!(Import::begin(&target, VM, listing).unwrap_err().code, "bad_copy", "more points than any replica has");
     assert!(!TEMPORARY.is_empty());
 }

@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use landfall_proto::Refusal;
-use landfall_proto::message::data::{DIGEST_BYTES, DIGESTS_MAX, EXTENT_MAX};
+use landfall_proto::message::data::{CopyListing, DIGEST_BYTES, DIGESTS_MAX, EXTENT_MAX};
 use landfall_proto::refusal::Class;
 
 use super::chain;
@@ -27,7 +27,7 @@ use crate::drive::image::durable::fault;
 pub struct CopySource {
     pin: Pin,
     manifest: Vec<u8>,
-    files: Vec<(String, u64)>,
+    listing: CopyListing,
     /// The file that was read last: pieces of one file follow each other.
     open: Option<(String, File)>,
 }
@@ -61,7 +61,9 @@ impl ReplicaStore {
             let meta = std::fs::metadata(&path).map_err(|error| fault("look at", &path, &error))?;
             files.push((name, meta.len()));
         }
-        Ok(CopySource { pin, manifest, files, open: None })
+        let damaged = self.manifest().points.iter().filter(|point| self.is_damaged(point)).map(|point| point.sequence);
+        let listing = CopyListing { files, damaged: damaged.collect() };
+        Ok(CopySource { pin, manifest, listing, open: None })
     }
 }
 
@@ -71,9 +73,14 @@ impl CopySource {
         self.pin.still_freezes()
     }
 
+    /// What there is to copy.
+    pub fn listing(&self) -> &CopyListing {
+        &self.listing
+    }
+
     /// The files and their sizes; the manifest is the first.
     pub fn files(&self) -> &[(String, u64)] {
-        &self.files
+        &self.listing.files
     }
 
     /// BLAKE3 of `count` pieces of [`DIGEST_BYTES`] of a listed file from `offset` on; fewer where it ends before.
@@ -82,7 +89,7 @@ impl CopySource {
             let text = format!("{offset} (+{count})");
             return Err(Refusal::invalid("offset", &text, "ask for at most 1,024 pieces of 64 KiB of a disk's file"));
         }
-        let size = self.files.iter().find(|(name, _)| name == file).map_or(0, |(_, size)| *size);
+        let size = self.listing.files.iter().find(|(name, _)| name == file).map_or(0, |(_, size)| *size);
         let (mut digests, mut at) = (Vec::new(), offset);
         while at < size && digests.len() < count as usize {
             let length = (size - at).min(DIGEST_BYTES);
@@ -96,7 +103,7 @@ impl CopySource {
 
     /// `length` bytes of a listed file from `offset` on, without the zeroes that they end in.
     pub fn read(&mut self, file: &str, offset: u64, length: u32) -> Result<Vec<u8>, Refusal> {
-        let Some(size) = self.files.iter().find(|(name, _)| name == file).map(|(_, size)| *size) else {
+        let Some(size) = self.listing.files.iter().find(|(name, _)| name == file).map(|(_, size)| *size) else {
             return Err(Refusal::not_found("file", file).remedy("read one of the listed files"));
         };
         let end = offset.checked_add(u64::from(length)).filter(|end| *end <= size);

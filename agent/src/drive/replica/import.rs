@@ -8,7 +8,11 @@
 //! both. That it is the same is so because the other node keeps the points of one listing pinned until it has made the
 //! next: an overlay is written once, and the base changes only when a point that it pins is de-listed. It is no article
 //! of faith all the same: a point is found right by reading the files that are here, and a file that went or came anew
-//! makes every point be read again. Everything blocks.
+//! makes every point be read again.
+//!
+//! A point that the other node lists as damaged is copied as it is: it must not keep the sound ones from being copied. It
+//! is read like every other, and what is found wrong goes with it, so that it is damaged here as well, or whole where files
+//! that were here already are. A point that is damaged here alone makes the copy useless. Everything blocks.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File};
@@ -17,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use landfall_proto::Refusal;
 use landfall_proto::id::VmId;
+use landfall_proto::message::data::CopyListing;
 use landfall_proto::refusal::{Class, quoted};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
@@ -25,9 +30,9 @@ use super::chain;
 use super::check::Checked;
 use super::layout::{FILES_MAX, Layout, MANIFEST, is_plain};
 use super::leftover;
-use super::manifest::{self, Manifest, PointEntry};
+use super::manifest::{self, Manifest, POINTS_MAX, PointEntry};
 use super::pins::FolderLock;
-use super::proofs::Proofs;
+use super::proofs::{Damage, Proofs};
 use crate::drive::image::durable::{self, fault};
 use crate::drive::image::tree;
 
@@ -52,6 +57,8 @@ pub struct Import {
     pub(super) folder: PathBuf,
     pub(super) layout: Layout,
     pub(super) files: Vec<(String, u64)>,
+    /// Points that the other node knows to be damaged.
+    damaged: Vec<u64>,
     /// The next piece to ask for: file and offset.
     next: (usize, u64),
     asked: VecDeque<(usize, CopyStep)>,
@@ -65,9 +72,9 @@ pub struct Import {
 }
 
 impl Import {
-    /// Begins to take `files` (as the other node listed them) for the replica of `vm` in `folder`.
-    pub fn begin(folder: &Path, vm: VmId, files: Vec<(String, u64)>) -> Result<Self, Refusal> {
-        check_list(&files)?;
+    /// Begins to take what the other node listed for the replica of `vm` in `folder`.
+    pub fn begin(folder: &Path, vm: VmId, listing: CopyListing) -> Result<Self, Refusal> {
+        check_list(&listing)?;
         let temporary = temporary(folder, vm);
         remove_folder(&temporary)?;
         fs::create_dir_all(&temporary).map_err(|error| fault("create", &temporary, &error))?;
@@ -76,7 +83,8 @@ impl Import {
             vm,
             folder: folder.to_owned(),
             layout,
-            files,
+            files: listing.files,
+            damaged: listing.damaged,
             next: (0, 0),
             asked: VecDeque::new(),
             open: None,
@@ -123,9 +131,10 @@ impl Import {
 
     /// Begins the next pass, over what the other node lists now in the same session. What is here and still listed is
     /// kept, the rest removed; the manifest is always taken anew.
-    pub fn again(&mut self, files: Vec<(String, u64)>) -> Result<(), Refusal> {
-        check_list(&files)?;
+    pub fn again(&mut self, listing: CopyListing) -> Result<(), Refusal> {
+        check_list(&listing)?;
         self.complete()?;
+        let CopyListing { files, damaged } = listing;
         let listed: BTreeSet<&(String, u64)> = files.iter().collect();
         let (mut kept, mut lost) = (BTreeSet::new(), false);
         for file in self.files.iter().filter(|(name, _)| name != MANIFEST) {
@@ -139,7 +148,7 @@ impl Import {
         if lost {
             self.checked = Checked::default();
         }
-        (self.files, self.kept, self.next) = (files, kept, (0, 0));
+        (self.files, self.damaged, self.kept, self.next) = (files, damaged, kept, (0, 0));
         Ok(())
     }
 
@@ -209,9 +218,16 @@ impl Import {
         Ok(())
     }
 
-    /// Checks every point that the pass brought and no earlier one: see `check`. After a failure the copy is of no use.
-    pub fn check(&mut self) -> Result<(), Refusal> {
-        self.verified().map(drop)
+    /// Checks every point that the pass brought and no earlier one: see `check`. The points that are damaged here and not
+    /// known to be damaged at the other node: either that has not noticed yet, or this copy is of no use.
+    pub fn check(&mut self) -> Result<Vec<u64>, Refusal> {
+        let manifest = self.verified()?;
+        Ok(self.unexpected(&manifest).map(|(point, _)| point.sequence).collect())
+    }
+
+    fn unexpected<'a>(&'a self, manifest: &'a Manifest) -> impl Iterator<Item = (&'a PointEntry, &'a [Damage])> {
+        let damaged = manifest.points.iter().map(|point| (point, self.checked.damage(point)));
+        damaged.filter(|(point, damage)| !damage.is_empty() && !self.damaged.contains(&point.sequence))
     }
 
     fn verified(&mut self) -> Result<Manifest, Refusal> {
@@ -228,17 +244,32 @@ impl Import {
         Ok(manifest)
     }
 
-    /// Checks what the last pass brought and puts the replica in its place, to be opened there. Whatever fails, the
-    /// replica's place is as it was.
-    pub fn finish(mut self) -> Result<(), Refusal> {
-        let manifest = self.verified()?;
+    /// Checks what the last pass brought and puts the replica in its place, to be opened there; the points that are damaged
+    /// in it as they were at the other node. Whatever fails, the replica's place is as it was.
+    pub fn finish(mut self) -> Result<Vec<u64>, Refusal> {
+        let mut manifest = self.verified()?;
+        if let Some((point, damage)) = self.unexpected(&manifest).next() {
+            return Err(damaged(point, damage));
+        }
         self.checked.settle_indexes(&self.layout, &manifest)?;
         // Read and checked just now: whoever opens it need not do that again.
-        let mut proofs = Proofs::default();
+        let (mut proofs, mut carried) = (Proofs::default(), Vec::new());
+        for point in &manifest.points {
+            let damage = self.checked.damage(point);
+            if !damage.is_empty() {
+                proofs.of_mut(point).damage = damage.to_vec();
+                carried.push(point.sequence);
+            }
+        }
+        if !manifest.doubted && manifest.newest().is_some_and(|newest| carried.contains(&newest.sequence)) {
+            manifest.doubted = true;
+            manifest.save(&self.layout.path(MANIFEST))?;
+        }
         proofs.stamp(&self.layout, &manifest)?;
         proofs.save(&self.layout)?;
         durable::sync_folder(self.layout.folder())?;
-        self.place()
+        self.place()?;
+        Ok(carried)
     }
 
     /// Gives the folder its place in one step, and removes what was there.
@@ -270,7 +301,16 @@ fn temporary(folder: &Path, vm: VmId) -> PathBuf {
     leftover::beside(folder, vm, leftover::IMPORT)
 }
 
-fn check_list(files: &[(String, u64)]) -> Result<(), Refusal> {
+fn damaged(point: &PointEntry, damage: &[Damage]) -> Refusal {
+    let ranges: Vec<String> = damage.iter().take(3).map(Damage::to_string).collect();
+    let message = format!("the copy of point {} is damaged: {}", point.sequence, ranges.join("; "));
+    Refusal::new(Class::Failed, "damaged", message).remedy("copy again, or from another node")
+}
+
+fn check_list(CopyListing { files, damaged }: &CopyListing) -> Result<(), Refusal> {
+    if damaged.len() > POINTS_MAX {
+        return Err(bad_list(&format!("{} damaged points", damaged.len())));
+    }
     if files.len() > FILES_MAX || !files.iter().any(|(name, _)| name == MANIFEST) {
         return Err(bad_list(&format!("{} files, or no manifest", files.len())));
     }

@@ -78,7 +78,7 @@ fn fetch(import: &mut Import, source: &mut CopySource, most: usize) -> Result<Ve
 }
 
 fn begin(target: &Path, source: &CopySource) -> Result<Import, landfall_proto::Refusal> {
-    Import::begin(target, VM, source.files().to_vec())
+    Import::begin(target, VM, source.listing().clone())
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn the_holder_goes_on_during_the_first_pass_and_the_frozen_one_carries_only_the_
         site.primary.next_set(site.store.standing().newest)
     };
     assert_eq!(stage(&mut site.store, &set, &extents).unwrap_err().code, "frozen");
-    import.again(frozen.files().to_vec()).unwrap();
+    import.again(frozen.listing().clone()).unwrap();
     let files = fetch(&mut import, &mut frozen, usize::MAX).unwrap();
     let manifest = || std::iter::once(layout::MANIFEST.to_owned());
     let rest = frozen.files().iter().filter(|file| !earlier.contains(file)).map(|(name, _)| name.clone());
@@ -160,10 +160,10 @@ fn a_pass_over_files_that_changed_meanwhile_is_found_out_or_right() {
         site.point();
     }
     let mut source = site.store.copy_source(true).unwrap();
-    import.again(source.files().to_vec()).unwrap();
+    import.again(source.listing().clone()).unwrap();
     fetch(&mut import, &mut source, usize::MAX).unwrap();
     match import.finish() {
-        Ok(()) => {}
+        Ok(damaged) => assert!(damaged.is_empty()),
         Err(refusal) => {
             assert!(!site.target().exists(), "{refusal}");
             let mut import = begin(&site.target(), &source).unwrap();
@@ -189,7 +189,7 @@ fn broken_off(site: &mut Site, stop: usize, most: usize) -> Option<()> {
         site.point();
         let frozen = site.store.copy_source(true).unwrap();
         source = frozen;
-        import.again(source.files().to_vec()).unwrap();
+        import.again(source.listing().clone()).unwrap();
     }
     None
 }
@@ -232,7 +232,7 @@ fn a_copy_whose_disk_fails_at_any_step_is_made_again() {
             let mut import = begin(&site.target(), source)?;
             fetch(&mut import, source, usize::MAX)?;
             import.check()?;
-            import.again(source.files().to_vec())?;
+            import.again(source.listing().clone())?;
             fetch(&mut import, source, usize::MAX)?;
             import.finish()
         });
@@ -245,10 +245,70 @@ fn a_copy_whose_disk_fails_at_any_step_is_made_again() {
             assert!(copy.is_none_or(|copy| !copy.points.is_empty()), "step {at}: what has its place is whole");
         }
         match done {
-            Ok(()) if taken <= at => break,
-            Ok(()) => {}
+            Ok(_) if taken <= at => break,
+            Ok(damaged) => assert!(damaged.is_empty(), "step {at}"),
             Err(_) => failures += 1,
         }
     }
     assert!(failures > 10, "{failures} steps failed");
+}
+
+const FOLDER: &str = "LANDFALL_COPY_FOLDER";
+const STEP: &str = "LANDFALL_COPY_STEP";
+
+/// The whole copy, as an agent makes it in two passes.
+fn copy_once(folder: &Path) -> Result<(), landfall_proto::Refusal> {
+    let mut store = ReplicaStore::open(&folder.join("r"), VM)?;
+    let mut source = store.copy_source(true)?;
+    let mut import = begin(&folder.join("there").join("replica"), &source)?;
+    import.reuse(store.manifest())?;
+    fetch(&mut import, &mut source, usize::MAX)?;
+    import.check()?;
+    import.again(source.listing().clone())?;
+    fetch(&mut import, &mut source, usize::MAX)?;
+    import.finish().map(drop)
+}
+
+#[test]
+fn a_copy_that_is_killed_at_any_step_is_made_again() {
+    let Site { folder, primary, store } = Site::new(&[300_000]);
+    let (newest, place) = (listed(&store).last().copied(), folder.path().join("there").join("replica"));
+    drop(store);
+    faults::fail_from(None, 0);
+    copy_once(folder.path()).unwrap();
+    let steps = faults::taken();
+    let every = if std::env::var_os("LANDFALL_LONG").is_some() { 1 } else { 4 };
+    let whole = |shown: &str| {
+        let copy = ReplicaStore::open(&place, VM).unwrap_or_else(|refusal| panic!("{shown}: {refusal}"));
+        assert!(copy.fault().is_none() && listed(&copy).last().copied() == newest, "{shown}: {:?}", copy.fault());
+        check_points(&copy, &primary.history);
+    };
+    let mut killed = 0;
+    for (step, over) in (0..steps).step_by(every).flat_map(|step| [(step, false), (step, true)]) {
+        let shown = format!("killed at step {step} of {steps}, over an earlier copy: {over}");
+        if !over {
+            std::fs::remove_dir_all(&place).unwrap();
+        }
+        let mut child = std::process::Command::new("/proc/self/exe");
+        child.args(["--exact", "drive::replica::import_test::the_copying_child", "--test-threads=1"]);
+        child.env(FOLDER, folder.path()).env(STEP, step.to_string());
+        child.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        killed += u64::from(!child.status().unwrap().success());
+        if over || place.exists() {
+            whole(&shown);
+        }
+        copy_once(folder.path()).unwrap_or_else(|refusal| panic!("{shown}, again: {refusal}"));
+        whole(&shown);
+        assert_eq!(std::fs::read_dir(place.parent().unwrap()).unwrap().count(), 1, "{shown}: nothing else is left");
+    }
+    println!("{killed} copies killed at {steps} steps");
+    assert!(killed > steps / every as u64, "{killed} of {steps}");
+}
+
+/// Dies at a step of a copy: run by the test above through this one's own name.
+#[test]
+fn the_copying_child() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    faults::kill_at(std::env::var(STEP).unwrap().parse().unwrap());
+    copy_once(Path::new(&folder)).unwrap();
 }

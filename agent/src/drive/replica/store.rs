@@ -208,8 +208,7 @@ impl ReplicaStore {
     /// A listed point with what is known of it.
     fn shown(&self, point: &PointEntry) -> Point {
         let proof = self.proofs.of(point);
-        let damaged = proof.is_some_and(|proof| !proof.damage.is_empty());
-        let state = if damaged { PointState::Damaged } else { PointState::Listed };
+        let state = if self.is_damaged(point) { PointState::Damaged } else { PointState::Listed };
         Point { state, verified_at: proof.and_then(|proof| proof.verified_at), ..point.point() }
     }
 

@@ -48,6 +48,7 @@ impl ReplicaStore {
                     );
                     tracing::error!(vm = %self.manifest.vm, "{message}");
                     self.doubt = Some(message);
+                    self.proofs.of_mut(&point).suspect = true;
                 }
             }
         }

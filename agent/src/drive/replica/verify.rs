@@ -25,46 +25,50 @@ impl PinnedPoint {
     pub fn examine(&self, progress: Progress<'_>) -> Result<Vec<Damage>, Refusal> {
         let (mut damage, mut done) = (Vec::new(), 0);
         for entry in &self.entry().disks {
-            for range in self.examine_disk(entry, &mut |at| progress(done + at))? {
-                push(&mut damage, entry, range);
-            }
+            let content = self.open(entry).ok();
+            examine_disk(self.layout(), entry, content.as_ref(), &mut damage, &mut |at| progress(done + at))?;
             done += entry.bytes;
         }
         Ok(damage)
     }
+}
 
-    fn examine_disk(&self, entry: &DiskEntry, progress: Progress<'_>) -> Result<Vec<Range<u64>>, Refusal> {
-        let Ok(content) = self.open(entry) else { return Ok(whole(entry)) };
-        let leaves = sound_leaves(self.layout(), entry);
-        let mut known = leaves.as_ref().map(|leaves| leaves.hashes_from(0)).transpose()?;
-        let (mut found, mut merger, mut buffer) = (Vec::new(), Merger::default(), vec![0; LEAF_BYTES as usize]);
-        for leaf in 0..tree::node_count(entry.bytes, LEAF_BYTES) {
-            let range = range_of(entry, leaf);
-            let hash = leaf_hash(&content, entry, &range, &mut buffer);
-            let right = match &mut known {
-                Some(known) => hash.is_some() && hash == known.next_hash()?,
-                None => hash.is_some(),
-            };
-            merger.push(hash.unwrap_or_default());
-            let end = range.end;
-            if !right {
-                found.push(range);
+/// Reads a disk of a point and adds to `damage` what is not what the point lists: all of it where it cannot be opened.
+pub(super) fn examine_disk(
+    layout: &Layout,
+    entry: &DiskEntry,
+    content: Option<&PointDisk>,
+    damage: &mut Vec<Damage>,
+    progress: Progress<'_>,
+) -> Result<(), Refusal> {
+    let Some(content) = content else {
+        push(damage, entry, 0..entry.bytes);
+        return Ok(());
+    };
+    let leaves = sound_leaves(layout, entry);
+    let mut known = leaves.as_ref().map(|leaves| leaves.hashes_from(0)).transpose()?;
+    let (mut unread, mut merger, mut buffer) = (false, Merger::default(), vec![0; LEAF_BYTES as usize]);
+    for leaf in 0..tree::node_count(entry.bytes, LEAF_BYTES) {
+        let range = range_of(entry, leaf);
+        let (hash, end) = (leaf_hash(content, entry, &range, &mut buffer), range.end);
+        unread |= hash.is_none();
+        if let Some(known) = &mut known {
+            let wanted = known.next_hash()?;
+            if hash.is_none() || hash != wanted {
+                push(damage, entry, range);
             }
-            progress(end)?;
         }
-        // Without leaf hashes only the whole can be judged.
-        if known.is_none() && (!found.is_empty() || merger.finish(true) != Some(entry.root.0)) {
-            found = whole(entry);
-        }
-        Ok(found)
+        merger.push(hash.unwrap_or_default());
+        progress(end)?;
     }
+    // Without leaf hashes only the whole can be judged.
+    if known.is_none() && (unread || merger.finish(true) != Some(entry.root.0)) {
+        push(damage, entry, 0..entry.bytes);
+    }
+    Ok(())
 }
 
-fn whole(entry: &DiskEntry) -> Vec<Range<u64>> {
-    std::iter::once(0..entry.bytes).collect()
-}
-
-fn range_of(entry: &DiskEntry, leaf: u64) -> Range<u64> {
+pub(super) fn range_of(entry: &DiskEntry, leaf: u64) -> Range<u64> {
     let start = leaf * LEAF_BYTES;
     start..start + tree::node_length(entry.bytes, LEAF_BYTES, leaf)
 }
@@ -82,7 +86,7 @@ fn leaf_hash(content: &PointDisk, entry: &DiskEntry, range: &Range<u64>, buffer:
 }
 
 /// Adds a range, joined with the last one where they meet. Past the bound the last range takes in what follows.
-fn push(damage: &mut Vec<Damage>, entry: &DiskEntry, range: Range<u64>) {
+pub(super) fn push(damage: &mut Vec<Damage>, entry: &DiskEntry, range: Range<u64>) {
     let full = damage.len() >= RANGES_MAX;
     match damage.last_mut().filter(|last| last.disk == entry.target && (last.end == range.start || full)) {
         Some(last) => last.end = range.end,
@@ -102,7 +106,10 @@ pub(super) fn wrong(layout: &Layout, point: &PointEntry, damage: &[Damage]) -> R
             continue;
         };
         let leaves = HashIndex::open(&layout.path(&entry.leaves))?.filter(|leaves| leaves.node_bytes() == LEAF_BYTES);
-        let Some(leaves) = leaves.filter(|leaves| leaves.disk_bytes() == entry.bytes) else { continue };
+        let Some(leaves) = leaves.filter(|leaves| leaves.disk_bytes() == entry.bytes) else {
+            examine_disk(layout, entry, Some(&content), &mut found, &mut |_| Ok(()))?;
+            continue;
+        };
         let mut buffer = vec![0; LEAF_BYTES as usize];
         let mut wanted = leaves.hashes_from(part.start / LEAF_BYTES)?;
         for leaf in part.start / LEAF_BYTES..end.div_ceil(LEAF_BYTES) {
@@ -162,6 +169,11 @@ impl ReplicaStore {
             self.save()?;
         }
         Ok(())
+    }
+
+    /// Whether a point is known to be damaged.
+    pub(super) fn is_damaged(&self, point: &PointEntry) -> bool {
+        self.proofs.of(point).is_some_and(|proof| !proof.damage.is_empty())
     }
 
     /// The points whose files somebody else touched since they were read.

@@ -195,3 +195,106 @@ fn what_somebody_else_changed_is_noticed_before_anything_is_built_upon_it() {
     let newest = listed(&one).last().copied().unwrap();
     assert_eq!(examine(&mut one, newest), Vec::<u64>::new());
 }
+
+/// What the disks had at a point.
+fn content(primary: &Primary, sequence: u64) -> Vec<Vec<u8>> {
+    primary.history[&sequence].iter().map(|(_, disk)| disk.clone()).collect()
+}
+
+/// Copies a replica as another node does, in one pass; the points that it does not expect to be damaged.
+fn fetched(from: &mut ReplicaStore, to: &Path) -> (Import, Vec<u64>) {
+    let mut source = from.copy_source(true).unwrap();
+    let mut import = Import::begin(to, VM, source.listing().clone()).unwrap();
+    while let Some(step) = import.next_step() {
+        import.feed(&source.read(&step.file, step.offset, step.length).unwrap()).unwrap();
+    }
+    let found = import.check().unwrap();
+    (import, found)
+}
+
+#[test]
+fn a_point_that_is_damaged_at_the_holder_is_copied_as_it_is_and_keeps_no_other_from_being_copied() {
+    let Pair { folder, mut primary, mut one, .. } = pair();
+    let (path, to) = (folder.path().join("one"), folder.path().join("there"));
+    let base = one.manifest().points[0].disks[0].file.clone();
+    flip(&path, &base, &primary.history[&1][0].1[2 * 65_536 + 100..][..64]);
+    // The holder does not know yet: it is for that to look, and what was copied is of no use as it is.
+    let (import, found) = fetched(&mut one, &to);
+    assert_eq!(found, [1, 2]);
+    let refusal = import.finish().unwrap_err();
+    assert_eq!(refusal.code, "damaged");
+    assert!(refusal.message.contains("point 1 is damaged: disk vda, bytes 131072 to 196608"), "{refusal}");
+    assert!(!to.exists());
+
+    assert_eq!(examine(&mut one, 2), [1, 2]);
+    assert_eq!(one.copy_source(false).unwrap().listing().damaged, [1, 2]);
+    let (import, found) = fetched(&mut one, &to);
+    assert_eq!(found, Vec::<u64>::new());
+    assert_eq!(import.finish().unwrap(), [1, 2]);
+    let mut copy = ReplicaStore::open(&to, VM).unwrap();
+    assert_eq!((states(&copy), copy.damage()), (states(&one), one.damage()), "known there as well, by disk and range");
+    assert!(!copy.manifest().doubted && copy.doubt().is_none());
+    for sequence in [1, 2] {
+        assert_eq!(exported(&copy, sequence).unwrap_err().code, "damaged");
+    }
+    for sequence in [3, 4] {
+        assert_eq!(exported(&copy, sequence).unwrap(), content(&primary, sequence));
+    }
+    // It goes on, and the damage goes with the points that show it.
+    for _ in 0..5 {
+        primary.write();
+        primary.replicate(&mut copy).unwrap();
+    }
+    assert!(!states(&copy).contains(&(2, PointState::Damaged)), "{:?}", states(&copy));
+    chain_test::check_with_qemu(&copy);
+}
+
+#[test]
+fn a_damaged_head_is_copied_as_doubted_and_the_next_compared_change_set_mends_both() {
+    let Pair { folder, mut primary, mut one, .. } = pair();
+    let (path, to) = (folder.path().join("one"), folder.path().join("there"));
+    let overlay = one.manifest().points[1].disks[0].file.clone();
+    flip(&path, &overlay, &primary.history[&2][0].1[65_536 + 200..][..64]);
+    assert_eq!(examine(&mut one, 4), [2, 3, 4]);
+    let (import, found) = fetched(&mut one, &to);
+    assert_eq!(found, Vec::<u64>::new());
+    assert_eq!(import.finish().unwrap(), [2, 3, 4]);
+    let mut copy = ReplicaStore::open(&to, VM).unwrap();
+    assert!(copy.manifest().doubted);
+    let newest = one.manifest().newest().unwrap().tip();
+    assert_eq!(copy.agree(&epochs(), newest, None).unwrap(), (Some(newest), None), "it stands where its holder does");
+    primary.write();
+    let specs = primary.specs();
+    let (there, here) = (copy.admit(&epochs(), &specs, &[]).unwrap(), one.admit(&epochs(), &specs, &[]).unwrap());
+    assert_eq!((there.newest, here.newest), (None, None));
+    primary.replicate(&mut one).unwrap();
+    primary.sequence -= 1;
+    primary.replicate(&mut copy).unwrap();
+    for store in [&mut one, &mut copy] {
+        assert_eq!(examine(store, 5), Vec::<u64>::new());
+        assert_eq!(exported(store, 5).unwrap(), content(&primary, 5));
+        assert_eq!(exported(store, 1).unwrap(), content(&primary, 1));
+    }
+}
+
+#[test]
+fn a_copy_makes_lost_leaf_hashes_anew_where_the_content_has_its_root() {
+    let Pair { folder, primary, mut one, .. } = pair();
+    let (path, to) = (folder.path().join("one"), folder.path().join("there"));
+    for (point, damage) in [(0_usize, 5000_u64), (2, 4100)] {
+        let leaves = path.join(&one.manifest().points[point].disks[0].leaves);
+        durable::set_read_only(&leaves, false).unwrap();
+        let file = File::options().write(true).open(&leaves).unwrap();
+        file.write_all_at(&[0xa5; 64], damage.min(file.metadata().unwrap().len() - 64)).unwrap();
+    }
+    assert_eq!(examine(&mut one, 1), Vec::<u64>::new(), "its content has its root");
+    let (import, found) = fetched(&mut one, &to);
+    assert_eq!(found, Vec::<u64>::new());
+    assert_eq!(import.finish().unwrap(), Vec::<u64>::new());
+    let copy = ReplicaStore::open(&to, VM).unwrap();
+    check_points(&copy, &primary.history);
+    for point in &copy.manifest().points {
+        let sound = |disk| export::sound_leaves(&layout::Layout::new(&to), disk).is_some();
+        assert!(point.disks.iter().all(sound), "point {} can be proven leaf by leaf again", point.sequence);
+    }
+}

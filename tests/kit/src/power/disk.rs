@@ -203,7 +203,7 @@ impl Node {
         Self { kind, mode, owner, changed: SystemTime::now(), contents: Contents::default(), open: 0 }
     }
 
-    pub fn attributes(&self, number: u64) -> FileAttr {
+    fn attributes(&self, number: u64, names: u32) -> FileAttr {
         FileAttr {
             ino: INodeNo(number),
             size: self.contents.bytes(),
@@ -214,7 +214,7 @@ impl Node {
             crtime: self.changed,
             kind: self.kind,
             perm: self.mode,
-            nlink: if self.kind == FileType::Directory { 2 } else { 1 },
+            nlink: if self.kind == FileType::Directory { 2 } else { names },
             uid: self.owner.0,
             gid: self.owner.1,
             rdev: 0,
@@ -227,6 +227,12 @@ impl Node {
 impl State {
     pub fn node(&mut self, number: u64) -> Result<&mut Node, Errno> {
         self.nodes.get_mut(&number).ok_or(Errno::ENOENT)
+    }
+
+    /// What the kernel is told of a file. It counts names itself from then on, and links nothing to a file that has none.
+    pub fn attributes(&mut self, number: u64) -> Result<FileAttr, Errno> {
+        let names = self.names.count_of(number);
+        Ok(self.node(number)?.attributes(number, names))
     }
 
     pub fn find(&self, folder: u64, name: &OsStr) -> Result<u64, Errno> {

@@ -36,7 +36,7 @@ impl Mounted {
     fn make(&self, folder: u64, name: &OsStr, node: Node) -> Result<FileAttr, Errno> {
         self.disk.change(self.life, |state| {
             let number = state.add(folder, name, node)?;
-            Ok(state.node(number)?.attributes(number))
+            state.attributes(number)
         })
     }
 
@@ -83,13 +83,13 @@ impl Filesystem for Mounted {
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let found = self.disk.look(self.life, |state| {
             let number = state.find(parent.0, name)?;
-            Ok(state.node(number)?.attributes(number))
+            state.attributes(number)
         });
         entry(reply, found);
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
-        attributes(reply, self.disk.look(self.life, |state| Ok(state.node(ino.0)?.attributes(ino.0))));
+        attributes(reply, self.disk.look(self.life, |state| state.attributes(ino.0)));
     }
 
     fn setattr(
@@ -122,7 +122,7 @@ impl Filesystem for Mounted {
                 Some(TimeOrNow::Now) => node.changed = SystemTime::now(),
                 None => {}
             }
-            Ok(node.attributes(ino.0))
+            state.attributes(ino.0)
         });
         attributes(reply, set);
     }
@@ -158,6 +158,11 @@ impl Filesystem for Mounted {
         let renamed = self.disk.change(self.life, |state| {
             let file = state.find(parent.0, name)?;
             match state.names.find(newparent.0, newname) {
+                Some(other) if flags == RenameFlags::RENAME_EXCHANGE => {
+                    state.names.swap((parent.0, name), (newparent.0, newname), (file, other));
+                    return Ok(());
+                }
+                None if flags == RenameFlags::RENAME_EXCHANGE => return Err(Errno::ENOENT),
                 _ if !(flags - RenameFlags::RENAME_NOREPLACE).is_empty() => return Err(Errno::EINVAL),
                 Some(_) if flags.contains(RenameFlags::RENAME_NOREPLACE) => return Err(Errno::EEXIST),
                 Some(other) if other == file => return Ok(()),
@@ -179,7 +184,7 @@ impl Filesystem for Mounted {
                 return Err(Errno::EEXIST);
             }
             state.names.put(newparent.0, newname, ino.0);
-            Ok(state.node(ino.0)?.attributes(ino.0))
+            state.attributes(ino.0)
         });
         entry(reply, linked);
     }

@@ -11,17 +11,38 @@ type Folders = BTreeMap<u64, BTreeMap<OsString, u64>>;
 
 #[derive(Clone, Debug)]
 enum Change {
-    Put { folder: u64, name: OsString, file: u64 },
-    Take { folder: u64, name: OsString },
-    Move { from: u64, old: OsString, to: u64, new: OsString, file: u64 },
+    Put {
+        folder: u64,
+        name: OsString,
+        file: u64,
+    },
+    Take {
+        folder: u64,
+        name: OsString,
+    },
+    Move {
+        from: u64,
+        old: OsString,
+        to: u64,
+        new: OsString,
+        file: u64,
+    },
+    /// Two names that change places, with the files that they lead to afterwards.
+    Swap {
+        from: u64,
+        old: OsString,
+        to: u64,
+        new: OsString,
+        files: (u64, u64),
+    },
 }
 
 impl Change {
-    /// The folders it touches; both sides of a move, which is all or nothing.
+    /// The folders it touches; both sides of a move or swap, which is all or nothing.
     fn folders(&self) -> [u64; 2] {
         match *self {
             Self::Put { folder, .. } | Self::Take { folder, .. } => [folder, folder],
-            Self::Move { from, to, .. } => [from, to],
+            Self::Move { from, to, .. } | Self::Swap { from, to, .. } => [from, to],
         }
     }
 
@@ -36,6 +57,10 @@ impl Change {
             Self::Move { from, old, to, new, file } => {
                 folders.entry(*from).or_default().remove(old);
                 folders.entry(*to).or_default().insert(new.clone(), *file);
+            }
+            Self::Swap { from, old, to, new, files } => {
+                folders.entry(*from).or_default().insert(old.clone(), files.0);
+                folders.entry(*to).or_default().insert(new.clone(), files.1);
             }
         }
     }
@@ -65,6 +90,11 @@ impl Names {
         names.find(|(_, number)| **number == file).map(|(name, _)| name.as_os_str())
     }
 
+    /// By how many names programs find a file now.
+    pub fn count_of(&self, file: u64) -> u32 {
+        self.live.values().flat_map(BTreeMap::values).filter(|number| **number == file).count() as u32
+    }
+
     pub fn list(&self, folder: u64) -> Option<&BTreeMap<OsString, u64>> {
         self.live.get(&folder)
     }
@@ -85,6 +115,12 @@ impl Names {
 
     pub fn rename(&mut self, from: u64, old: &OsStr, to: u64, new: &OsStr, file: u64) {
         self.change(Change::Move { from, old: old.to_owned(), to, new: new.to_owned(), file });
+    }
+
+    /// Lets two names change places; `files` are what they lead to now.
+    pub fn swap(&mut self, (from, old): (u64, &OsStr), (to, new): (u64, &OsStr), files: (u64, u64)) {
+        let files = (files.1, files.0);
+        self.change(Change::Swap { from, old: old.to_owned(), to, new: new.to_owned(), files });
     }
 
     fn change(&mut self, change: Change) {
@@ -139,9 +175,10 @@ impl Names {
     /// Every file and folder that a name leads to: now, after a cut, or by what is still open between the two.
     pub fn referenced(&self) -> BTreeSet<u64> {
         let named = |folders: &Folders| folders.values().flat_map(BTreeMap::values).copied().collect::<Vec<_>>();
-        let pending = self.pending.iter().filter_map(|change| match change {
-            Change::Put { file, .. } | Change::Move { file, .. } => Some(*file),
-            Change::Take { .. } => None,
+        let pending = self.pending.iter().flat_map(|change| match change {
+            Change::Put { file, .. } | Change::Move { file, .. } => vec![*file],
+            Change::Swap { files, .. } => vec![files.0, files.1],
+            Change::Take { .. } => Vec::new(),
         });
         named(&self.live).into_iter().chain(named(&self.durable)).chain(pending).collect()
     }
@@ -179,6 +216,26 @@ mod tests {
             });
             assert!(left == ["log"] || left == ["log", "log.new"], "seed {seed}: {left:?}");
         }
+    }
+
+    #[test]
+    fn two_names_change_places_or_do_not() {
+        let seen: BTreeSet<bool> = (0..100)
+            .map(|seed| {
+                let mut names = Names::new(ROOT);
+                for (name, file) in [("a", 2), ("b", 3)] {
+                    names.put(ROOT, name.as_ref(), file);
+                }
+                names.sync(ROOT);
+                names.swap((ROOT, "a".as_ref()), (ROOT, "b".as_ref()), (2, 3));
+                assert_eq!((names.find(ROOT, "a".as_ref()), names.find(ROOT, "b".as_ref())), (Some(3), Some(2)));
+                names.cut(0.5, &mut ChaCha12Rng::seed_from_u64(seed));
+                let found = (names.find(ROOT, "a".as_ref()), names.find(ROOT, "b".as_ref()));
+                assert!([(Some(2), Some(3)), (Some(3), Some(2))].contains(&found), "seed {seed}: {found:?}");
+                found.0 == Some(3)
+            })
+            .collect();
+        assert_eq!(seen.len(), 2, "either happens");
     }
 
     #[test]
