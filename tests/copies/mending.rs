@@ -3,8 +3,11 @@
 use landfall_kit::process::{Node, eventually};
 use serde_json::{Value, json};
 
-use crate::pair::{other, reasons, replicated};
-use crate::stage::{LONG, WORK, check, export, flip, goes_on, holder, newest, replicas};
+use crate::pair::{held_by, in_sync, other, reasons, replicated};
+use crate::stage::{
+    LONG, WORK, check, enable, export, flip, goes_on, holder, join_up, newest, primaries, put, replicas, testing,
+    workload,
+};
 
 fn states(node: &Node) -> Vec<Value> {
     let points = node.cli(["point", "list", WORK]);
@@ -39,6 +42,9 @@ fn a_flipped_bit_is_repaired_out_of_the_other_copy_and_where_both_have_one_the_p
     let repaired = proof["repaired"].as_str().unwrap_or_default();
     assert!(repaired.contains("disk vda, bytes 0 to 65536") && repaired.contains(second.name()), "{proof}");
     assert!(proof["verified_at"].is_string() && proof["point"] == head, "{proof}");
+    let copies = proof["copies"].as_array().unwrap();
+    assert_eq!(copies.iter().map(|copy| &copy["node"]).collect::<Vec<_>>(), [held.name(), second.name()], "{proof}");
+    assert!(copies.iter().all(|copy| copy["verified_at"].is_string() && copy["fault"].is_null()), "{proof}");
     assert!(states(held).iter().all(|state| state == "listed"), "{:?}", states(held));
     assert!(events(held).contains("point_repaired") && !events(held).contains("point_damaged"), "{}", events(held));
     let again = held.cli(["point", "verify", WORK, "--wait"]);
@@ -69,7 +75,21 @@ fn a_flipped_bit_is_repaired_out_of_the_other_copy_and_where_both_have_one_the_p
     assert_eq!((failure.exit, failure.code.as_str()), (1, "damaged"), "{failure}");
     assert!(failure.message.contains("disk vda, bytes 0 to 65536"), "{failure}");
     assert!(states(held).iter().all(|state| state == "damaged"), "all of them show it: {:?}", states(held));
-    assert!(reasons(held).contains(&"point_damaged".to_owned()), "{:?}", reasons(held));
+    // Whichever node is asked, and of both copies.
+    for asked in r.nodes() {
+        let wanted = ["point_damaged", "copy_damaged"];
+        eventually(LONG, &format!("{} to say what is damaged", asked.name()), || {
+            let found = reasons(asked);
+            if wanted.iter().all(|code| found.contains(&(*code).to_owned())) {
+                Ok(())
+            } else {
+                Err(format!("{found:?}"))
+            }
+        });
+        let points = asked.cli(["point", "list", WORK]);
+        let at_both = |point: &Value| point["damaged_at"] == json!(["r1", "r2"]) && point["copies"] == json!([]);
+        assert!(points.as_array().unwrap().iter().all(at_both), "{points}");
+    }
     assert_eq!(held.cli(["vm", "show", WORK])["health"], "critical");
     let failure = held.try_cli(["failover", "test", WORK]).unwrap_err();
     assert_eq!((failure.exit, failure.code.as_str()), (3, "damaged"), "{failure}");
@@ -92,4 +112,55 @@ fn every_point_restores(node: &Node) {
     let to = node.folder().join("restored");
     export(node, WORK, None, &to).unwrap();
     check(node, &to);
+}
+
+#[test]
+fn a_point_that_is_damaged_beyond_repair_keeps_its_replica_neither_from_moving_nor_from_a_second_copy() {
+    // The first point stays, whatever comes after it.
+    let apart = |name: &str| testing(name, "point_interval_ms", 900_000.into());
+    let r = replicas().spec(apart("r1")).spec(apart("r2")).witness("rw").start();
+    let p = primaries(&["p1"]).start();
+    join_up(&p, &r);
+    put(&workload(WORK), p.first());
+    enable(p.first(), WORK);
+    let held = r.node(&holder(r.first(), WORK));
+    let to = other(&r, held.name());
+    goes_on(held, WORK);
+    held.cli(["vm", "pause", WORK]);
+    let head = eventually(LONG, "a point", || newest(held, WORK));
+    flip(held);
+    // Nobody knows yet: the node that copies finds it, the holder names it, and the rest is proven as ever.
+    to.cli(["vm", "move", WORK, "--to", to.name(), "--timeout", "120s"]);
+    held_by(to, to.name());
+    assert!(states(to).iter().all(|state| state == "damaged"), "{:?}", states(to));
+    assert!(events(to).contains("point_damaged"), "{}", events(to));
+    let failure = to.try_cli(["failover", "test", WORK]).unwrap_err();
+    assert_eq!((failure.exit, failure.code.as_str()), (3, "damaged"), "{failure}");
+
+    // The primary has what belongs there; the point that stays is damaged for good.
+    to.cli(["vm", "resume", WORK]);
+    eventually(LONG, "a point that is whole", || match newest(to, WORK) {
+        Ok(point) if point > head => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    assert_eq!(states(to)[0], "damaged");
+    to.cli(["settings", "set", "copies=2"]);
+    in_sync(to, 2);
+    goes_on(to, WORK);
+    let points = eventually(LONG, "both copies to say what they have", || {
+        let points = held.try_cli(["point", "list", WORK]).map_err(|failure| failure.to_string())?;
+        let old = points[0]["damaged_at"] == json!(["r1", "r2"]) && points[0]["state"] == "damaged";
+        if old { Ok(points) } else { Err(points.to_string()) }
+    });
+    assert_eq!(states(to)[0], "damaged", "{points}");
+    let found = reasons(r.node("rw"));
+    assert!(found.contains(&"copy_damaged".to_owned()), "{found:?}");
+    let failure = to.try_cli(["failover", "unplanned", WORK, "--yes", "--point", &points[0]["point"].to_string()]);
+    assert_eq!(failure.unwrap_err().exit, 3);
+    // Over to the second copy, with what is whole.
+    held.cli(["vm", "move", WORK, "--to", held.name(), "--timeout", "120s"]);
+    goes_on(held, WORK);
+    let folder = r.folder().join("exported");
+    export(held, WORK, None, &folder).unwrap();
+    check(held, &folder);
 }

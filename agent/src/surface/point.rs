@@ -22,11 +22,14 @@ pub struct PointStatus {
     pub bytes: u64,
     /// The content root over all disks.
     pub root: RootHex,
-    /// Nodes that have it.
+    /// Nodes that have it whole, as far as is known.
     pub copies: Vec<NodeName>,
+    /// Nodes on which it is damaged.
+    pub damaged_at: Vec<NodeName>,
     /// When it was last read back and compared with its root; null where it never was.
     pub verified_at: Option<Utc>,
-    /// Whether it can be restored now: `listed`, `unconfirmed`, `unreachable` or `damaged`.
+    /// Whether it can be restored now: `listed`, `unconfirmed`, `unreachable` or `damaged`, which is how a point stays
+    /// shown that is not to be had any more, until its time is over.
     pub state: PointState,
     /// Whether it stays when there is a newer one; what changed in one that does not becomes part of the next.
     pub stays: bool,
@@ -36,7 +39,8 @@ impl From<Point> for PointStatus {
     fn from(point: Point) -> Self {
         let Point { sequence, taken_at, consistency, bytes, root, copies, state, stays, verified_at } = point;
         let (taken_at, root, verified_at) = (taken_at.into(), root.into(), verified_at.map(Utc::from));
-        Self { point: sequence, taken_at, consistency, bytes, root, copies, verified_at, state, stays }
+        let damaged_at = Vec::new();
+        Self { point: sequence, taken_at, consistency, bytes, root, copies, damaged_at, verified_at, state, stays }
     }
 }
 
@@ -126,7 +130,7 @@ pub struct PointExported {
     pub files: Vec<ExportedFile>,
 }
 
-/// `point verify`: reads a point back and compares it with its hashes.
+/// `point verify`: reads a point back on every node that has it, and compares it with its hashes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PointVerify {
@@ -138,7 +142,7 @@ pub struct PointVerify {
     pub wait_seconds: Option<WaitSeconds>,
 }
 
-/// The answer of `point verify`. A damaged point is a failure with the code `damaged` that names disk and bytes.
+/// The answer of `point verify`. A damaged point is a failure with the code `damaged` that names node, disk and bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PointProof {
     /// The VM.
@@ -149,12 +153,29 @@ pub struct PointProof {
     pub root: RootHex,
     /// The sizes of its disks together.
     pub bytes: u64,
-    /// How much of that was read.
+    /// How much of that was read at the node that receives the replica.
     pub read_bytes: u64,
-    /// When it was found whole; null while it is being read.
+    /// When it was found whole there; null while it is being read.
+    pub verified_at: Option<Utc>,
+    /// What was damaged there and is repaired, out of which copies; null where nothing was.
+    pub repaired: Option<String>,
+    /// The same of every node that has a copy, the one that receives it first.
+    pub copies: Vec<CopyProof>,
+}
+
+/// A point on one node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyProof {
+    /// The node.
+    pub node: NodeName,
+    /// How much was read.
+    pub read_bytes: u64,
+    /// When it was found whole; null while it is being read, and where it cannot be.
     pub verified_at: Option<Utc>,
     /// What was damaged and is repaired, out of which copies; null where nothing was.
     pub repaired: Option<String>,
+    /// Why it is not read there; null where it is.
+    pub fault: Option<String>,
 }
 
 /// One exported disk.

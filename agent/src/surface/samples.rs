@@ -292,6 +292,7 @@ pub fn point() -> PointStatus {
         bytes: 65536,
         root: hex::RootHex(Root([0xcd; 32])),
         copies: vec![name("r1"), name("r2")],
+        damaged_at: Vec::new(),
         verified_at: None,
         state: PointState::Listed,
         stays: true,
@@ -307,6 +308,16 @@ pub fn proof() -> PointProof {
         read_bytes: 4 << 30,
         verified_at: Some(at()),
         repaired: None,
+        copies: vec![
+            CopyProof { node: name("r1"), read_bytes: 4 << 30, verified_at: Some(at()), repaired: None, fault: None },
+            CopyProof {
+                node: name("r2"),
+                read_bytes: 4 << 30,
+                verified_at: Some(at()),
+                repaired: Some("disk vda, bytes 0 to 65536, out of the copy on r1".to_owned()),
+                fault: None,
+            },
+        ],
     }
 }
 

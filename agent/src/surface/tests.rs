@@ -214,7 +214,7 @@ fn vms_and_points() {
         &samples::point(),
         &json!({
             "point": 5, "taken_at": "2025-11-22T18:42:41.250Z", "consistency": "off", "bytes": 65536,
-            "root": "cd".repeat(32), "copies": ["r1", "r2"], "verified_at": null, "state": "listed", "stays": true,
+            "root": "cd".repeat(32), "copies": ["r1", "r2"], "damaged_at": [], "verified_at": null, "state": "listed", "stays": true,
         }),
     );
     golden(
@@ -222,6 +222,16 @@ fn vms_and_points() {
         &json!({
             "uuid": samples::VM, "point": 5, "root": "cd".repeat(32), "bytes": 4_294_967_296_u64,
             "read_bytes": 4_294_967_296_u64, "verified_at": "2025-11-22T18:42:41.250Z", "repaired": null,
+            "copies": [
+                {
+                    "node": "r1", "read_bytes": 4_294_967_296_u64, "verified_at": "2025-11-22T18:42:41.250Z",
+                    "repaired": null, "fault": null,
+                },
+                {
+                    "node": "r2", "read_bytes": 4_294_967_296_u64, "verified_at": "2025-11-22T18:42:41.250Z",
+                    "repaired": "disk vda, bytes 0 to 65536, out of the copy on r1", "fault": null,
+                },
+            ],
         }),
     );
     golden(

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use hyper::Method;
+use landfall_proto::message::control::PointState;
 use landfall_proto::{Class, Refusal};
 
 use crate::cli::amount::{Waiting, bytes, timeout};
@@ -12,7 +13,8 @@ use crate::cli::session::{Ended, Session};
 use crate::cli::table::{Facts, Shown, Table, joined, or_dash, word};
 use crate::surface::WaitSeconds;
 use crate::surface::point::{
-    PointDiff, PointDifference, PointExport, PointExported, PointProof, PointStatus, PointVerify, RANGES_LISTED,
+    CopyProof, PointDiff, PointDifference, PointExport, PointExported, PointProof, PointStatus, PointVerify,
+    RANGES_LISTED,
 };
 use crate::surface::vm::VmSelector;
 
@@ -36,7 +38,7 @@ pub(in crate::cli) enum Verb {
         /// The folder, made where it is missing; an image that exists there is never overwritten.
         dir: PathBuf,
     },
-    /// Reads a point back at its node and compares every byte with its hashes. Without --wait it begins, and says how far
+    /// Reads a point back on every node that has it and compares every byte with its hashes. Without --wait it begins, and says how far
     /// it is when it is given again.
     Verify {
         /// Its UUID or name.
@@ -96,6 +98,15 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
     }
 }
 
+/// How a point stands, and on which nodes it is damaged.
+fn state(point: &PointStatus) -> String {
+    match point.damaged_at.is_empty() {
+        true => word(&point.state),
+        false if point.state == PointState::Damaged => format!("damaged at {}", joined(&point.damaged_at)),
+        false => format!("{}, damaged at {}", word(&point.state), joined(&point.damaged_at)),
+    }
+}
+
 impl Shown for Vec<PointStatus> {
     fn text(&self) -> String {
         let mut table = Table::new(["POINT", "TAKEN", "CONSISTENCY", "CHANGED", "COPIES", "VERIFIED", "STATE", "ROOT"]);
@@ -107,12 +118,23 @@ impl Shown for Vec<PointStatus> {
                 bytes(point.bytes),
                 joined(&point.copies),
                 or_dash(point.verified_at),
-                word(&point.state),
+                state(point),
                 point.root.to_string(),
             ]);
         }
         table.text()
     }
+}
+
+fn copy(copy: &CopyProof) -> String {
+    let CopyProof { node, read_bytes, verified_at, repaired, fault } = copy;
+    let state = match (fault, verified_at) {
+        (Some(fault), _) => format!("not read: {fault}"),
+        (None, Some(at)) => format!("verified at {at}"),
+        (None, None) => format!("{} read", bytes(*read_bytes)),
+    };
+    let repaired = repaired.as_ref().map_or_else(String::new, |repaired| format!(", repaired {repaired}"));
+    format!("{node}: {state}{repaired}")
 }
 
 impl Shown for PointProof {
@@ -123,6 +145,7 @@ impl Shown for PointProof {
             .fact("read", format!("{} of {}", bytes(self.read_bytes), bytes(self.bytes)))
             .fact("verified at", or_dash(self.verified_at))
             .each("repaired", &self.repaired)
+            .each("on", self.copies.iter().map(copy))
             .fact("root", self.root)
             .text()
     }

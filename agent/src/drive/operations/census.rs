@@ -6,7 +6,10 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::id::{MemberId, NodeName, VmId};
-use landfall_proto::message::control::{ControlAnswer, ControlRequest, Figures, LocalVm, Point, PointState};
+use landfall_proto::message::control::{
+    ControlAnswer, ControlRequest, Figures, HolderFigures, LocalVm, Point, PointState,
+};
+use landfall_proto::model::Replica;
 use landfall_proto::{Class, Refusal};
 use landfall_store::State;
 
@@ -80,6 +83,19 @@ pub(super) async fn figures(control: &Control, state: &State, member: MemberId, 
         Ok(ControlAnswer::Figures(figures)) => Some(*figures),
         _ => None,
     }
+}
+
+/// What the nodes of the in-sync set besides the one that receives a replica know of it: those that are seen to be up, and
+/// answer.
+pub(super) async fn copies(control: &Control, state: &State, replica: &Replica) -> Vec<(MemberId, HolderFigures)> {
+    let view = control.node.view.borrow().clone();
+    let up = |member: MemberId| member == control.node.me || view.get(&member).is_some_and(|seen| seen.live);
+    let others = replica.in_sync.iter().copied().filter(|member| *member != replica.receiver() && up(*member));
+    let asked = others.map(|member| async move {
+        let figures = figures(control, state, member, replica.vm.id).await.and_then(|figures| figures.holder);
+        figures.map(|figures| (member, figures))
+    });
+    join_all(asked).await.into_iter().flatten().collect()
 }
 
 pub(super) fn name(state: &State, member: MemberId) -> NodeName {

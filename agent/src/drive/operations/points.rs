@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use landfall_proto::alpn::Alpn;
-use landfall_proto::id::{MemberId, Root, VmId};
+use landfall_proto::id::{MemberId, NodeName, VmId};
 use landfall_proto::message::control::{
     self, ControlAnswer, ControlRequest, DIFFERENCE_RANGES_MAX, HolderFigures, Point, PointState,
 };
 use landfall_proto::{Class, Refusal};
 use tokio::time::timeout;
 
-use super::census::{figures, name, newest, resolve};
+use super::census::{copies, figures, name, newest, resolve};
 use crate::drive::control::Control;
 use crate::drive::members::control_target;
 use crate::surface::point::{
@@ -26,40 +25,45 @@ const EXPORT_DEADLINE: Duration = Duration::from_secs(3 * 3600);
 
 /// The recovery points of a VM, oldest first.
 pub async fn list(control: &Control, vm: &VmSelector) -> Result<Vec<PointStatus>, Refusal> {
-    let (id, member, mut holder) = holder_of(control, vm).await?;
-    who_has(control, member, id, &mut holder).await?;
-    match holder.fault {
+    let (id, member, holder) = holder_of(control, vm).await?;
+    match &holder.fault {
         // No point and a fault is not an empty list: the points are there, or were.
-        Some(fault) if holder.points.is_empty() => Err(Refusal::new(Class::Failed, "replica_unusable", fault)
+        Some(fault) if holder.points.is_empty() => Err(Refusal::new(Class::Failed, "replica_unusable", fault.clone())
             .remedy("mend what it names on the node that receives the replica (`landfall vm locate`)")),
-        _ => Ok(holder.points.into_iter().map(Into::into).collect()),
+        _ => Ok(who_has(control, member, id, holder.points).await),
     }
 }
 
-/// Puts down for each point which nodes list it, as each of them says that has a copy and answers.
-async fn who_has(control: &Control, receiver: MemberId, id: VmId, holder: &mut HolderFigures) -> Result<(), Refusal> {
+/// Puts down for each point which nodes list it and where it is damaged, as each of them says that has a copy and answers.
+async fn who_has(control: &Control, receiver: MemberId, id: VmId, points: Vec<Point>) -> Vec<PointStatus> {
     let state = control.node.state();
-    let Some(replica) = state.replicas.get(&id).filter(|replica| replica.in_sync.contains(&receiver)) else {
-        return Ok(());
-    };
-    let asked = replica.in_sync.iter().filter(|member| **member != receiver).map(|member| {
-        let state = &state;
-        async move { (*member, figures(control, state, *member, id).await.and_then(|figures| figures.holder)) }
-    });
-    let mut listed: BTreeMap<MemberId, Vec<(u64, Root)>> = BTreeMap::new();
-    for (member, figures) in join_all(asked).await {
-        let points = figures.map(|figures| figures.points).unwrap_or_default();
-        let points = points.iter().filter(|point| point.state != PointState::Unreachable);
-        listed.insert(member, points.map(|point| (point.sequence, point.root)).collect());
+    let Some(replica) = state.replicas.get(&id) else { return points.into_iter().map(Into::into).collect() };
+    let mut told: BTreeMap<MemberId, Vec<Point>> = BTreeMap::new();
+    if replica.in_sync.contains(&receiver) {
+        told.extend(
+            copies(control, &state, replica).await.into_iter().map(|(member, figures)| (member, figures.points)),
+        );
+        told.insert(receiver, points.clone());
     }
-    for point in holder.points.iter_mut().filter(|point| point.state != PointState::Unreachable) {
-        let has = |member: &&MemberId| {
-            **member == receiver
-                || listed.get(member).is_some_and(|points| points.contains(&(point.sequence, point.root)))
+    let show = |mut point: Point| {
+        let listed = |points: &&Vec<Point>| points.iter().find(|other| is_same(other, &point)).map(|other| other.state);
+        let states: Vec<(MemberId, PointState)> =
+            told.iter().filter_map(|(member, points)| Some((*member, listed(&points)?))).collect();
+        let nodes = |damaged: bool| {
+            let found = states.iter().filter(move |(_, state)| (*state == PointState::Damaged) == damaged);
+            found.map(|(member, _)| name(&state, *member)).collect::<Vec<NodeName>>()
         };
-        point.copies = replica.in_sync.iter().filter(has).map(|member| name(&state, *member)).collect();
-    }
-    Ok(())
+        if !told.is_empty() && point.state != PointState::Unreachable {
+            point.copies = nodes(false);
+        }
+        PointStatus { damaged_at: nodes(true), ..point.into() }
+    };
+    points.into_iter().map(show).collect()
+}
+
+/// Whether what another node lists is that point.
+fn is_same(other: &Point, point: &Point) -> bool {
+    other.state != PointState::Unreachable && (other.sequence, other.root) == (point.sequence, point.root)
 }
 
 /// The replica, the node that receives it, and what that says of it.

@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use landfall_proto::alpn::Alpn;
-use landfall_proto::id::{MemberId, VmId};
+use landfall_proto::id::{MemberId, NodeName, VmId};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest, Point, PointState, ProofFigures};
 use landfall_proto::{Class, Refusal};
 use tokio::time::{Instant, sleep};
 
+use super::census::name;
 use super::points::{holder_of, point_of};
 use crate::drive::control::Control;
 use crate::drive::members::control_target;
-use crate::surface::point::{PointProof, PointVerify};
+use crate::surface::point::{CopyProof, PointProof, PointVerify};
 use crate::surface::vm::VmSelector;
 use crate::surface::wait::{WaitSeconds, timed_out};
 
@@ -21,7 +23,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// How long the holder may take to say it.
 const FIGURES_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Reads a point back at its holder. Without a wait it begins, or says how far it is.
+/// Reads a point back on every node that has it. Without a wait it begins, or says how far it is.
 pub async fn verify(control: &Control, vm: &VmSelector, request: PointVerify) -> Result<PointProof, Refusal> {
     let (id, member, holder) = holder_of(control, vm).await?;
     let point = point_of(&holder.points, request.point)?;
@@ -34,12 +36,25 @@ pub async fn verify(control: &Control, vm: &VmSelector, request: PointVerify) ->
         .field("point")
         .remedy("see `landfall point list` for the nodes that have it"));
     }
-    let figures = prove(control, id, member, point.sequence, request.wait_seconds).await?;
-    if let Some(damage) = figures.damage {
-        let message = format!("point {} is damaged: {damage}", figures.point);
-        let remedy = "fail over to another point; a damaged newest one is compared with its primary by itself, or now: \
-                      `landfall vm resync`";
-        return Err(Refusal::new(Class::Failed, "damaged", message).field("point").remedy(remedy));
+    let state = control.node.state();
+    let members = state.replicas.get(&id).map(|replica| replica.in_sync.clone()).unwrap_or_default();
+    let others: Vec<MemberId> = members.into_iter().filter(|other| *other != member).collect();
+    let wait = request.wait_seconds;
+    let there = join_all(others.iter().map(|other| prove(control, id, *other, point.sequence, wait)));
+    let (figures, there) = tokio::join!(prove(control, id, member, point.sequence, wait), there);
+    let figures = figures?;
+    refuse_damage(&name(&state, member), &figures)?;
+    let mut copies = vec![proof(name(&state, member), Ok(figures.clone()))];
+    for (other, found) in others.into_iter().zip(there) {
+        let node = name(&state, other);
+        match found {
+            Ok(figures) => {
+                refuse_damage(&node, &figures)?;
+                copies.push(proof(node, Ok(figures)));
+            }
+            Err(refusal) if refusal.code == TIMED_OUT => return Err(refusal),
+            Err(refusal) => copies.push(proof(node, Err(refusal))),
+        }
     }
     Ok(PointProof {
         uuid: id,
@@ -49,7 +64,30 @@ pub async fn verify(control: &Control, vm: &VmSelector, request: PointVerify) ->
         read_bytes: figures.read_bytes,
         verified_at: figures.verified_at.map(Into::into),
         repaired: figures.repaired,
+        copies,
     })
+}
+
+/// What a wait that is over is called.
+const TIMED_OUT: &str = "timed_out";
+
+fn refuse_damage(node: &NodeName, figures: &ProofFigures) -> Result<(), Refusal> {
+    let Some(damage) = &figures.damage else { return Ok(()) };
+    let message = format!("point {} is damaged at {node}: {damage}", figures.point);
+    let remedy = "fail over to another point; what another copy has is repaired out of it by itself, and a damaged newest \
+                  one is compared with its primary by itself, or now: `landfall vm resync`";
+    Err(Refusal::new(Class::Failed, "damaged", message).field("point").remedy(remedy))
+}
+
+fn proof(node: NodeName, found: Result<ProofFigures, Refusal>) -> CopyProof {
+    let (found, fault) = match found {
+        Ok(figures) => (Some(figures), None),
+        Err(refusal) => (None, Some(refusal.message)),
+    };
+    let (read_bytes, verified_at) =
+        found.as_ref().map_or((0, None), |figures| (figures.read_bytes, figures.verified_at));
+    let repaired = found.and_then(|figures| figures.repaired);
+    CopyProof { node, read_bytes, verified_at: verified_at.map(Into::into), repaired, fault }
 }
 
 /// Lets `member` read a point back, and waits until it is through, or `wait` is over; without a wait it says how far it is.

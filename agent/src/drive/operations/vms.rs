@@ -7,9 +7,9 @@ use landfall_proto::message::control::{HolderFigures, LocalVm, Point, PointState
 use landfall_proto::model::{Primary, Replica, VmSpec};
 use landfall_store::State;
 
-use super::census::{census, figures, name, newest, resolve};
+use super::census::{census, copies, figures, name, newest, resolve};
 use crate::decide::failover;
-use crate::decide::health::{self, Verdict};
+use crate::decide::health::{self, Told, Verdict};
 use crate::drive::control::Control;
 use crate::surface::vm::{DiskStatus, Health, ReplicationState, VmDetail, VmRole, VmSelector, VmState, VmStatus};
 use crate::surface::vm::{HealthDetail, PointMark};
@@ -115,12 +115,17 @@ pub(super) async fn primary_status(
 }
 
 async fn replica_status(control: &Control, state: &State, replica: &Replica) -> (VmStatus, Option<HolderFigures>) {
-    let holder = figures(control, state, replica.receiver(), replica.vm.id).await.and_then(|figures| figures.holder);
+    let asked = figures(control, state, replica.receiver(), replica.vm.id);
+    let (holder, copies) = tokio::join!(asked, copies(control, state, replica));
+    let holder = holder.and_then(|figures| figures.holder);
     let now = control.node.outside.clock.wall();
     // One that is failed over is the VM, and gets no further copies.
     let promoted = state.promotions.contains(&replica.vm.id);
     let possible = if promoted { 0 } else { possible_copies(state) };
-    let verdict = health::of_replica(replica, holder.as_ref(), possible, now);
+    let copies = copies.into_iter().map(|(member, figures)| (name(state, member), figures)).collect();
+    let told = Told { holder, copies, possible };
+    let verdict = health::of_replica(replica, &told, now);
+    let holder = told.holder;
     let verdict = failover::at_replica(replica.vm.id, state.promotions.get(&replica.vm.id), verdict);
     let newest = holder.as_ref().and_then(|holder| newest(&holder.points)).cloned();
     let age = newest.as_ref().map(|point| now.0.saturating_sub(point.taken_at.0) / 1000);
