@@ -15,6 +15,7 @@ mod lean;
 mod limits;
 mod loss;
 mod migrating;
+mod minority;
 mod moving;
 mod pausing;
 mod placing;

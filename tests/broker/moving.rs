@@ -44,7 +44,7 @@ fn moved_and_followed(r: &Cluster) {
 
         // The command is given at the node that the replica leaves, then at the one that it goes to.
         let at = if turn == 0 { &from } else { to };
-        let after = r.node(at).cli(["vm", "move", WORK, "--to", to, "--timeout", "60s"]);
+        let after = r.node(at).cli(["vm", "move", WORK, "--to", to, "--timeout", "120s"]);
         assert_eq!(after["node"], to);
         assert!(number(&after["epoch"]) > number(&before["epoch"]), "{before} {after}");
         let next = goes_on(r.first(), WORK);

@@ -164,7 +164,7 @@ fn paused_at_the_replica(p: &Cluster, r: &Cluster) {
     assert!(text(&shown["fault"]["remedy"]).contains("landfall vm resume"), "{shown}");
 
     let to = if holder(r1, WORK) == "r1" { "r2" } else { "r1" };
-    r1.cli(["vm", "move", WORK, "--to", to, "--timeout", "60s"]);
+    r1.cli(["vm", "move", WORK, "--to", to, "--timeout", "120s"]);
     assert_eq!(holder(r1, WORK), to, "a replica moves while it is paused");
     restart(p);
     restart(r);

@@ -118,7 +118,7 @@ fn wait_names_the_stopped_service(r: &Cluster, stopped: &str) {
         let seen = entry(&other.cli(["node", "list"]), stopped);
         if seen["vm_service"] == "running" { Ok(()) } else { Err(seen.to_string()) }
     });
-    let all = other.cli(["settings", "set", "--timeout", "30s", "maximum_active_transfers=3"]);
+    let all = other.cli(["settings", "set", "--timeout", "120s", "maximum_active_transfers=3"]);
     service_has(node, number(&all["revision"]));
     let file = std::fs::read_to_string(node.vm_path().join(".landfall/settings.json")).unwrap();
     let applied: Value = serde_json::from_str(&file).unwrap();

@@ -1,7 +1,5 @@
 //! What a recovery point is: every byte of all disks at one instant.
 
-use std::time::Duration;
-
 use landfall_kit::process::{Cluster, eventually};
 use serde_json::Value;
 
@@ -81,7 +79,7 @@ fn a_standalone_server_is_a_primary_and_a_replica_at_once() {
     crate::stage::found(r.first(), "Branch_Office");
 
     enable(s.first(), WORK);
-    r.first().cli(["vm", "enable", "Branch_Office", "--to", fqdn, "--frequency", "30", "--timeout", "60s"]);
+    r.first().cli(["vm", "enable", "Branch_Office", "--to", fqdn, "--frequency", "30", "--timeout", "120s"]);
     goes_on(r.first(), WORK);
     assert!(newest(s.first(), "Branch_Office").is_ok());
     for node in [s.first(), r.first()] {
@@ -103,7 +101,7 @@ fn a_standalone_server_is_a_primary_and_a_replica_at_once() {
     goes_on(r.first(), WORK);
     assert!(newest(s.first(), "Branch_Office").is_ok());
     let to = s.folder().join("branch");
-    eventually(Duration::from_secs(20), "the point to be exported", || export(s.first(), "Branch_Office", None, &to));
+    eventually(LONG, "the point to be exported", || export(s.first(), "Branch_Office", None, &to));
     let exported = std::fs::read(to.join("vda.raw")).unwrap();
     let disk = std::fs::read(r.node("r2").vm_path().join("Branch_Office/vda.raw")).unwrap();
     assert!(exported == disk, "the replica's content is the disk's");

@@ -12,7 +12,7 @@ fn two_nodes_and_a_witness_decide_without_any_one_and_never_without_two() {
     join_up(&p, &r);
     landfall_kit::process::VmFolder::new(WORK).disk("vda", 1 << 20, 1).create_in(&p.first().vm_path()).unwrap();
     crate::stage::found(p.first(), WORK);
-    p.first().cli(["vm", "enable", WORK, "--to", R_CAP, "--frequency", "30", "--timeout", "60s"]);
+    p.first().cli(["vm", "enable", WORK, "--to", R_CAP, "--frequency", "30", "--timeout", "120s"]);
     any_one_may_be_gone(&r);
     a_stopped_owner_does_not_act_on_its_old_term(&r);
     two_lost_of_three_leave_no_quorum(&r);

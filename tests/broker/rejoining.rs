@@ -53,7 +53,7 @@ fn missed_two_thousand_commits(r: &Cluster) {
     }
     crate::stage::service_has(r3, revision);
     r.wait_formed();
-    r3.cli(["settings", "set", "--timeout", "30s", "apply_vm_limit=5"]);
+    r3.cli(["settings", "set", "--timeout", "120s", "apply_vm_limit=5"]);
 }
 
 /// Every value differs from the last one's, whoever set that: each commit is a change.
@@ -136,7 +136,7 @@ fn wiped_and_replaced(r: &Cluster) {
     });
     assert!(number(&new["id"]) > number(&old["id"]), "ids are never used again");
     assert_ne!(new["key"], old["key"]);
-    r3.cli(["settings", "set", "--timeout", "30s", "apply_vm_limit=6"]);
+    r3.cli(["settings", "set", "--timeout", "120s", "apply_vm_limit=6"]);
 
     old_identity_is_refused(r, &aside);
     assert_eq!(shown(r1)["id"], new["id"]);

@@ -91,7 +91,7 @@ fn a_replica_whose_files_are_lost_gets_a_new_home_and_its_neighbour_stays() {
     let old = r.node(&holder(r.first(), WORK));
     let other = r.nodes().iter().find(|node| node.name() != old.name()).unwrap();
     if holder(r.first(), second.name()) != old.name() {
-        r.first().cli(["vm", "move", second.name(), "--to", old.name(), "--timeout", "60s"]);
+        r.first().cli(["vm", "move", second.name(), "--to", old.name(), "--timeout", "120s"]);
     }
     let before = r.first().cli(["vm", "locate", WORK]);
     let neighbour = r.first().cli(["vm", "locate", second.name()]);

@@ -56,7 +56,7 @@ fn a_move_between_the_copies_races_acknowledgements() {
         let from = holder(r.first(), WORK);
         let to = other(&r, &from);
         let told = acknowledged(&p);
-        let at = r.first().cli(["vm", "move", WORK, "--to", to.name(), "--timeout", "30s"]);
+        let at = r.first().cli(["vm", "move", WORK, "--to", to.name(), "--timeout", "120s"]);
         assert_eq!(at["node"], to.name(), "turn {turn}");
         assert_eq!(noted(r.first(), "replica_moved", "bytes"), Some(0), "nothing is copied");
         eventually(LONG, "a point after the move", || {
