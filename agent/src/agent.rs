@@ -1,32 +1,40 @@
 //! One agent: its endpoints, the cluster it belongs to, and everything it does as a member.
 
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use landfall_proto::alpn::Alpn;
 use landfall_proto::authority::Authority;
 use landfall_proto::calls::Calls;
 use landfall_proto::certificate::NodeKey;
+use landfall_proto::close::Close;
 use landfall_proto::endpoint::{Endpoint, Role};
 use landfall_proto::id::{ClusterName, Fqdn};
 use landfall_proto::invitation::{self, Purpose};
 use landfall_proto::message::join::{Ask, JoinAnswer};
 use landfall_proto::model::{Found, Member, MemberList, Timing};
 use landfall_proto::tls::Identity;
-use landfall_proto::trust::Trust;
+use landfall_proto::trust::{Trust, TrustView};
 use landfall_proto::{Class, Refusal};
 use landfall_store::files::Files;
 use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
 
 use crate::config::NodeConfig;
-use crate::drive::enrolment::{Enrolment, Papers};
+use crate::drive::enrolment::{Enrolment, Papers, STORE_FOLDER};
 use crate::drive::events::Events;
 use crate::drive::join;
 use crate::drive::membership::{Ground, Membership};
+use crate::drive::owner;
 use crate::drive::vm_side::VmSide;
 use crate::seams::Seams;
 use crate::vm_service::VmService;
 
-/// The folder of the consensus store in the data folder.
-const STORE_FOLDER: &str = "store";
+/// How long an agent that is told to stop tries to hand the CAP over: its first lease, and what a hand-over takes on a busy
+/// machine. A process supervisor waits much longer before it kills.
+const HAND_OVER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A running agent. Dropping the last handle stops it.
 #[derive(Clone)]
@@ -38,7 +46,7 @@ struct Inner {
     config: Arc<NodeConfig>,
     seams: Seams,
     papers: Papers,
-    key: Arc<NodeKey>,
+    key: ArcSwap<NodeKey>,
     trust: Trust,
     control: Endpoint,
     calls: Calls,
@@ -74,7 +82,7 @@ impl Agent {
             events: Events::new(clock),
             seams,
             papers,
-            key,
+            key: ArcSwap::new(key),
             trust,
             control,
             calls,
@@ -137,6 +145,7 @@ impl Agent {
         let inner = &self.inner;
         let _enrolling = inner.enrolling.lock().await;
         self.must_be_free()?;
+        self.clear()?;
         let config = &inner.config;
         if config.witness {
             return Err(Refusal::new(
@@ -150,7 +159,7 @@ impl Agent {
         let outside = &inner.seams.outside;
         let authority = Authority::found(&cap, outside.random.as_ref(), outside.clock.as_ref())?;
         let fqdn = join::fqdn_of(&cap, config.fqdn.as_ref(), &config.node);
-        let (id, key) = (Found::FOUNDER, &inner.key);
+        let (id, key) = (Found::FOUNDER, inner.key.load_full());
         let certificate =
             authority.issue(&fqdn, id, key.public_key(), outside.random.as_ref(), outside.clock.as_ref())?;
         let founder = Member {
@@ -181,12 +190,13 @@ impl Agent {
         let inner = &self.inner;
         let _enrolling = inner.enrolling.lock().await;
         self.must_be_free()?;
+        self.clear()?;
         let config = &inner.config;
         let invitation = invitation::from_text(Purpose::Join, token)?;
         let ask = Ask::Member {
             node: config.node.clone(),
             fqdn: config.fqdn.clone(),
-            public_key: inner.key.public_key().to_vec(),
+            public_key: inner.key.load().public_key().to_vec(),
             control: config.advertise,
             data: config.data_advertise,
             witness: config.witness,
@@ -199,6 +209,12 @@ impl Agent {
         let enrolment = Enrolment::of(config.node.clone(), fqdn, *welcome);
         inner.papers.enrol(&enrolment, ca_key.as_deref())?;
         self.take_up(enrolment).await
+    }
+
+    fn clear(&self) -> Result<(), Refusal> {
+        let inner = &self.inner;
+        let aside = format!("left-unfinished-{}", inner.seams.outside.clock.wall().0);
+        Papers::clear(&*inner.seams.storage, &inner.config.data_dir, &aside)
     }
 
     fn must_be_free(&self) -> Result<(), Refusal> {
@@ -216,9 +232,9 @@ impl Agent {
     /// Starts to act as the member that `enrolment` makes this node.
     async fn take_up(&self, enrolment: Enrolment) -> Result<(), Refusal> {
         let inner = &self.inner;
-        let identity = Identity::member(Arc::clone(&inner.key), &enrolment.certificate, &enrolment.found.ca)?;
+        let identity = Identity::member(inner.key.load_full(), &enrolment.certificate, &enrolment.found.ca)?;
         let kv = inner.seams.storage.store(&inner.config.data_dir.join(STORE_FOLDER), &inner.config.node)?;
-        for alpn in [landfall_proto::alpn::Alpn::Control, landfall_proto::alpn::Alpn::Data] {
+        for alpn in [Alpn::Control, Alpn::Data] {
             inner.calls.endpoint(alpn).set_identity(identity.clone())?;
         }
         let ground = Ground {
@@ -234,6 +250,45 @@ impl Agent {
         let membership = Membership::take_up(ground, enrolment).await?;
         inner.membership.send_replace(Some(Arc::new(membership)));
         Ok(())
+    }
+
+    /// Makes ready to stop: takes the CAP over from nobody any more, and hands it to another node where this one owns it.
+    /// Returns after [`HAND_OVER_DEADLINE`] at the latest, whatever came of it.
+    pub async fn retire(&self) {
+        let Some(membership) = self.membership() else { return };
+        let node = &membership.control.node;
+        node.consensus.set_succeeds(false);
+        if node.owner.acting().is_none() {
+            return;
+        }
+        match timeout(HAND_OVER_DEADLINE, owner::order(node, None)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(refusal)) => tracing::info!(%refusal, "the CAP is not handed over before this agent stops"),
+            Err(_) => tracing::warn!("the CAP was not handed over in time: its next owner is elected"),
+        }
+    }
+
+    /// Belongs to no cluster any more: sets aside what this node has as a member, and waits for [`Agent::found`] or
+    /// [`Agent::join`] with a new key. Returns the folder into which everything was moved.
+    pub async fn forget(&self) -> Result<PathBuf, Refusal> {
+        let inner = &self.inner;
+        let _enrolling = inner.enrolling.lock().await;
+        let membership = inner.membership.send_replace(None);
+        let cluster = membership.as_ref().map_or(String::new(), |member| member.enrolment.found.cluster.to_string());
+        if let Some(membership) = membership {
+            membership.stop().await;
+        }
+        inner.trust.set(TrustView::default());
+        let aside = format!("left-{cluster}-{}", inner.seams.outside.clock.wall().0);
+        let set_aside = Papers::set_aside(&*inner.seams.storage, &inner.config.data_dir, &aside)?;
+        let key = Arc::new(inner.papers.key(inner.seams.outside.random.as_ref())?);
+        inner.key.store(Arc::clone(&key));
+        for alpn in [Alpn::Control, Alpn::Data] {
+            let endpoint = inner.calls.endpoint(alpn);
+            endpoint.set_identity(Identity::stranger(Arc::clone(&key)))?;
+            endpoint.links().iter().for_each(|link| link.close(Close::Done, "this node has left its cluster"));
+        }
+        Ok(set_aside)
     }
 
     /// Stops the agent in good order. Its VM service and its VMs go on.

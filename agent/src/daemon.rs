@@ -54,7 +54,7 @@ async fn run(config: NodeConfig, file: PathBuf) -> Result<(), Refusal> {
     let mut broken = None;
     let ended = async {
         tokio::select! {
-            () = stop => {}
+            () = stop => agent.retire().await,
             refusal = agent.broken() => broken = Some(refusal),
         }
     };

@@ -1,6 +1,8 @@
 //! Everything of the outside that an agent touches, in one place, so that all of it can be simulated.
 
-use std::path::Path;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use landfall_proto::id::NodeName;
@@ -16,6 +18,9 @@ pub trait Storage: Send + Sync + 'static {
     fn store(&self, folder: &Path, owner: &NodeName) -> Result<Arc<dyn Kv>, Refusal>;
     /// The small files in `folder`.
     fn files(&self, folder: &Path) -> Result<Arc<dyn Files>, Refusal>;
+    /// Moves `names` in `folder`, files and folders, those that are there and in this order, into a folder of their own
+    /// beside them, called `aside`; nothing where there are none. Each is in one place or the other, whatever happens.
+    fn set_aside(&self, folder: &Path, names: &[&str], aside: &str) -> Result<PathBuf, Refusal>;
 }
 
 /// The outside of one agent.
@@ -52,4 +57,30 @@ impl Storage for Disk {
         })?;
         Ok(Arc::new(files))
     }
+
+    fn set_aside(&self, folder: &Path, names: &[&str], aside: &str) -> Result<PathBuf, Refusal> {
+        let to = folder.join(aside);
+        move_into(folder, names, &to).map_err(|error| {
+            let message = format!("{} cannot be moved into {}: {error}", names.join(", "), to.display());
+            Refusal::new(Class::Failed, "data_folder", message)
+                .field("data_dir")
+                .remedy("mend the file system, then stop the agent and move what is left of them by hand")
+        })?;
+        Ok(to)
+    }
+}
+
+fn move_into(folder: &Path, names: &[&str], to: &Path) -> io::Result<()> {
+    for name in names {
+        if !folder.join(name).try_exists()? {
+            continue;
+        }
+        if !to.is_dir() {
+            fs::create_dir(to)?;
+        }
+        fs::rename(folder.join(name), to.join(name))?;
+        File::open(to)?.sync_all()?;
+        File::open(folder)?.sync_all()?;
+    }
+    Ok(())
 }

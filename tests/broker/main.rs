@@ -26,5 +26,6 @@ mod rejoining;
 mod removing;
 mod returning;
 mod stage;
+mod steering;
 mod storing;
 mod succession;

@@ -1,6 +1,6 @@
 //! A node's disk in memory, which outlives its agent.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,5 +41,12 @@ impl Storage for SimDisk {
 
     fn files(&self, _folder: &Path) -> Result<Arc<dyn Files>, Refusal> {
         Ok(Arc::new(self.files.clone()))
+    }
+
+    /// Only what a node that has never been a member asks for: nothing is there.
+    fn set_aside(&self, folder: &Path, names: &[&str], aside: &str) -> Result<PathBuf, Refusal> {
+        let there = names.iter().find(|name| !matches!(self.files.read(name), Ok(None)));
+        assert_eq!(there, None, "leaving a cluster is not simulated");
+        Ok(folder.join(aside))
     }
 }

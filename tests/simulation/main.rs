@@ -24,6 +24,7 @@ mod cuts;
 mod disk;
 mod elections;
 mod entropy;
+mod handovers;
 mod record;
 mod seeds;
 mod weather;

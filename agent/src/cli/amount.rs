@@ -39,7 +39,8 @@ pub(super) struct Waiting {
     /// Waits until it has taken effect everywhere, instead of until it is committed. Default: off. Example: --wait
     #[arg(long)]
     wait: bool,
-    /// How long to wait at most (s, m, h, d); implies --wait. Default: 1m; for `vm move` 15m, for `vm enable` 1h. Example:
+    /// How long to wait at most (s, m, h, d); implies --wait. Default: 1m; for `vm move` 15m, for `vm enable` and
+    /// `node drain` 1h. Example:
     /// --timeout 10m
     #[arg(long, value_name = "DURATION", value_parser = timeout)]
     timeout: Option<WaitSeconds>,

@@ -14,7 +14,7 @@ use landfall_proto::seam::Time;
 const DRIFT_PER_MILLE: u32 = 1;
 
 /// Time between checking the lease and the effect reaching the outside.
-const MARGIN: Duration = Duration::from_millis(50);
+pub const MARGIN: Duration = Duration::from_millis(50);
 
 /// How often the lease is renewed in one L: three renewals may be lost before it ends.
 pub const RENEWALS_PER_LEASE: u32 = 4;

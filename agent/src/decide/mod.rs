@@ -8,6 +8,7 @@
 pub mod copies;
 pub mod cycle;
 pub mod doctor;
+pub mod drain;
 pub mod failover;
 pub mod flight;
 pub mod health;
@@ -25,5 +26,7 @@ pub mod reason;
 pub mod resync;
 pub mod seed;
 pub mod sender;
+pub mod standing;
+pub mod succession;
 pub mod voters;
 pub mod window;

@@ -15,7 +15,7 @@ use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
 use crate::drive::replicas::Replicas;
 use crate::drive::senders::Senders;
-use crate::drive::{broker, peers, reach, seed};
+use crate::drive::{broker, owner, peers, reach, seed};
 use crate::vm_service::{VmRole, VmState};
 
 /// How long a call may wait for something to happen here before it answers that it has not: shorter than the callers'
@@ -98,6 +98,8 @@ impl Control {
             }
             ControlRequest::Probe => ControlAnswer::Alive { faults: self.replicas.faults() },
             ControlRequest::ProbeFor(member) => ControlAnswer::Reached(probe(node, member).await),
+            ControlRequest::Hears => ControlAnswer::Hears(owner::hears(node)),
+            ControlRequest::HandOver { to } => hand_over(node, to).await,
             ControlRequest::AwaitRegistered { term, vm, epoch, position } => {
                 await_registered(node, term, vm, epoch, position).await
             }
@@ -128,15 +130,7 @@ impl Control {
                 let proof = Box::pin(self.replicas.prove(vm, point, begin)).await;
                 proof.map_or_else(ControlAnswer::Refused, ControlAnswer::Proof)
             }
-            ControlRequest::Export { vm, point, folder } => {
-                let exported = self.replicas.export(vm, point, folder.into()).await;
-                let node = node.name.clone();
-                exported.map_or_else(ControlAnswer::Refused, |done| ControlAnswer::Exported {
-                    node,
-                    point: done.point,
-                    files: done.files,
-                })
-            }
+            ControlRequest::Export { vm, point, folder } => self.export(vm, point, folder).await,
             ControlRequest::DropBranch { vm, id, look } => match self.replicas.drop_branch(vm, id, look).await {
                 Ok(true) => ControlAnswer::Done,
                 Ok(false) => ControlAnswer::Refused(Refusal::not_found("branch", &id.to_string())),
@@ -148,6 +142,16 @@ impl Control {
             }
             ControlRequest::Seed { vm, folder, import } => self.seed(vm, folder, import).await,
         }
+    }
+
+    async fn export(&self, vm: VmId, point: Option<u64>, folder: String) -> ControlAnswer {
+        let exported = self.replicas.export(vm, point, folder.into()).await;
+        let node = self.node.name.clone();
+        exported.map_or_else(ControlAnswer::Refused, |done| ControlAnswer::Exported {
+            node,
+            point: done.point,
+            files: done.files,
+        })
     }
 
     async fn seed(&self, vm: VmId, folder: String, import: bool) -> ControlAnswer {
@@ -166,6 +170,16 @@ impl Control {
             sender: self.senders.figures(vm),
             traffic: self.senders.traffic(vm).await,
         }
+    }
+}
+
+async fn hand_over(node: &Node, to: Option<MemberId>) -> ControlAnswer {
+    match owner::order(node, to).await {
+        Ok(owner::HandedOver { owner, term, gap }) => {
+            let gap_ms = u64::try_from(gap.as_millis()).unwrap_or(u64::MAX);
+            ControlAnswer::HandedOver { owner, term, gap_ms }
+        }
+        Err(refusal) => ControlAnswer::Refused(refusal),
     }
 }
 

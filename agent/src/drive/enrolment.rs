@@ -3,6 +3,7 @@
 //! All of it lives in small files of the data folder, each written durably. The key is made once and never leaves the
 //! node; the CA's key is on the data nodes that may issue, never on a witness and never in the log.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use landfall_proto::authority::Authority;
@@ -15,6 +16,8 @@ use landfall_proto::{Class, Refusal, codec};
 use landfall_store::files::{Files, SECRET};
 use serde::{Deserialize, Serialize};
 
+use crate::seams::Storage;
+
 /// The node's private key, PKCS #8.
 const KEY_FILE: &str = "node.key";
 /// What it was enrolled with.
@@ -23,6 +26,15 @@ const ENROLMENT_FILE: &str = "enrolment";
 const MEMBERS_FILE: &str = "members";
 /// The CA's private key, PKCS #8, where this node may issue.
 const CA_KEY_FILE: &str = "ca.key";
+
+/// Everything that a node has as a member, in the order in which it is set aside: without the first it is none.
+const MEMBERSHIP: [&str; 6] = [ENROLMENT_FILE, MEMBERS_FILE, CA_KEY_FILE, KEY_FILE, STORE_FOLDER, SENDERS_FOLDER];
+
+/// The folder of the consensus store in the data folder.
+pub const STORE_FOLDER: &str = "store";
+
+/// The folder of what senders keep, in the data folder.
+pub const SENDERS_FOLDER: &str = "senders";
 
 /// A node that belongs to a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +116,17 @@ impl Papers {
     pub fn remember(&self, members: &MemberList) -> Result<(), Refusal> {
         let bytes = codec::encode(members).map_err(|error| unreadable(MEMBERS_FILE, &error))?;
         self.write(MEMBERS_FILE, &bytes)
+    }
+
+    /// Sets everything aside that the node of `folder` has as a member. A node that joins again makes a new key.
+    pub fn set_aside(storage: &dyn Storage, folder: &Path, aside: &str) -> Result<PathBuf, Refusal> {
+        storage.set_aside(folder, &MEMBERSHIP, aside)
+    }
+
+    /// Sets aside what a departure has left in `folder` that broke off: a node without an enrolment is no member, whatever
+    /// else is there.
+    pub fn clear(storage: &dyn Storage, folder: &Path, aside: &str) -> Result<(), Refusal> {
+        storage.set_aside(folder, &[MEMBERS_FILE, STORE_FOLDER, SENDERS_FOLDER], aside).map(drop)
     }
 
     fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Refusal> {

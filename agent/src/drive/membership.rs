@@ -37,7 +37,7 @@ use crate::drive::replicas::Replicas;
 use crate::drive::senders::Senders;
 use crate::drive::serve::{self, Services};
 use crate::drive::vm_side::VmSide;
-use crate::drive::{copies, group, handover, leftovers, loss, peers};
+use crate::drive::{copies, draining, group, handover, leftovers, loss, owner, peers};
 
 /// The pause before gossip that ended by itself is begun again.
 const GOSSIP_RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -126,12 +126,14 @@ impl Membership {
         membership.run(found(node.clone(), membership.enrolment.found.clone()));
         membership.run(watch_disk(node.clone(), health, membership.broken.clone()));
         membership.run(node.owner.clone().run());
+        membership.run(owner::stand_when_due(node.clone()));
         membership.run(group::keep_in_step(node.clone()));
         membership.run(loss::watch_over(node.clone(), down));
         membership.run(peers::keep_fresh(node.clone()));
         membership.run(gossiping(node.clone(), gossip, view));
         membership.run(confirmed.run(node.clone()));
         membership.run(copies::owner::keep(node.clone()));
+        membership.run(draining::keep(node.clone()));
         membership.act(&node, replicas.clone().run());
         membership.act(&node, senders.run());
         membership.act(&node, failover.run());

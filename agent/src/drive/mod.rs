@@ -11,6 +11,7 @@ pub mod control;
 pub mod copies;
 mod difference;
 pub mod directory;
+pub mod draining;
 pub mod enrolment;
 pub mod events;
 pub mod failover;

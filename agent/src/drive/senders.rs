@@ -19,6 +19,7 @@ use tokio::task::AbortHandle;
 
 use crate::decide::sender::{self, Step};
 use crate::drive::changes::Changes;
+use crate::drive::enrolment::SENDERS_FOLDER;
 use crate::drive::events::Happening;
 use crate::drive::limits::Limits;
 use crate::drive::members::control_target;
@@ -231,7 +232,7 @@ impl Senders {
     }
 
     fn folder(&self, vm: VmId) -> PathBuf {
-        self.node.config.data_dir.join("senders").join(vm.to_string())
+        self.node.config.data_dir.join(SENDERS_FOLDER).join(vm.to_string())
     }
 
     /// A client of the broker at `to`, which must be a peer.

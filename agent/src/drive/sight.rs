@@ -32,7 +32,7 @@ pub fn candidates(node: &Node, vm: VmId) -> Vec<Candidate> {
                 node: member.node.clone(),
                 witness: member.witness,
                 standing: if seen.live { Standing::Up } else { Standing::Suspect },
-                drained: false,
+                drained: state.drained.contains(&member.id),
                 vm_service_fault: fault,
                 rooms: facts
                     .storage

@@ -21,3 +21,25 @@ pub struct BrokerStatus {
     /// The CAP's own address; null where it has none.
     pub address: Option<IpAddr>,
 }
+
+/// `broker move`: gives the CAP to another node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BrokerMove {
+    /// The node that is to own it.
+    pub to: NodeName,
+}
+
+/// The answer of `broker move`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokerMoved {
+    /// The name of the client access point.
+    pub cap: Fqdn,
+    /// The agent that owns it now.
+    pub owner: NodeName,
+    /// The position of its claim.
+    pub term: Term,
+    /// For how long nobody acted, at most: from when the old owner stopped until it had heard that the new one acts; 0
+    /// where that node owned it already.
+    pub gap_ms: u64,
+}

@@ -1,10 +1,12 @@
 //! The cluster: its members and whether it can decide.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use landfall_proto::id::{ClusterName, Fqdn, MemberId, NodeName, Revision, Term};
 use serde::{Deserialize, Serialize};
 
+use crate::surface::WaitSeconds;
 use crate::surface::node::{MemberRole, NodeState};
 
 /// `cluster init`: founds a cluster with this agent as its only member.
@@ -29,6 +31,31 @@ impl std::fmt::Debug for ClusterJoin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("ClusterJoin { token: <secret> }")
     }
+}
+
+/// `cluster leave`: takes the asked agent's node out of its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterLeave {
+    /// Leave even where the cluster loses its quorum, or the only copy of something.
+    #[serde(default)]
+    pub force: bool,
+    /// How long its replicas may take to be moved away.
+    #[serde(default)]
+    pub wait_seconds: Option<WaitSeconds>,
+}
+
+/// The answer of `cluster leave`: the agent belongs to no cluster now, and waits for init or join.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterLeft {
+    /// The node.
+    pub node: NodeName,
+    /// The cluster that it has left.
+    pub cluster: ClusterName,
+    /// The folder with the state that it had as a member, its key included.
+    pub set_aside: PathBuf,
+    /// What force left to be done.
+    pub warnings: Vec<String>,
 }
 
 /// `cluster status`: the cluster as the asked agent sees it. Also the answer of `cluster init` and `cluster join`.

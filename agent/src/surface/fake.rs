@@ -79,6 +79,9 @@ impl Operations for Fake {
     async fn cluster_status(&self) -> Result<ClusterStatus, Refusal> {
         self.called("cluster_status", (), samples::cluster_status())
     }
+    async fn cluster_leave(&self, request: ClusterLeave) -> Result<ClusterLeft, Refusal> {
+        self.called("cluster_leave", request, samples::cluster_left())
+    }
     async fn token_create(&self, request: TokenCreate) -> Result<TokenCreated, Refusal> {
         self.called("token_create", request, samples::token_created())
     }
@@ -98,8 +101,17 @@ impl Operations for Fake {
         let removed = NodeRemoved { node: node.clone(), id: samples::node_status().id };
         self.called("node_remove", (node, wait), removed)
     }
+    async fn node_drain(&self, node: NodeName, wait: Option<WaitSeconds>) -> Result<NodeDrained, Refusal> {
+        self.called("node_drain", (node, wait), samples::node_drained())
+    }
+    async fn node_restore(&self, node: NodeName) -> Result<NodeDrained, Refusal> {
+        self.called("node_restore", node, samples::node_drained())
+    }
     async fn broker_status(&self) -> Result<BrokerStatus, Refusal> {
         self.called("broker_status", (), samples::broker_status())
+    }
+    async fn broker_move(&self, request: BrokerMove) -> Result<BrokerMoved, Refusal> {
+        self.called("broker_move", request, samples::broker_moved())
     }
     async fn settings_show(&self) -> Result<Settings, Refusal> {
         self.called("settings_show", (), samples::settings())

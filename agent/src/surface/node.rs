@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use landfall_proto::id::{Fqdn, MemberId, NodeName, Position, Revision, StorageName};
+use landfall_proto::id::{Fqdn, MemberId, NodeName, Position, Revision, StorageName, VmId};
 use serde::{Deserialize, Serialize};
 
 use crate::surface::hex::KeyHex;
@@ -104,6 +104,32 @@ pub struct StorageRoom {
     pub free_bytes: u64,
     /// Why nothing can be stored there just now.
     pub fault: Option<String>,
+}
+
+/// The answer of `node drain` and `node restore`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeDrained {
+    /// The node.
+    pub node: NodeName,
+    /// Its member id.
+    pub id: MemberId,
+    /// How it stands now: `drained` where it is drained and answers.
+    pub state: NodeState,
+    /// Whether it owns the CAP, which leaves it, too.
+    pub owner: bool,
+    /// The replicas that it still has, and what becomes of them.
+    pub remaining: Vec<RemainingReplica>,
+}
+
+/// A replica that a drained node still has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RemainingReplica {
+    /// The VM.
+    pub uuid: VmId,
+    /// Its name.
+    pub name: String,
+    /// Why it stays at the node; null where it is moved away, one after the other.
+    pub stays: Option<String>,
 }
 
 /// The answer of `node remove`.

@@ -6,14 +6,14 @@ use landfall_proto::Refusal;
 use landfall_proto::id::{Fqdn, NodeName, PrimaryPattern, Revision};
 
 use super::authorization::{Authorization, AuthorizationRemoved};
-use super::broker::BrokerStatus;
-use super::cluster::{ClusterInit, ClusterJoin, ClusterStatus};
+use super::broker::{BrokerMove, BrokerMoved, BrokerStatus};
+use super::cluster::{ClusterInit, ClusterJoin, ClusterLeave, ClusterLeft, ClusterStatus};
 use super::disabled::VmDisabled;
 use super::doctor::DoctorReport;
 use super::event::{Event, EventQuery};
 use super::failover::{FailoverAnswer, FailoverRequest, FailoverStatus};
 use super::network::{NetworkClear, NetworkMapAdd, NetworkMapRemove, NetworkMapRule, NetworkSet, NetworkStatus};
-use super::node::{NodeDetail, NodeRemoved, NodeStatus};
+use super::node::{NodeDetail, NodeDrained, NodeRemoved, NodeStatus};
 use super::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
 use super::point::{PointDiff, PointDifference, PointExport, PointExported, PointProof, PointStatus, PointVerify};
 use super::seed::{SeedRequest, Seeded};
@@ -59,6 +59,9 @@ pub trait Operations: Send + Sync + 'static {
     /// The cluster as this agent sees it.
     async fn cluster_status(&self) -> Result<ClusterStatus, Refusal>;
 
+    /// Takes this agent's node out of its cluster; its state is set aside, and the agent waits for init or join.
+    async fn cluster_leave(&self, request: ClusterLeave) -> Result<ClusterLeft, Refusal>;
+
     /// Makes a join token.
     async fn token_create(&self, request: TokenCreate) -> Result<TokenCreated, Refusal>;
     /// The tokens and codes that have not expired.
@@ -70,11 +73,18 @@ pub trait Operations: Send + Sync + 'static {
     async fn node_list(&self) -> Result<Vec<NodeStatus>, Refusal>;
     /// One member.
     async fn node_show(&self, node: NodeName) -> Result<NodeDetail, Refusal>;
+    /// Drains a node: it gets nothing new, and what it holds is moved away. With a wait the answer comes when that is done,
+    /// and is a failure where something stays.
+    async fn node_drain(&self, node: NodeName, wait: Option<WaitSeconds>) -> Result<NodeDrained, Refusal>;
+    /// Ends a drain.
+    async fn node_restore(&self, node: NodeName) -> Result<NodeDrained, Refusal>;
     /// Removes a member for good.
     async fn node_remove(&self, node: NodeName, wait: Option<WaitSeconds>) -> Result<NodeRemoved, Refusal>;
 
     /// Who answers primaries.
     async fn broker_status(&self) -> Result<BrokerStatus, Refusal>;
+    /// Gives the CAP to another node, and says how long nobody acted.
+    async fn broker_move(&self, request: BrokerMove) -> Result<BrokerMoved, Refusal>;
 
     /// Every setting.
     async fn settings_show(&self) -> Result<Settings, Refusal>;

@@ -2,6 +2,7 @@
 
 mod doctor;
 mod network;
+mod steering;
 
 use std::collections::BTreeMap;
 
@@ -12,6 +13,7 @@ use landfall_proto::{Class, Refusal};
 
 pub use self::doctor::*;
 pub use self::network::*;
+pub use self::steering::*;
 use super::authorization::*;
 use super::broker::*;
 use super::cluster::*;

@@ -172,6 +172,13 @@ pub enum ControlRequest {
         /// Our promotion.
         id: PromotionId,
     },
+    /// To the owner: give the CAP to this member; to whichever is best, where none is named.
+    HandOver {
+        /// The next owner.
+        to: Option<MemberId>,
+    },
+    /// Do you own the CAP, or do you hear a leader that you follow?
+    Hears,
 }
 
 /// What the primary's cluster wants of the replica's.
@@ -265,6 +272,17 @@ pub enum ControlAnswer {
     },
     /// To Branches: the promotion, its parent, and the content with which it began.
     Branch(Option<(PromotionId, Option<PromotionId>, PointName)>),
+    /// To HandOver.
+    HandedOver {
+        /// Who owns the CAP now.
+        owner: MemberId,
+        /// Its term.
+        term: Term,
+        /// For how long nobody acted, at most: from when the old owner stopped until it heard that the new one acts.
+        gap_ms: u64,
+    },
+    /// To Hears.
+    Hears(bool),
 }
 
 /// What trying one port gave.

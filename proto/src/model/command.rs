@@ -264,6 +264,15 @@ pub enum Command {
         /// What its sender may take of the line; one that never limits anything takes the limit away.
         limit: Option<Bandwidth>,
     },
+    /// The owner `0` gives the CAP up: nothing is carried out until somebody claims it.
+    Yield(MemberId),
+    /// A node is drained: it gets nothing new and what it holds is moved away; or it is drained no more.
+    Drain {
+        /// The node.
+        member: MemberId,
+        /// Whether it is drained.
+        on: bool,
+    },
 }
 
 /// What a command gave.
@@ -271,8 +280,13 @@ pub enum Command {
 pub enum Outcome {
     /// Done, at the entry's position.
     Done,
-    /// The CAP is claimed under this term.
-    Claimed(Term),
+    /// The CAP is claimed.
+    Claimed {
+        /// Under this term.
+        term: Term,
+        /// Whether its last owner had given it up, or there was none: nobody has anything of it still.
+        vacant: bool,
+    },
     /// Admitted under this id.
     Joined(MemberId),
     /// The settings stand at this revision.

@@ -381,6 +381,8 @@ fn commands() -> Vec<Command> {
             recovery_points: Some(3),
             limit: Some("5".parse().unwrap()),
         },
+        Command::Yield(member_id),
+        Command::Drain { member: member_id, on: true },
     ]
 }
 
@@ -473,7 +475,7 @@ fn commands_and_outcomes() {
     check_all("network_change", &network_changes());
     let outcomes = [
         Outcome::Done,
-        Outcome::Claimed(Term::from_number(1)),
+        Outcome::Claimed { term: Term::from_number(1), vacant: true },
         Outcome::Joined(id(2)),
         Outcome::Set(Revision::from_number(3)),
         Outcome::Stopped(vec![vm()]),
@@ -558,6 +560,8 @@ fn control_requests() {
         ControlRequest::Abandon { vm: vm(), id: promotion_id(), look: true },
         ControlRequest::GiveUp { vm: vm(), id: promotion_id() },
         ControlRequest::DropBranch { vm: vm(), id: promotion_id(), look: false },
+        ControlRequest::HandOver { to: Some(id(2)) },
+        ControlRequest::Hears,
     ];
     check_all("control_request", &requests);
 }
@@ -606,6 +610,8 @@ fn control_answers() {
         }]),
         ControlAnswer::Return { blockers: vec![refusal()] },
         ControlAnswer::Branch(Some((promotion_id(), None, back().point))),
+        ControlAnswer::HandedOver { owner: id(2), term, gap_ms: 90 },
+        ControlAnswer::Hears(true),
     ];
     check_all("control_answer", &answers);
 }

@@ -228,7 +228,7 @@ impl Lab {
 
     pub(super) async fn claim(&self, id: MemberId) -> Term {
         match self.propose_as(id, None, Command::Claim(id)).await {
-            Ok(Ok(Outcome::Claimed(term))) => term,
+            Ok(Ok(Outcome::Claimed { term, .. })) => term,
             other => panic!("claim: {other:?}"),
         }
     }

@@ -16,10 +16,11 @@ mod status;
 mod tail;
 mod types;
 mod wire;
+mod yielding;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use landfall_proto::codec;
@@ -27,6 +28,7 @@ use landfall_proto::id::{MemberId, Position};
 use landfall_proto::model::{Proposal, Timing};
 use landfall_proto::seam::{Clock, Random, Time};
 use openraft::error::{CheckIsLeaderError, InitializeError, InstallSnapshotError, RaftError};
+use openraft::raft::AppendEntriesResponse;
 use openraft::storage::RaftLogStorage;
 use openraft::{ChangeMembers, EmptyNode, LogIdOptionExt, SnapshotPolicy};
 use tokio::sync::{Mutex, Semaphore, watch};
@@ -45,6 +47,7 @@ use tail::Tail;
 pub use types::Applied;
 use types::{LogId, Raft, StorageError};
 pub use wire::{Rpc, Wire, WireError};
+pub use yielding::Yielding;
 
 /// What consensus stands on.
 #[derive(Clone, Debug)]
@@ -76,9 +79,18 @@ struct Inner {
     /// The last entry that the log had when this node was started.
     last: Option<LogId>,
     clock: Arc<dyn Clock>,
+    /// Gone once this node has stopped: whoever still has a handle keeps no connection with it.
+    wire: std::sync::Mutex<Option<Arc<dyn Wire>>>,
+    lease: Duration,
     /// Nanoseconds of the clock until which votes are refused to others.
     hold: AtomicU64,
     honours_hold: bool,
+    /// Nanoseconds of the clock at which a leader was heard last; 0 where none was.
+    heard: AtomicU64,
+    /// The term in which this node was last asked to stand, and until when an earlier leader might have had a lease then.
+    stood: std::sync::Mutex<Option<(u64, Time)>>,
+    /// Whether it stands when it is asked to.
+    succeeds: AtomicBool,
     waiting: Semaphore,
     /// One change of members at a time.
     changing: Mutex<()>,
@@ -135,7 +147,7 @@ impl Consensus {
         let machine = Machine::open(ground.kv.clone(), tail.clone()).map_err(store)?;
         let state = machine.watch();
         let pause = Duration::from_millis(ground.timing.heartbeat_ms);
-        let network = wire::Network { wire: ground.wire, tail: tail.clone(), pause };
+        let network = wire::Network { wire: ground.wire.clone(), tail: tail.clone(), pause };
         let mut log = LogStore::new(ground.kv, ground.me, tail);
         log.look_back(machine.members()).await.map_err(store)?;
         let last = log.get_log_state().await.map_err(store)?.last_log_id;
@@ -151,8 +163,13 @@ impl Consensus {
             log,
             last,
             clock: ground.clock,
+            wire: std::sync::Mutex::new(Some(ground.wire)),
+            lease: ground.timing.lease(),
             hold,
             honours_hold,
+            heard: AtomicU64::new(0),
+            stood: std::sync::Mutex::new(None),
+            succeeds: AtomicBool::new(true),
             waiting: Semaphore::new(limits::PROPOSALS_WAITING),
             changing: Mutex::new(()),
             state,
@@ -229,7 +246,11 @@ impl Consensus {
         let answer = match rpc {
             Rpc::Append => {
                 let request = wire::decode_append(payload).map_err(malformed)?;
-                wire::encode_one(&raft.append_entries(request).await.map_err(|error| serve_fault(&error))?)
+                let appended = raft.append_entries(request).await.map_err(|error| serve_fault(&error))?;
+                if !matches!(appended, AppendEntriesResponse::HigherVote(_)) {
+                    self.note_leader();
+                }
+                wire::encode_one(&appended)
             }
             Rpc::Vote => {
                 let request = wire::decode_one(payload).map_err(malformed)?;
@@ -243,19 +264,27 @@ impl Consensus {
                 if request.offset.saturating_add(request.data.len() as u64) > limits::SNAPSHOT_BYTES {
                     return Err(ServeError::Malformed("the snapshot is too large".to_owned()));
                 }
+                let vote = request.vote;
                 let answer: wire::SnapshotAnswer = match raft.install_snapshot(request).await {
-                    Ok(installed) => Ok(installed),
+                    Ok(installed) => {
+                        if installed.vote == vote {
+                            self.note_leader();
+                        }
+                        Ok(installed)
+                    }
                     Err(RaftError::APIError(InstallSnapshotError::SnapshotMismatch(mismatch))) => Err(mismatch),
                     Err(RaftError::Fatal(error)) => return Err(ServeError::Stopped(error.to_string())),
                 };
                 wire::encode_one(&answer)
             }
+            Rpc::Yield => return self.serve_yield(payload).await,
+            Rpc::Stand => return self.serve_stand(payload).await,
         };
         answer.map_err(malformed)
     }
 
     /// Whether this node may stand for election. It starts with `true`; a voter that reaches no majority, or whose
-    /// majority sees a live leader, should not, and a witness only where nobody else can.
+    /// majority hears a live leader, should not, and a witness only where nobody else can.
     pub fn set_elections(&self, allowed: bool) {
         self.inner.raft.runtime_config().elect(allowed);
     }
@@ -326,6 +355,7 @@ impl Consensus {
     /// Stops: answers no call any more. What was acknowledged is on disk. A leader that starts again after this goes on
     /// leading at once, unless another was elected.
     pub async fn shutdown(&self) {
+        drop(self.wire().take());
         let raft = &self.inner.raft;
         if raft.shutdown().await.is_err() {
             tracing::error!("consensus did not stop in good order");
@@ -366,3 +396,5 @@ mod lab;
 mod parallel_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod yielding_tests;

@@ -33,6 +33,10 @@ pub enum Rpc {
     Vote,
     /// A part of a snapshot.
     Snapshot,
+    /// A leader gives its lead up: vote for its successor.
+    Yield,
+    /// A leader gives its lead to the one that is called: stand for election.
+    Stand,
 }
 
 /// Why a call brought no answer.

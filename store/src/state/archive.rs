@@ -1,7 +1,7 @@
 //! The state as bytes: what a snapshot is. One row a table row, so that no row outgrows the codec however large the
 //! state is, and equal states give equal bytes.
 
-use landfall_proto::id::{Fqdn, Position, Revision, VmId};
+use landfall_proto::id::{Fqdn, MemberId, Position, Revision, VmId};
 use landfall_proto::model::{
     Addresses, Answer, AuthorizationEntry, Departure, Found, Member, NetworkRule, Peer, Primary, Promotion,
     PromotionId, Replica, Return, Rival, TestRun, Ticket,
@@ -66,6 +66,7 @@ enum Row {
     Return(VmId, Return),
     Rival(VmId, Box<Rival>),
     Dropped(VmId, Vec<PromotionId>),
+    Drained(MemberId),
 }
 
 impl State {
@@ -106,7 +107,8 @@ impl State {
             let head = Row::Session { id: *id, forgotten: session.forgotten, used: session.used };
             std::iter::once(head).chain(answers)
         });
-        let cluster = members.chain(tickets).chain(values).chain(changes).chain(entries).chain(peers);
+        let drained = self.drained.iter().map(|member| Row::Drained(*member));
+        let cluster = members.chain(drained).chain(tickets).chain(values).chain(changes).chain(entries).chain(peers);
         let promotions = self.promotions.iter().map(|(vm, row)| Row::Promotion(*vm, Box::new(row.clone())));
         let tests = self.tests.iter().map(|(vm, row)| Row::Test(*vm, Box::new(row.clone())));
         let departures = self.departures.iter().map(|(vm, row)| Row::Departure(*vm, Box::new(row.clone())));
@@ -170,6 +172,7 @@ impl State {
             Row::Return(vm, back) => self.returns.put(vm, back),
             Row::Dropped(vm, ids) => self.dropped.put(vm, ids),
             Row::Rival(vm, row) => self.rivals.put(vm, *row),
+            Row::Drained(member) => drop(self.drained.insert(member)),
             Row::Session { id, forgotten, used } => {
                 self.sessions.put(id, super::Session { forgotten, used, ..Default::default() });
             }

@@ -47,7 +47,23 @@ impl State {
             return Err(Refusal::new(Class::Refused, "witness", message).field("member"));
         }
         let term = Term(entry.position);
+        let vacant = self.claim.is_none();
         self.claim = Some(Claim { member, term, since: entry.at });
-        Ok(Outcome::Claimed(term))
+        Ok(Outcome::Claimed { term, vacant })
+    }
+
+    /// The owner gives the CAP up. From this entry on no term is the current one, so that whatever was proposed under the
+    /// old one and comes later is refused, wherever it comes from.
+    pub(super) fn yield_cap(&mut self, member: MemberId) -> Answer {
+        match self.claim {
+            Some(claim) if claim.member == member => {
+                self.claim = None;
+                Ok(Outcome::Done)
+            }
+            _ => {
+                let message = format!("member {member} does not own the CAP");
+                Err(Refusal::new(Class::Refused, "not_owner", message).field("member"))
+            }
+        }
     }
 }

@@ -38,7 +38,7 @@ impl State {
         let next = match to {
             None => None,
             Some(to) => {
-                self.require_host(to)?;
+                self.require_taker(to)?;
                 self.refuse_promoted(vm)?;
                 Self::refuse_seeding(replica)?;
                 let name = &replica.vm.name;
@@ -119,7 +119,7 @@ impl State {
         let next = match to {
             None => None,
             Some(to) => {
-                self.require_host(to)?;
+                self.require_taker(to)?;
                 self.refuse_promoted(vm)?;
                 self.refuse_returning(vm)?;
                 if self.tests.contains(&vm) {
@@ -187,7 +187,7 @@ impl State {
     /// Starts to fill a node from the primary; the set and the holder stay until it is complete.
     pub(super) fn seed(&mut self, entry: Entry, vm: VmId, epoch: Epoch, to: MemberId) -> Answer {
         let replica = self.replica_at(vm, epoch)?;
-        self.require_host(to)?;
+        self.require_taker(to)?;
         self.refuse_promoted(vm)?;
         self.refuse_returning(vm)?;
         if replica.in_sync.contains(&to) || replica.holder == to {

@@ -37,6 +37,29 @@ impl State {
         Ok(member)
     }
 
+    /// The member `id`, provided that it can be given something new to keep.
+    pub(super) fn require_taker(&self, id: MemberId) -> Result<&Member, Refusal> {
+        let member = self.require_host(id)?;
+        if self.drained.contains(&id) {
+            let message = format!("{} is drained: it gets nothing new", member.node);
+            return Err(Refusal::new(Class::Refused, "drained", message)
+                .field("node")
+                .remedy(format!("take another node, or end the drain: `landfall node restore {}`", member.node)));
+        }
+        Ok(member)
+    }
+
+    /// Drains a node, or ends that; what is so already stays so.
+    pub(super) fn drain(&mut self, id: MemberId, on: bool) -> Answer {
+        self.require_host(id)?;
+        if on {
+            self.drained.insert(id)
+        } else {
+            self.drained.remove(&id)
+        };
+        Ok(Outcome::Done)
+    }
+
     /// Admits a node that proved a token; the same key asking again gets the same id.
     pub(super) fn join(&mut self, entry: Entry, ticket: u64, newcomer: &Newcomer<'_>) -> Answer {
         let kept = self.usable_ticket(entry, ticket, &newcomer.key, Purpose::Join)?;
@@ -169,6 +192,7 @@ impl State {
     /// Takes a member out of everything that names it.
     fn take_member(&mut self, entry: Entry, id: MemberId) {
         self.members.take(&id);
+        self.drained.remove(&id);
         self.members_changed = entry.position;
         let spare = self.members.values().find(|member| !member.witness).map(|member| member.id);
         let named = |replica: &Replica| {

@@ -22,6 +22,8 @@ mod table;
 mod ticket;
 mod vm;
 
+use std::collections::BTreeSet;
+
 use landfall_proto::id::{Fqdn, MemberId, NodeName, Position, PrimaryPattern, Revision, Term, UnixMillis, VmId};
 use landfall_proto::model::{
     Addresses, Answer, AuthorizationEntry, Command, Departure, Found, Member, MemberList, Outcome, Peer, Primary,
@@ -97,6 +99,8 @@ pub struct State {
     pub rivals: Table<VmId, Rival>,
     /// Of each primary the last branches at the other cluster that were dropped for it, newest last.
     pub dropped: Table<VmId, Vec<PromotionId>>,
+    /// Members that are drained: they get nothing new, and what they hold is moved away.
+    pub drained: BTreeSet<MemberId>,
 }
 
 /// Where and when a command is applied.
@@ -202,6 +206,8 @@ impl State {
             Command::Resync(vm) => self.resync(entry, *vm),
             Command::Failover { vm, step } => self.failover(entry, *vm, step),
             Command::Network(change) => self.change_network(change),
+            Command::Yield(member) => self.yield_cap(*member),
+            Command::Drain { member, on } => self.drain(*member, *on),
         }
     }
 

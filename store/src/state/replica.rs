@@ -101,11 +101,11 @@ impl State {
             let elsewhere = replica.receiver() != holder && !self.returns.contains(&id);
             let again = instead_of == Some(replica.epoch) && !replica.acknowledged && elsewhere;
             if again {
-                self.require_host(holder)?;
+                self.require_taker(holder)?;
             }
             return self.place_again(entry, wish, again.then_some(holder));
         }
-        self.require_host(holder)?;
+        self.require_taker(holder)?;
         Self::room(self.replicas.len(), limits::REPLICAS, "replicas")?;
         let often = (wish.frequency, wish.recovery_points);
         let replica = first_assignment(entry, wish.vm.clone(), wish.primary.clone(), permit, often, holder);

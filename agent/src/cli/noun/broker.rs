@@ -1,24 +1,48 @@
 //! `landfall broker`.
 
 use clap::Subcommand;
+use hyper::Method;
+use landfall_proto::id::NodeName;
 
-use crate::cli::later::{Later, comes_later};
 use crate::cli::session::{Ended, Session};
 use crate::cli::table::{Facts, Shown, or_dash};
-use crate::surface::broker::BrokerStatus;
+use crate::surface::WaitSeconds;
+use crate::surface::broker::{BrokerMove, BrokerMoved, BrokerStatus};
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum Verb {
     /// The owner of the CAP, since when, its term, and the CAP's address where it has one.
     Status,
-    /// Gives the CAP to another node (comes later).
-    Move(Later),
+    /// Gives the CAP to another node that hosts VMs, and tells for how long nobody acted.
+    Move {
+        /// The node that is to own it. Example: landfall broker move r2
+        node: NodeName,
+    },
 }
+
+/// How long the agent may take: a node that does not take the CAP over is followed by an ordinary election.
+const MOVE_SECONDS: u64 = 30;
 
 pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result<(), Ended> {
     match verb {
         Verb::Status => session.read::<BrokerStatus>("/v1/broker").await,
-        Verb::Move(_) => Err(comes_later("broker move").into()),
+        Verb::Move { node } => {
+            let patience = WaitSeconds::try_from(MOVE_SECONDS).ok();
+            let request = BrokerMove { to: node };
+            let answer = session.ask(Method::POST, "/v1/broker/move", Some(&request), patience, "handing over").await?;
+            session.print::<BrokerMoved>(&answer)
+        }
+    }
+}
+
+impl Shown for BrokerMoved {
+    fn text(&self) -> String {
+        Facts::default()
+            .fact("cap", &self.cap)
+            .fact("owner", &self.owner)
+            .fact("term", self.term)
+            .fact("gap", format!("{} ms", self.gap_ms))
+            .text()
     }
 }
 

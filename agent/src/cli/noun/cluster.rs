@@ -4,10 +4,12 @@ use clap::Subcommand;
 use hyper::Method;
 use landfall_proto::id::{ClusterName, Fqdn};
 
+use crate::cli::amount::timeout;
 use crate::cli::later::{Later, comes_later};
 use crate::cli::session::{Ended, Session};
 use crate::cli::table::{Facts, Shown, Table, or_dash, word};
-use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterStatus};
+use crate::surface::WaitSeconds;
+use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterLeave, ClusterLeft, ClusterStatus};
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum Verb {
@@ -29,9 +31,21 @@ pub(in crate::cli) enum Verb {
     Status,
     /// Starts the cluster's next life from one surviving node (comes later).
     Recover(Later),
-    /// Takes this node out of its cluster (comes later; `landfall node remove NODE` does it from another node).
-    Leave(Later),
+    /// Takes this node out of its cluster: moves its replicas and the CAP away, has it removed, and sets its state aside. The
+    /// agent waits for init or join then. Refused where the cluster would lose something by it.
+    Leave {
+        /// Leaves though the cluster loses its quorum or the only copy of a replica by it, and does not wait for anything to
+        /// be moved away. Default: off. Example: --force
+        #[arg(long)]
+        force: bool,
+        /// How long its replicas may take to be moved away (s, m, h, d). Default: 1h. Example: --timeout 10m
+        #[arg(long, value_name = "DURATION", value_parser = timeout)]
+        timeout: Option<WaitSeconds>,
+    },
 }
+
+/// How long `cluster leave` waits for replicas to be moved away where no time is given, and for the removal.
+const LEAVE_SECONDS: u64 = 3660;
 
 pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result<(), Ended> {
     let answer = match verb {
@@ -44,9 +58,25 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
         }
         Verb::Status => return session.read::<ClusterStatus>("/v1/cluster").await,
         Verb::Recover(_) => return Err(comes_later("cluster recover").into()),
-        Verb::Leave(_) => return Err(comes_later("cluster leave").into()),
+        Verb::Leave { force, timeout } => {
+            let request = ClusterLeave { force, wait_seconds: timeout };
+            let patience = timeout.or_else(|| WaitSeconds::try_from(LEAVE_SECONDS).ok());
+            let answer = session.ask(Method::POST, "/v1/cluster/leave", Some(&request), patience, "leaving").await?;
+            return session.print::<ClusterLeft>(&answer);
+        }
     };
     session.print::<ClusterStatus>(&answer)
+}
+
+impl Shown for ClusterLeft {
+    fn text(&self) -> String {
+        Facts::default()
+            .fact("node", &self.node)
+            .fact("has left", &self.cluster)
+            .fact("its state is in", self.set_aside.display())
+            .each("warning", &self.warnings)
+            .text()
+    }
 }
 
 impl Shown for ClusterStatus {

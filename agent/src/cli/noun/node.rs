@@ -6,10 +6,9 @@ use landfall_proto::id::NodeName;
 
 use crate::cli::amount::{Waiting, bytes, query};
 use crate::cli::client::route;
-use crate::cli::later::{Later, comes_later};
 use crate::cli::session::{Ended, Session};
-use crate::cli::table::{Facts, Shown, Table, or_dash, word};
-use crate::surface::node::{NodeDetail, NodeRemoved, NodeStatus};
+use crate::cli::table::{Facts, Shown, Table, or_dash, printable, word};
+use crate::surface::node::{NodeDetail, NodeDrained, NodeRemoved, NodeStatus};
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum Verb {
@@ -20,10 +19,19 @@ pub(in crate::cli) enum Verb {
         /// Its name. Example: landfall node show r1
         node: NodeName,
     },
-    /// Moves the replicas away from a node and gives it no new ones (comes later).
-    Drain(Later),
-    /// Ends a drain (comes later).
-    Restore(Later),
+    /// Gives a node no new replicas, and moves those that it has to other nodes, one after the other; the CAP, too. VMs that
+    /// run there stay.
+    Drain {
+        /// Its name. Example: landfall node drain r2 --wait
+        node: NodeName,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
+    /// Ends a drain: the node may get new replicas. Those that were moved away stay where they are.
+    Restore {
+        /// Its name. Example: landfall node restore r2
+        node: NodeName,
+    },
     /// Removes a member for good: its key is refused from now on, and its replicas get other holders.
     Remove {
         /// Its name. Example: landfall node remove r2 --wait
@@ -32,6 +40,9 @@ pub(in crate::cli) enum Verb {
         waiting: Waiting,
     },
 }
+
+/// How long `node drain --wait` waits where no time is given: a node's replicas are copied over the cluster's own network.
+const DRAIN_SECONDS: u64 = 3600;
 
 /// How long `--wait` waits for the other nodes where no time is given.
 const WAIT_SECONDS: u64 = 60;
@@ -46,8 +57,37 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
             let answer = session.ask(Method::DELETE, &path, None::<&()>, wait, "removing").await?;
             session.print::<NodeRemoved>(&answer)
         }
-        Verb::Drain(_) => Err(comes_later("node drain").into()),
-        Verb::Restore(_) => Err(comes_later("node restore").into()),
+        Verb::Drain { node, waiting } => {
+            let wait = waiting.or(DRAIN_SECONDS);
+            let path = route(&["nodes", node.as_str(), "drain"]) + &query(wait);
+            let answer = session.ask(Method::POST, &path, None::<&()>, wait, "moving replicas away").await?;
+            session.print::<NodeDrained>(&answer)
+        }
+        Verb::Restore { node } => {
+            let path = route(&["nodes", node.as_str(), "restore"]);
+            let answer = session.ask(Method::POST, &path, None::<&()>, None, "restoring").await?;
+            session.print::<NodeDrained>(&answer)
+        }
+    }
+}
+
+impl Shown for NodeDrained {
+    fn text(&self) -> String {
+        let facts = Facts::default()
+            .fact("node", &self.node)
+            .fact("id", self.id)
+            .fact("state", word(&self.state))
+            .fact("owns the cap", if self.owner { "yes" } else { "no" })
+            .fact("replicas left", self.remaining.len());
+        let mut table = Table::new(["NAME", "UUID", "STAYS BECAUSE"]);
+        for replica in &self.remaining {
+            let why = replica.stays.as_ref().map(|why| printable(why));
+            table.row([printable(&replica.name), replica.uuid.to_string(), or_dash(why)]);
+        }
+        match self.remaining.as_slice() {
+            [] => facts.text(),
+            _ => format!("{}\n{}", facts.text(), table.text()),
+        }
     }
 }
 

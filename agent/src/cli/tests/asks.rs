@@ -45,6 +45,7 @@ fn cluster_changes() -> Vec<Ask> {
     let deauthorized = json!({"primary": "*.contoso.com", "stopped": [shape(samples::named_vm())]});
     let code = json!({"code": "lfp1.secret", "expires_at": "2025-11-22T18:42:41.250Z"});
     let (accept, peer) = (json!({"code": "C", "wait_seconds": null}), shape(samples::peer_status()));
+    let leave = |force: bool, wait: Option<u64>| json!({"force": force, "wait_seconds": wait});
     let unpaired = json!({"cap": "p.contoso.com", "stopped": []});
     vec![
         ("cluster init --name Cluster-R --cap r-broker-cap.contoso.com", "cluster_init", init, cluster.clone()),
@@ -52,6 +53,12 @@ fn cluster_changes() -> Vec<Ask> {
         ("token create", "token_create", plain, token.clone()),
         ("token create --witness --ttl 15m --replaces r2", "token_create", witness, token),
         ("token revoke 000000000000001f", "token_revoke", id.clone(), json!({"id": id})),
+        ("cluster leave", "cluster_leave", leave(false, None), shape(samples::cluster_left())),
+        ("cluster leave --force --timeout 2m", "cluster_leave", leave(true, Some(120)), shape(samples::cluster_left())),
+        ("node drain r2", "node_drain", json!(["r2", null]), shape(samples::node_drained())),
+        ("node drain r2 --wait", "node_drain", json!(["r2", 3600]), shape(samples::node_drained())),
+        ("node restore r2", "node_restore", json!("r2"), shape(samples::node_drained())),
+        ("broker move r2", "broker_move", json!({"to": "r2"}), shape(samples::broker_moved())),
         ("node remove r1", "node_remove", json!(["r1", null]), removed.clone()),
         ("node remove r1 --wait", "node_remove", json!(["r1", 60]), removed),
         ("authorization add p.contoso.com", "authorization_add", entry("DEFAULT"), entry("DEFAULT")),

@@ -84,12 +84,9 @@ fn walk(command: &clap::Command, look: &mut impl FnMut(&str, &clap::Arg)) {
 #[test]
 fn what_comes_later_says_so_and_asks_nobody() {
     let agent = Agent::start();
-    for line in ["cluster recover", "cluster leave", "node drain r1", "node restore r1", "broker move r2"] {
-        let done = agent.ask(&line.split(' ').collect::<Vec<_>>());
-        let error: serde_json::Value = serde_json::from_str(&done.err).unwrap();
-        assert_eq!((done.code, error["error"]["code"].as_str()), (2, Some("comes_later")), "{line}");
-        let command = line.split(' ').take(2).collect::<Vec<_>>().join(" ");
-        assert!(done.err.contains(&format!("`landfall {command}` comes later")), "{line}: {}", done.err);
-    }
+    let done = agent.ask(&["cluster", "recover"]);
+    let error: serde_json::Value = serde_json::from_str(&done.err).unwrap();
+    assert_eq!((done.code, error["error"]["code"].as_str()), (2, Some("comes_later")));
+    assert!(done.err.contains("`landfall cluster recover` comes later"), "{}", done.err);
     assert_eq!(agent.fake.take(), []);
 }

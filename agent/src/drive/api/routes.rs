@@ -19,7 +19,8 @@ use super::ask::{Ask, Named, Parameters, Report};
 use super::feed::{self, Feed};
 use super::limits::{FEEDS_MAX, REQUESTS_MAX};
 use crate::surface::authorization::Authorization;
-use crate::surface::cluster::{ClusterInit, ClusterJoin};
+use crate::surface::broker::BrokerMove;
+use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterLeave};
 use crate::surface::event::EventQuery;
 use crate::surface::failover::FailoverRequest;
 use crate::surface::network::{NetworkClear, NetworkMapAdd, NetworkMapRemove, NetworkSet};
@@ -89,11 +90,15 @@ pub(super) fn router(operations: Arc<dyn Operations>, ending: watch::Receiver<bo
     Router::new()
         .route("/v1/cluster", get(cluster_status).post(cluster_init))
         .route("/v1/cluster/join", post(cluster_join))
+        .route("/v1/cluster/leave", post(cluster_leave))
         .route("/v1/tokens", get(token_list).post(token_create))
         .route("/v1/tokens/{id}", axum::routing::delete(token_revoke))
         .route("/v1/nodes", get(node_list))
         .route("/v1/nodes/{node}", get(node_show).delete(node_remove))
+        .route("/v1/nodes/{node}/drain", post(node_drain))
+        .route("/v1/nodes/{node}/restore", post(node_restore))
         .route("/v1/broker", get(broker_status))
+        .route("/v1/broker/move", post(broker_move))
         .route("/v1/settings", get(settings_show).patch(settings_set))
         .route("/v1/settings/history", get(settings_history))
         .route("/v1/settings/watch", get(settings_watch))
@@ -206,6 +211,8 @@ plain! {
 asked! {
     cluster_init(Ask<ClusterInit>);
     cluster_join(Ask<ClusterJoin>);
+    cluster_leave(Ask<ClusterLeave>);
+    broker_move(Ask<BrokerMove>);
     token_create(Ask<TokenCreate>);
     authorization_add(Ask<Authorization>);
     peer_invite(Ask<PeerInvite>);
@@ -217,7 +224,7 @@ asked! {
 }
 
 named! {
-    token_revoke; node_show; authorization_remove; peer_remove; vm_show; vm_locate; vm_pause; vm_resume; vm_resync;
+    token_revoke; node_show; node_restore; authorization_remove; peer_remove; vm_show; vm_locate; vm_pause; vm_resume; vm_resync;
     vm_reset_statistics; point_list; failover_status; network_show;
 }
 
@@ -227,7 +234,7 @@ named_and_asked! {
     network_clear(NetworkClear);
 }
 
-named_and_awaited! { node_remove; vm_disable; }
+named_and_awaited! { node_drain; node_remove; vm_disable; }
 
 async fn settings_set(
     State(api): State<Api>,

@@ -88,6 +88,15 @@ fn has_majority(node: &Node) -> bool {
     live_voters(node) * 2 > node.consensus.status().voters.len()
 }
 
+/// Whether more than half of the voters that are left answer once `leaving` is gone.
+pub(super) fn quorate_without(node: &Node, leaving: MemberId) -> bool {
+    let voters = node.consensus.status().voters;
+    let view = node.view.borrow();
+    let live = |voter: &&MemberId| **voter == node.me || view.get(*voter).is_some_and(|seen| seen.live);
+    let rest = || voters.iter().filter(|voter| **voter != leaving);
+    rest().filter(live).count() * 2 > rest().count()
+}
+
 /// Voters that answer, this node included.
 fn live_voters(node: &Node) -> usize {
     let view = node.view.borrow();
@@ -103,9 +112,10 @@ fn role(node: &Node, member: &Member) -> MemberRole {
     }
 }
 
-fn standing(node: &Node, member: MemberId) -> NodeState {
+pub(super) fn standing(node: &Node, member: MemberId) -> NodeState {
     let live = member == node.me || node.view.borrow().get(&member).is_some_and(|seen| seen.live);
     match (live, node.down.borrow().contains_key(&member)) {
+        (true, _) if node.state().drained.contains(&member) => NodeState::Drained,
         (true, _) => NodeState::Up,
         (false, true) => NodeState::Down,
         (false, false) => NodeState::Suspect,
@@ -126,7 +136,9 @@ fn node_status(node: &Node, member: &Member) -> NodeStatus {
     let state = standing(node, member.id);
     let (vm_service, reason) = match facts.as_ref().map(|facts| facts.vm_service.clone()) {
         _ if member.witness => (VmServiceState::None, None),
-        _ if state != NodeState::Up => (VmServiceState::Stopped, Some("the node does not answer".to_owned())),
+        _ if !matches!(state, NodeState::Up | NodeState::Drained) => {
+            (VmServiceState::Stopped, Some("the node does not answer".to_owned()))
+        }
         None => (VmServiceState::Stopped, Some("nothing has been heard of it yet".to_owned())),
         Some(service) => match service.state.as_str() {
             "running" => (VmServiceState::Running, None),
@@ -155,7 +167,7 @@ fn replicas_of(state: &State, member: MemberId) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-fn find(state: &State, name: &NodeName) -> Result<Member, Refusal> {
+pub(super) fn find(state: &State, name: &NodeName) -> Result<Member, Refusal> {
     let found = state.members.values().find(|member| member.node == *name);
     found.cloned().ok_or_else(|| {
         let known: Vec<&str> = state.members.values().map(|member| member.node.as_str()).collect();

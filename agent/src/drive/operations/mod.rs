@@ -5,8 +5,10 @@ mod census;
 mod clusters;
 mod discarding;
 mod doctor;
+mod draining;
 mod failover;
 mod failover_status;
+mod leaving;
 pub(crate) mod network;
 mod pausing;
 mod planned;
@@ -16,6 +18,7 @@ mod proofs;
 mod relationships;
 mod resolving;
 mod seeds;
+mod steering;
 mod vms;
 
 use std::sync::Arc;
@@ -32,8 +35,8 @@ use crate::Agent;
 use crate::drive::control::Control;
 use crate::drive::membership::Membership;
 use crate::surface::authorization::{Authorization, AuthorizationRemoved};
-use crate::surface::broker::BrokerStatus;
-use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterStatus};
+use crate::surface::broker::{BrokerMove, BrokerMoved, BrokerStatus};
+use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterLeave, ClusterLeft, ClusterStatus};
 use crate::surface::disabled::VmDisabled;
 use crate::surface::doctor::DoctorReport;
 use crate::surface::event::{Event, EventQuery};
@@ -41,7 +44,7 @@ use crate::surface::failover::{FailoverAnswer, FailoverRequest, FailoverStatus};
 use crate::surface::network::{
     NetworkClear, NetworkMapAdd, NetworkMapRemove, NetworkMapRule, NetworkSet, NetworkStatus,
 };
-use crate::surface::node::{NodeDetail, NodeRemoved, NodeStatus};
+use crate::surface::node::{NodeDetail, NodeDrained, NodeRemoved, NodeStatus};
 use crate::surface::operations::{Caller, Operations, Stream};
 use crate::surface::peer::{PeerAccept, PeerInvite, PeerInvited, PeerRemoved, PeerStatus};
 use crate::surface::point::{
@@ -100,6 +103,10 @@ impl Operations for Agent {
         clusters::status(&self.control()?.node)
     }
 
+    async fn cluster_leave(&self, request: ClusterLeave) -> Result<ClusterLeft, Refusal> {
+        Box::pin(leaving::leave(self, request)).await
+    }
+
     async fn token_create(&self, request: TokenCreate) -> Result<TokenCreated, Refusal> {
         clusters::token_create(&self.control()?, request).await
     }
@@ -124,8 +131,20 @@ impl Operations for Agent {
         clusters::remove(&self.control()?.node, &node).await
     }
 
+    async fn node_drain(&self, node: NodeName, wait: Option<WaitSeconds>) -> Result<NodeDrained, Refusal> {
+        draining::drain(&self.control()?.node, &node, wait).await
+    }
+
+    async fn node_restore(&self, node: NodeName) -> Result<NodeDrained, Refusal> {
+        draining::restore(&self.control()?.node, &node).await
+    }
+
     async fn broker_status(&self) -> Result<BrokerStatus, Refusal> {
         clusters::broker(&self.control()?.node)
+    }
+
+    async fn broker_move(&self, request: BrokerMove) -> Result<BrokerMoved, Refusal> {
+        steering::broker_move(&self.control()?.node, request).await
     }
 
     async fn settings_show(&self) -> Result<Settings, Refusal> {

@@ -27,6 +27,13 @@ async fn every_route_reaches_its_operation() {
     let routes = [
         ("GET", "/v1/cluster", none.clone(), "cluster_status", none.clone()),
         ("POST", "/v1/cluster", init.clone(), "cluster_init", init),
+        (
+            "POST",
+            "/v1/cluster/leave",
+            json!({"force": true}),
+            "cluster_leave",
+            json!({"force": true, "wait_seconds": null}),
+        ),
         ("POST", "/v1/cluster/join", json!({"token": "t"}), "cluster_join", json!({"token": "t"})),
         ("GET", "/v1/tokens", none.clone(), "token_list", none.clone()),
         (
@@ -40,7 +47,10 @@ async fn every_route_reaches_its_operation() {
         ("GET", "/v1/nodes", none.clone(), "node_list", none.clone()),
         ("GET", "/v1/nodes/R1", none.clone(), "node_show", json!("r1")),
         ("DELETE", "/v1/nodes/r1?wait_seconds=9", none.clone(), "node_remove", json!(["r1", 9])),
+        ("POST", "/v1/nodes/r1/drain?wait_seconds=9", none.clone(), "node_drain", json!(["r1", 9])),
+        ("POST", "/v1/nodes/r1/restore", none.clone(), "node_restore", json!("r1")),
         ("GET", "/v1/broker", none.clone(), "broker_status", none.clone()),
+        ("POST", "/v1/broker/move", json!({"to": "r2"}), "broker_move", json!({"to": "r2"})),
         ("GET", "/v1/settings", none.clone(), "settings_show", none.clone()),
         ("GET", "/v1/settings/history", none.clone(), "settings_history", none.clone()),
         ("GET", "/v1/authorizations", none.clone(), "authorization_list", none.clone()),

@@ -1,0 +1,100 @@
+//! Whether a node may stand for election: only while a majority of the voters hears no leader, and hears this node.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use landfall_proto::id::MemberId;
+
+/// Leases without a new entry after which a witness may stand: an entry that only it and the dead leader hold would
+/// otherwise leave nobody electable. An owner that lives adds one every three seconds, two in that time; that it is the
+/// leader in this node's books proves nothing, since those keep a dead leader's name.
+const WITNESS_STANDS_AFTER: u32 = 3;
+
+/// What a node knows when it asks itself whether to stand.
+#[derive(Clone, Debug)]
+pub struct Hearing {
+    /// The node.
+    pub me: MemberId,
+    /// Who votes.
+    pub voters: BTreeSet<MemberId>,
+    /// Whether the node only votes.
+    pub witness: bool,
+    /// Whether it hears a leader, or is one.
+    pub hears: bool,
+    /// For how long its log has not grown.
+    pub still: Duration,
+    /// Of the others that answered, whether they hear a leader.
+    pub answers: BTreeMap<MemberId, bool>,
+}
+
+/// Whether the node may stand; `None` where the answers so far leave it open.
+pub fn is_due(hearing: &Hearing, lease: Duration) -> Option<bool> {
+    let Hearing { me, voters, .. } = hearing;
+    let waits = hearing.witness && hearing.still < lease * WITNESS_STANDS_AFTER;
+    if hearing.hears || waits || !voters.contains(me) {
+        return Some(false);
+    }
+    let said = |wanted: bool| {
+        let answered = hearing.answers.iter().filter(|(voter, _)| voters.contains(voter) && *voter != me);
+        answered.filter(|(_, hears)| **hears == wanted).count()
+    };
+    if (1 + said(false)) * 2 > voters.len() {
+        return Some(true);
+    }
+    (said(true) * 2 >= voters.len()).then_some(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(2);
+
+    fn hearing(voters: u64, answers: &[(u64, bool)]) -> Hearing {
+        let id = MemberId::from_number;
+        Hearing {
+            me: id(1),
+            voters: (1..=voters).map(id).collect(),
+            witness: false,
+            hears: false,
+            still: Duration::ZERO,
+            answers: answers.iter().map(|(voter, hears)| (id(*voter), *hears)).collect(),
+        }
+    }
+
+    #[test]
+    fn a_node_stands_once_a_majority_hears_no_leader_and_hears_it() {
+        type Case = (u64, &'static [(u64, bool)], Option<bool>);
+        let cases: [Case; 9] = [
+            (1, &[], Some(true)),
+            (2, &[], None),
+            (2, &[(2, false)], Some(true)),
+            (2, &[(2, true)], Some(false)),
+            (3, &[], None),
+            (3, &[(3, false)], Some(true)),
+            (3, &[(2, true)], None),
+            (3, &[(2, true), (3, true)], Some(false)),
+            (5, &[(2, true), (3, false), (4, false)], Some(true)),
+        ];
+        for (voters, answers, due) in cases {
+            assert_eq!(is_due(&hearing(voters, answers), LEASE), due, "{voters} {answers:?}");
+        }
+        // Whoever does not vote does not count.
+        assert_eq!(is_due(&hearing(3, &[(8, false), (9, false)]), LEASE), None);
+    }
+
+    #[test]
+    fn a_node_that_hears_a_leader_or_does_not_vote_never_stands() {
+        let answers = [(2, false), (3, false)];
+        assert_eq!(is_due(&Hearing { hears: true, ..hearing(3, &answers) }, LEASE), Some(false));
+        let outside = Hearing { me: MemberId::from_number(9), ..hearing(3, &answers) };
+        assert_eq!(is_due(&outside, LEASE), Some(false));
+    }
+
+    #[test]
+    fn a_witness_stands_after_three_leases_without_an_entry() {
+        let witness = |still| Hearing { witness: true, still, ..hearing(3, &[(2, false)]) };
+        assert_eq!(is_due(&witness(LEASE * 3 - Duration::from_millis(1)), LEASE), Some(false));
+        assert_eq!(is_due(&witness(LEASE * 3), LEASE), Some(true));
+    }
+}

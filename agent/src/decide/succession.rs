@@ -1,0 +1,102 @@
+//! Which node can own the CAP next, and which is best.
+
+use landfall_proto::id::{MemberId, NodeName};
+use landfall_proto::{Class, Refusal};
+
+/// Entries that a next owner may lack when it is chosen: it catches up while the owner still acts.
+const LAG_MAX: u64 = 100;
+
+/// A member as the next owner.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heir {
+    /// The member.
+    pub member: MemberId,
+    /// Its name.
+    pub node: NodeName,
+    /// Whether it only votes.
+    pub witness: bool,
+    /// Whether it is drained.
+    pub drained: bool,
+    /// Whether it answers.
+    pub up: bool,
+    /// Whether it votes.
+    pub votes: bool,
+    /// How many entries of the log it lacks; `None` where nothing has been heard of it.
+    pub lag: Option<u64>,
+}
+
+/// Refuses a node that cannot own the CAP now.
+pub fn check(heir: &Heir) -> Result<(), Refusal> {
+    let node = &heir.node;
+    let refused = |class, code: &str, message: String, remedy: String| {
+        Err(Refusal::new(class, code, message).field("node").remedy(remedy))
+    };
+    if heir.witness {
+        let message = format!("{node} is a witness, which never owns the CAP");
+        return refused(Class::Refused, "witness", message, "name a node that hosts VMs".to_owned());
+    }
+    if heir.drained {
+        let remedy = format!("end the drain first (`landfall node restore {node}`), or name another node");
+        return refused(Class::Refused, "drained", format!("{node} is drained"), remedy);
+    }
+    if !heir.up {
+        let remedy = "see `landfall node list`; name a node that is up".to_owned();
+        return refused(Class::Refused, "node_down", format!("{node} does not answer"), remedy);
+    }
+    match heir.lag {
+        Some(lag) if lag <= LAG_MAX => Ok(()),
+        _ => {
+            let message = format!("{node} does not have the cluster's newest state yet");
+            refused(Class::Refused, "node_behind", message, "try again in a moment".to_owned())
+        }
+    }
+}
+
+/// The one that would own it soonest: a voter before one that has yet to become one, then the one that lacks least.
+pub fn best(heirs: &[Heir]) -> Option<MemberId> {
+    let fit = heirs.iter().filter(|heir| check(heir).is_ok());
+    fit.min_by_key(|heir| (!heir.votes, heir.lag, heir.member)).map(|heir| heir.member)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heir(number: u64) -> Heir {
+        Heir {
+            member: MemberId::from_number(number),
+            node: format!("r{number}").parse().unwrap(),
+            witness: false,
+            drained: false,
+            up: true,
+            votes: true,
+            lag: Some(0),
+        }
+    }
+
+    #[test]
+    fn whoever_cannot_own_it_is_told_why() {
+        let bad = [
+            ("witness", Heir { witness: true, ..heir(2) }),
+            ("drained", Heir { drained: true, ..heir(2) }),
+            ("node_down", Heir { up: false, ..heir(2) }),
+            ("node_behind", Heir { lag: Some(LAG_MAX + 1), ..heir(2) }),
+            ("node_behind", Heir { lag: None, ..heir(2) }),
+        ];
+        for (code, heir) in bad {
+            let refusal = check(&heir).unwrap_err();
+            assert_eq!((refusal.code.as_str(), refusal.class), (code, Class::Refused));
+            assert!(refusal.remedy.is_some());
+            assert_eq!(best(&[heir]), None);
+        }
+        assert_eq!(check(&heir(2)), Ok(()));
+    }
+
+    #[test]
+    fn the_one_that_is_nearest_is_best() {
+        let (learner, late, near) = (Heir { votes: false, ..heir(2) }, Heir { lag: Some(3), ..heir(3) }, heir(4));
+        assert_eq!(best(&[learner.clone(), late.clone(), near.clone()]), Some(near.member));
+        assert_eq!(best(&[learner.clone(), late.clone()]), Some(late.member));
+        assert_eq!(best(std::slice::from_ref(&learner)), Some(learner.member));
+    }
+}

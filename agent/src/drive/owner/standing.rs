@@ -1,0 +1,119 @@
+//! Whether this node may stand for election, asked of the others before it does.
+//!
+//! openraft 0.9 has a node stand whenever it has heard no leader for long enough, and whoever stands takes a new term,
+//! which ends the lead of the present leader wherever it is heard of. So a voter that was cut off would come back with a
+//! term of its own and leave the cluster without an owner for a moment. Here a node stands only while a majority of the
+//! voters, itself included, hears no leader and hears this node. That is for calm, not for safety: of two nodes that stand
+//! at once the votes choose one, as ever.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use landfall_proto::alpn::Alpn;
+use landfall_proto::message::control::{ControlAnswer, ControlRequest};
+use landfall_store::consensus::Consensus;
+use tokio::time::sleep;
+
+use crate::decide::standing::{self, Hearing};
+use crate::drive::members::control_target;
+use crate::drive::node::Node;
+
+/// How often a node that hears no leader asks the others, in one lease. Elections begin half a lease after the lease is
+/// over, so that several rounds fit in between.
+const ROUNDS_PER_LEASE: u32 = 8;
+
+/// Whether this node stands for election by itself.
+#[derive(Clone)]
+pub struct Standing {
+    consensus: Consensus,
+    bars: Arc<AtomicUsize>,
+}
+
+/// Keeps this node from standing for election until it is dropped.
+pub struct Bar(Arc<AtomicUsize>);
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+impl Standing {
+    /// A node that does not stand until [`stand_when_due`] lets it.
+    pub fn new(consensus: Consensus) -> Self {
+        consensus.set_elections(false);
+        Self { consensus, bars: Arc::default() }
+    }
+
+    /// Has this node not stand for as long as the answer is kept.
+    pub fn bar(&self) -> Bar {
+        self.bars.fetch_add(1, Ordering::SeqCst);
+        self.consensus.set_elections(false);
+        Bar(Arc::clone(&self.bars))
+    }
+
+    fn set(&self, due: bool) {
+        self.consensus.set_elections(due && self.bars.load(Ordering::SeqCst) == 0);
+    }
+}
+
+/// Whether this node owns the CAP or has heard a leader within a lease.
+pub fn hears(node: &Node) -> bool {
+    if node.consensus.status().is_leader {
+        return node.owner.acting().is_some();
+    }
+    let heard = node.consensus.heard_leader();
+    heard.is_some_and(|at| node.outside.clock.now().since(at) < node.owner.lease)
+}
+
+/// Lets this node stand for election while it is due to, until the task is dropped.
+pub async fn stand_when_due(node: Node) {
+    let lease = node.owner.lease;
+    let mut grew = (None, node.outside.clock.now());
+    loop {
+        let status = node.consensus.status();
+        let now = node.outside.clock.now();
+        if grew.0 != status.last_log {
+            grew = (status.last_log, now);
+        }
+        let mut hearing = Hearing {
+            me: node.me,
+            voters: status.voters.clone(),
+            witness: node.config.witness,
+            hears: status.is_leader || hears(&node),
+            still: now.since(grew.1),
+            answers: BTreeMap::new(),
+        };
+        let due = match standing::is_due(&hearing, lease) {
+            Some(due) => due,
+            None => ask(&node, &mut hearing, lease).await,
+        };
+        node.owner.standing.set(due);
+        sleep(lease / ROUNDS_PER_LEASE).await;
+    }
+}
+
+/// Asks the other voters until their answers decide, or all have answered or had their time.
+async fn ask(node: &Node, hearing: &mut Hearing, lease: Duration) -> bool {
+    let state = node.state();
+    let others = hearing.voters.iter().copied().filter(|voter| *voter != node.me);
+    let mut asked: FuturesUnordered<_> = others
+        .filter_map(|voter| Some((voter, control_target(&state, voter)?)))
+        .map(|(voter, target)| async move {
+            let call = node.calls.call(&target, Alpn::Control, &ControlRequest::Hears, lease / 4);
+            (voter, call.await)
+        })
+        .collect();
+    while let Some((voter, answer)) = asked.next().await {
+        if let Ok(ControlAnswer::Hears(hears)) = answer {
+            hearing.answers.insert(voter, hears);
+        }
+        if let Some(due) = standing::is_due(hearing, lease) {
+            return due;
+        }
+    }
+    false
+}

@@ -1,0 +1,33 @@
+//! What moving the CAP, draining a node and leaving a cluster answer.
+
+use landfall_proto::id::{MemberId, Term};
+
+use super::{name, named_vm};
+use crate::surface::broker::BrokerMoved;
+use crate::surface::cluster::ClusterLeft;
+use crate::surface::node::{NodeDrained, NodeState, RemainingReplica};
+
+pub fn cluster_left() -> ClusterLeft {
+    ClusterLeft {
+        node: name("r2"),
+        cluster: name("Cluster-R"),
+        set_aside: "/var/lib/landfall/left-Cluster-R-1763836961250".into(),
+        warnings: Vec::new(),
+    }
+}
+
+pub fn broker_moved() -> BrokerMoved {
+    BrokerMoved { cap: name("r-broker-cap.contoso.com"), owner: name("r2"), term: Term::from_number(9), gap_ms: 74 }
+}
+
+pub fn node_drained() -> NodeDrained {
+    let vm = named_vm();
+    let stays = Some("it is failed over and runs there".to_owned());
+    NodeDrained {
+        node: name("r2"),
+        id: MemberId::from_number(9),
+        state: NodeState::Drained,
+        owner: false,
+        remaining: vec![RemainingReplica { uuid: vm.uuid, name: vm.name, stays }],
+    }
+}
