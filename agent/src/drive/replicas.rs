@@ -1,6 +1,7 @@
 //! The replicas that this node receives: their folders, their registration with the VM service, their figures.
 
 mod registration;
+mod staging;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -48,7 +49,7 @@ pub struct Replicas {
     /// Those that could not be opened: when that was tried last, and why not.
     shut: Arc<Mutex<BTreeMap<VmId, (Time, Refusal)>>>,
     /// Those of which nothing could be staged at the last try: its disk was full, or failed.
-    unstaged: Arc<Mutex<BTreeMap<VmId, Refusal>>>,
+    unstaged: Arc<Mutex<BTreeMap<VmId, (Time, Refusal)>>>,
     listed: Arc<Mutex<BTreeSet<VmId>>>,
     /// Those of which something is staged whole and not listed.
     unlisted: Arc<Mutex<BTreeSet<VmId>>>,
@@ -246,22 +247,8 @@ impl Replicas {
     /// What was noted of a replica, and what is wrong with it since.
     fn known(&self, vm: VmId, epoch: Epoch) -> Option<HolderFigures> {
         let figures = lock(&self.figures).get(&vm).cloned()?;
-        let unstaged = || lock(&self.unstaged).get(&vm).map(ToString::to_string);
+        let unstaged = || lock(&self.unstaged).get(&vm).map(|(_, refusal)| refusal.to_string());
         Some(HolderFigures { epoch, fault: figures.fault.clone().or_else(unstaged), ..figures })
-    }
-
-    /// Takes in how the last try to stage something ended: this node goes on saying that it cannot until it could.
-    pub fn note_staging(&self, vm: VmId, refusal: Option<&Refusal>) {
-        match refusal {
-            Some(refusal) if durable::is_fault(refusal) => {
-                lock(&self.unstaged).insert(vm, refusal.clone());
-            }
-            // Whatever else was wrong was not this node's disk.
-            Some(_) => {}
-            None => {
-                lock(&self.unstaged).remove(&vm);
-            }
-        }
     }
 
     /// Waits a moment while something is staged of a replica that this node has just come to hold: it may have been
@@ -278,7 +265,7 @@ impl Replicas {
     pub fn faults(&self) -> StagingFaults {
         let failed = lock(&self.figures).clone().into_iter().filter_map(|(vm, figures)| Some((vm, figures.fault?)));
         let mut replicas: BTreeMap<VmId, String> = failed.collect();
-        replicas.extend(lock(&self.unstaged).iter().map(|(vm, refusal)| (*vm, refusal.to_string())));
+        replicas.extend(lock(&self.unstaged).iter().map(|(vm, (_, refusal))| (*vm, refusal.to_string())));
         replicas.extend(lock(&self.shut).iter().map(|(vm, (_, refusal))| (*vm, refusal.to_string())));
         StagingFaults::new(self.node.vms.storage_faults(), replicas)
     }

@@ -54,6 +54,7 @@ impl Replicas {
             if present {
                 lock(&self.listed).insert(vm);
             }
+            self.look_for_room(replica).await;
             if self.stays_shut(replica).await || (registered && !lost) {
                 continue;
             }
