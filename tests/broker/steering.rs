@@ -1,6 +1,6 @@
 //! Who owns the CAP and what a node holds, as an operator wants it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use landfall_kit::process::{Cluster, Node, eventually};
 use serde_json::Value;
@@ -192,4 +192,43 @@ fn a_node_leaves_with_everything_moved_away_and_may_join_again() {
     assert_eq!((refused.exit, refused.code.as_str()), (3, "vote_needed"), "{refused}");
     assert!(members(stays).contains(&stays.name().to_owned()), "what is refused changes nothing");
     assert_eq!(state(stays, stays.name()), "up", "it is not drained either");
+}
+fn voters(at: &Node) -> Vec<String> {
+    let list = at.cli(["node", "list"]);
+    let votes = list.as_array().into_iter().flatten().filter(|member| member["role"] == "voter");
+    votes.map(|member| text(&member["node"])).collect()
+}
+
+#[test]
+fn a_voter_that_is_gone_for_long_is_replaced_and_returns_as_a_learner() {
+    let r = replicas().node("r1").node("r2").node("r3").node("r4").start();
+    let at = r.first();
+    at.cli(["settings", "set", "node_down_after=2s"]);
+    let three = eventually(LONG, "three voters", || match voters(at) {
+        voters if voters.len() == 3 => Ok(voters),
+        voters => Err(format!("{voters:?}")),
+    });
+    let votes = |node: &&Node| three.contains(&node.name().to_owned());
+    let learner = r.nodes().iter().find(|node| !votes(node)).unwrap();
+    let present = owner(at);
+    let asker = r.node(&present);
+    let gone = r.nodes().iter().find(|node| votes(node) && node.name() != present).unwrap();
+    gone.lose();
+    eventually(LONG, "the learner to vote instead", || {
+        let voters = voters(asker);
+        let replaced = voters.contains(&learner.name().to_owned()) && !voters.contains(&gone.name().to_owned());
+        if replaced && voters.len() == 3 { Ok(()) } else { Err(format!("{voters:?}")) }
+    });
+    let term = asker.cli(["broker", "status"])["term"].clone();
+    gone.start();
+    gone.wait_ready();
+    r.wait_formed();
+    eventually(SOON, "its return", || state(asker, gone.name()) == "up");
+    // For longer than one that answers has to wait until it may be made a voter.
+    let until = Instant::now() + Duration::from_secs(5);
+    while Instant::now() < until {
+        let voters = voters(asker);
+        assert!(!voters.contains(&gone.name().to_owned()), "{voters:?}");
+    }
+    assert_eq!(asker.cli(["broker", "status"])["term"], term, "nobody was disturbed");
 }
