@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use landfall_store::State;
 use tokio::sync::watch;
-use tokio::time::{Interval, MissedTickBehavior, interval};
+use tokio::time::Interval;
 
 use crate::drive::node::Node;
 use crate::drive::vm_side::Reported;
@@ -20,9 +20,7 @@ pub struct Changes {
 impl Changes {
     /// The changes at `node`; after `every` without one it is time as well.
     pub fn at(node: &Node, every: Duration) -> Self {
-        let mut look = interval(every);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { look, state: node.consensus.watch_state(), reported: node.vms.watch() }
+        Self { look: node.rhythm(every), state: node.consensus.watch_state(), reported: node.vms.watch() }
     }
 
     /// Waits for the next one; `None` where nothing can change any more, since the node is being stopped.

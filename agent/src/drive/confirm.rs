@@ -9,7 +9,7 @@ use std::time::Duration;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::seam::{Clock, Time};
-use tokio::time::{Instant, interval};
+use tokio::time::Instant;
 
 use crate::drive::members::control_target;
 use crate::drive::node::Node;
@@ -54,7 +54,7 @@ impl Confirmed {
 
     /// Confirms twice a lease, for as long as this node receives a replica.
     pub async fn run(self, node: Node) {
-        let mut look = interval(self.lease / 2);
+        let mut look = node.rhythm(self.lease / 2);
         loop {
             look.tick().await;
             let holds = node.state().replicas.values().any(|replica| replica.receiver() == node.me);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use landfall_proto::id::MemberId;
 use landfall_proto::seam::Time;
 use landfall_store::consensus::Consensus;
-use tokio::time::{interval, timeout};
+use tokio::time::timeout;
 
 use crate::decide::voters::{self, Change, Group};
 use crate::drive::node::Node;
@@ -33,12 +33,13 @@ const CHANGE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Adds, promotes and drops members of the consensus group for as long as this agent owns the CAP.
 pub async fn keep_in_step(node: Node) {
-    let mut look = interval(LOOK_INTERVAL);
+    let mut look = node.rhythm(LOOK_INTERVAL);
     let mut steady = BTreeMap::new();
     loop {
         look.tick().await;
         if node.owner.acting().is_none() {
             steady.clear();
+            node.owning().await;
             continue;
         }
         let _grouping = node.proposer.grouping().lock().await;

@@ -12,7 +12,6 @@ use landfall_proto::model::{Command, Replica};
 use landfall_proto::seam::Time;
 use landfall_store::State;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::decide::node_loss::{self, Nodes, Patience, Rehome, Unable, Watch};
 use crate::decide::placement::{self, Standing, Wish};
@@ -36,8 +35,7 @@ pub type DownSince = BTreeMap<MemberId, Time>;
 
 /// Watches over the members for as long as this agent owns the CAP.
 pub async fn watch_over(node: Node, down: watch::Sender<DownSince>) {
-    let mut look = interval(LOOK_INTERVAL);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = node.rhythm(LOOK_INTERVAL);
     let mut watch = Watch::default();
     let mut storage = Storage::default();
     let notices = Notices::default();
@@ -47,6 +45,7 @@ pub async fn watch_over(node: Node, down: watch::Sender<DownSince>) {
             watch = Watch::default();
             storage = Storage::default();
             down.send_if_modified(|down| !std::mem::take(down).is_empty());
+            node.owning().await;
             continue;
         }
         let state = node.state();

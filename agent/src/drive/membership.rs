@@ -18,7 +18,7 @@ use landfall_store::consensus::{self, Consensus};
 use landfall_store::kv::{Health, Kv};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep};
 
 use crate::config::NodeConfig;
 use crate::drive::confirm::Confirmed;
@@ -110,6 +110,7 @@ impl Membership {
             vms,
             registered: watch::Sender::new(Arc::default()),
             events,
+            since: Instant::now(),
         };
         let replicas = Replicas::new(node.clone());
         let senders = Senders::new(node.clone());
@@ -288,8 +289,7 @@ async fn take_part(
     targets: &watch::Sender<Arc<BTreeMap<std::net::SocketAddr, Target>>>,
     view: &watch::Sender<Arc<super::gossip::View>>,
 ) {
-    let mut look = interval(GOSSIP_INTERVAL);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = node.rhythm(GOSSIP_INTERVAL);
     loop {
         tokio::select! {
             _ = look.tick() => {}

@@ -16,7 +16,7 @@ use landfall_proto::message::leaves::{LeafAnswer, LeafRequest};
 use landfall_proto::model::Replica;
 use landfall_proto::{Class, Refusal};
 use quinn::{RecvStream, SendStream};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, timeout};
 
 use crate::drive::events::Happening;
 use crate::drive::members::data_target;
@@ -220,8 +220,7 @@ impl Replicas {
     /// Tries again to repair what stayed damaged: the other copy could not be reached, or somebody read the files. Never
     /// ends.
     pub(super) async fn mend_all(&self) {
-        let mut look = interval(LOOK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = self.node().rhythm(LOOK_INTERVAL);
         let mut tried: BTreeMap<VmId, Instant> = BTreeMap::new();
         loop {
             look.tick().await;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use landfall_proto::calls::Calls;
 use landfall_proto::id::{Epoch, MemberId, NodeName, VmId};
@@ -10,6 +11,7 @@ use landfall_proto::trust::Trust;
 use landfall_store::State;
 use landfall_store::consensus::Consensus;
 use tokio::sync::watch;
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::config::NodeConfig;
 use crate::drive::events::Events;
@@ -50,11 +52,34 @@ pub struct Node {
     pub registered: watch::Sender<Arc<BTreeMap<VmId, Epoch>>>,
     /// What happened lately, for people.
     pub events: Events,
+    /// Since when it runs, which is where its rhythms begin.
+    pub since: Instant,
 }
 
 impl Node {
     /// The committed state as this node has applied it.
     pub fn state(&self) -> Arc<State> {
         self.consensus.state()
+    }
+
+    /// Ticks at once, and then at the multiples of `every` of this node's life: whatever looks around in the same rhythm
+    /// does so in the same moment, so that an idle node is woken once for all of it.
+    pub fn rhythm(&self, every: Duration) -> Interval {
+        let lived = self.since.elapsed();
+        let passed = lived.as_nanos().checked_rem(every.as_nanos()).unwrap_or_default();
+        let last = lived.saturating_sub(Duration::from_nanos(u64::try_from(passed).unwrap_or_default()));
+        let mut ticks = interval_at(self.since + last, every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        ticks
+    }
+
+    /// Returns once this agent acts as the owner of the CAP; who has nothing to do but as the owner waits here.
+    pub async fn owning(&self) {
+        let mut tenure = self.owner.watch();
+        while self.owner.acting().is_none() {
+            if tenure.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 }

@@ -11,7 +11,6 @@ use landfall_proto::model::{Command, MemberList, Peer};
 use landfall_proto::seam::Time;
 use landfall_proto::{Class, Refusal};
 use landfall_store::state::State;
-use tokio::time::interval;
 
 use crate::decide::peer_list;
 use crate::drive::members::peer_targets;
@@ -59,11 +58,12 @@ async fn relist(node: &Node, list: MemberList) -> Result<(), Refusal> {
 /// Sends this cluster's list to every peer when it has changed, and hourly. Only the owner does.
 pub async fn keep_fresh(node: Node) {
     let mut told: BTreeMap<Fqdn, (Position, Time)> = BTreeMap::new();
-    let mut look = interval(LOOK_INTERVAL);
+    let mut look = node.rhythm(LOOK_INTERVAL);
     loop {
         look.tick().await;
         if node.owner.acting().is_none() {
             told.clear();
+            node.owning().await;
             continue;
         }
         let state = node.state();

@@ -14,7 +14,6 @@ use landfall_proto::message::control::ProofFigures;
 use landfall_proto::model::Replica;
 use landfall_proto::{Class, Refusal};
 use landfall_store::State;
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::decide::points::{Scrubbable, next_scrub};
 use crate::drive::events::Happening;
@@ -167,8 +166,7 @@ impl Replicas {
 
     /// Reads back what was not read for a while, one point at a time, slowly. Never ends.
     pub async fn scrub(&self) {
-        let mut look = interval(LOOK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = self.node().rhythm(LOOK_INTERVAL);
         loop {
             look.tick().await;
             let state = self.node().state();

@@ -14,7 +14,7 @@ use landfall_proto::model::{Command, Replica};
 use landfall_proto::{Class, Refusal};
 use tokio::runtime::Handle;
 use tokio::sync::MutexGuard;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, sleep};
 
 use super::COPY_PATIENCE;
 use super::passing::{Gathered, Passing};
@@ -145,8 +145,7 @@ impl Receiver {
 
     /// Settles each replica that this node comes to hold, until the task is dropped.
     pub async fn settle_held(self) {
-        let mut look = interval(LOOK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = self.node.rhythm(LOOK_INTERVAL);
         let mut states = self.node.consensus.watch_state();
         let mut settled: BTreeMap<VmId, Settled> = BTreeMap::new();
         let mut failed: BTreeMap<VmId, Instant> = BTreeMap::new();

@@ -7,7 +7,6 @@ use landfall_proto::id::{MemberId, VmId};
 use landfall_proto::message::broker::PassedOver;
 use landfall_proto::model::{Command, Replica};
 use landfall_store::State;
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::decide::copies::{self, Ledger, Site, Step};
 use crate::decide::placement::{Candidate, Standing};
@@ -20,13 +19,13 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Keeps the copies for as long as this agent owns the CAP.
 pub async fn keep(node: Node) {
-    let mut look = interval(LOOK_INTERVAL);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = node.rhythm(LOOK_INTERVAL);
     let mut ledger = Ledger::default();
     loop {
         look.tick().await;
         if node.owner.acting().is_none() {
             ledger = Ledger::default();
+            node.owning().await;
             continue;
         }
         let state = node.state();

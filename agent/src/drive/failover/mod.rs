@@ -36,7 +36,6 @@ use landfall_proto::Refusal;
 use landfall_proto::id::VmId;
 use landfall_proto::message::control::RunFigures;
 use landfall_proto::model::{Command, FailoverStep, Outcome, PromotionId};
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::drive::node::Node;
 use crate::drive::replicas::Replicas;
@@ -86,8 +85,7 @@ impl Failover {
 
     /// Does what is to be done, until the task is dropped.
     pub async fn run(self) {
-        let mut look = interval(LOOK_INTERVAL);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut look = self.node.rhythm(LOOK_INTERVAL);
         let mut state = self.node.consensus.watch_state();
         loop {
             tokio::select! {

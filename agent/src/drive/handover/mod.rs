@@ -17,7 +17,7 @@ use std::time::Duration;
 use landfall_proto::id::{MemberId, Position, VmId};
 use landfall_proto::model::{Command, Replica};
 use landfall_proto::{Class, Refusal};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::sleep;
 
 pub use self::give::{Asked, announce, give};
 use crate::drive::events::Happening;
@@ -79,8 +79,7 @@ async fn clear(node: &Node) {
 
 /// Copies the replicas that are to be copied to this node for one purpose, one after the other, until the task is dropped.
 async fn copy_all(node: &Node, replicas: &Replicas, purpose: Purpose) {
-    let mut look = interval(LOOK_INTERVAL);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = node.rhythm(LOOK_INTERVAL);
     let mut state = node.consensus.watch_state();
     let mut failures: BTreeMap<(VmId, Position), Tries> = BTreeMap::new();
     loop {

@@ -80,6 +80,14 @@ impl IndexWriter {
         self.file.write_all(&hash).map_err(|error| fault("write", &durable::temporary(&self.path), &error))
     }
 
+    /// Takes the hashes of all nodes below an aligned one, a power of two of them, whose hash is `above`.
+    pub fn push_all(&mut self, hashes: &[Hash], above: Hash) -> Result<(), Refusal> {
+        self.merger.push_subtree(above, hashes.len() as u64);
+        self.file
+            .write_all(hashes.as_flattened())
+            .map_err(|error| fault("write", &durable::temporary(&self.path), &error))
+    }
+
     /// Completes it: syncs the hashes, then writes the root, then gives the file its name. Returns the disk's root.
     pub fn finish(self) -> Result<Root, Refusal> {
         let temporary = durable::temporary(&self.path);

@@ -15,6 +15,7 @@ pub mod compare;
 pub mod durable;
 pub mod extent;
 pub mod index;
+mod pieces;
 pub mod qcow2;
 pub mod scan;
 pub mod skip;

@@ -7,7 +7,7 @@
 //!    really sent, [`HashIndex::forget`] marks what the holder has of its own);
 //! 2. frozen, scan against that index and spool what is left; thaw; send.
 //!
-//! Reads are of [`READ_BYTES`]; holes are hashed without reading. Everything here blocks.
+//! Holes are hashed without reading. Everything here blocks.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -19,11 +19,9 @@ use landfall_proto::seam::Clock;
 
 use super::extent;
 use super::index::{HashIndex, Hashes, IndexWriter};
+use super::pieces::{Piece, pieces};
 use super::source::Readable;
-use super::tree::{self, BLOCK_BYTES, Hash, LEAF_BYTES, Merger};
-
-/// What one read takes: large enough for a disk's own read-ahead, small beside the bound on memory.
-pub const READ_BYTES: usize = 1 << 20;
+use super::tree::{self, BLOCK_BYTES, Hash};
 
 /// Where changed extents go, in order of disk and offset.
 pub trait ExtentSink {
@@ -88,10 +86,8 @@ pub fn scan(
         read_bytes += piece.data.map_or(0, |data| data.len() as u64);
         for leaf in piece.leaves() {
             known.read(&leaf, &mut old)?;
-            if leaf.is(&old, bytes) {
-                for hash in &old {
-                    writer.push(*hash)?;
-                }
+            if let Some(hash) = leaf.unchanged(&old, bytes) {
+                writer.push_all(&old, hash)?;
                 continue;
             }
             for (at, (block, data, length)) in leaf.blocks().enumerate() {
@@ -146,85 +142,6 @@ fn block_hash(disk_bytes: u64, block: u64, data: Option<&[u8]>, length: u64) -> 
         Some(data) => tree::data_hash(disk_bytes, block * BLOCK_BYTES, data),
         None => tree::zero_hash(disk_bytes, block * BLOCK_BYTES, length),
     }
-}
-
-/// A piece of a disk: its bytes, or `None` for a hole.
-struct Piece<'a> {
-    offset: u64,
-    length: u64,
-    data: Option<&'a [u8]>,
-}
-
-impl<'a> Piece<'a> {
-    /// Its parts in each leaf of the disk.
-    fn leaves(&self) -> impl Iterator<Item = Piece<'a>> + use<'a> {
-        let (offset, end, data) = (self.offset, self.offset + self.length, self.data);
-        (offset / LEAF_BYTES..end.div_ceil(LEAF_BYTES)).map(move |leaf| {
-            let (start, stop) = (offset.max(leaf * LEAF_BYTES), end.min((leaf + 1) * LEAF_BYTES));
-            let data = data.map(|data| &data[(start - offset) as usize..(stop - offset) as usize]);
-            Piece { offset: start, length: stop - start, data }
-        })
-    }
-
-    /// Whether it is a whole leaf with the block hashes `old`: hashing it in one go takes a third of the time that its
-    /// blocks take, and most of a disk is as it was.
-    fn is(&self, old: &[Hash], disk_bytes: u64) -> bool {
-        if self.length != LEAF_BYTES || disk_bytes == LEAF_BYTES || old.len() as u64 != LEAF_BYTES / BLOCK_BYTES {
-            return false;
-        }
-        let mut merger = Merger::default();
-        old.iter().for_each(|hash| merger.push(*hash));
-        let hash = match self.data {
-            Some(data) => tree::data_hash(disk_bytes, self.offset, data),
-            None => tree::zero_hash(disk_bytes, self.offset, self.length),
-        };
-        merger.finish(false) == Some(hash)
-    }
-
-    /// Its blocks: number, bytes (`None` in a hole) and length.
-    fn blocks(&self) -> impl Iterator<Item = (u64, Option<&'a [u8]>, u64)> + use<'a> {
-        let (offset, end, data) = (self.offset, self.offset + self.length, self.data);
-        (offset / BLOCK_BYTES..end.div_ceil(BLOCK_BYTES)).map(move |block| {
-            let start = block * BLOCK_BYTES;
-            let length = BLOCK_BYTES.min(end - start);
-            let from = (start - offset) as usize;
-            (block, data.map(|data| &data[from..from + length as usize]), length)
-        })
-    }
-}
-
-/// Hands out `range` in pieces that begin and end at blocks, holes unread.
-fn pieces(
-    content: &dyn Readable,
-    range: Range<u64>,
-    each: &mut dyn FnMut(&Piece<'_>) -> Result<(), Refusal>,
-) -> Result<(), Refusal> {
-    let mut buffer = vec![0; READ_BYTES];
-    let mut offset = range.start;
-    // Up to where the last look at the content said that there is data: one look serves many reads.
-    let mut data_until = offset;
-    while offset < range.end {
-        let left = range.end - offset;
-        if offset >= data_until {
-            let run = content.run_at(offset, left)?;
-            // A hole counts only in whole blocks; at the disk's end the short block is whole.
-            let whole = if run.length == left { left } else { run.length - run.length % BLOCK_BYTES };
-            if run.hole && whole > 0 {
-                each(&Piece { offset, length: whole, data: None })?;
-                offset += whole;
-                data_until = offset;
-                continue;
-            }
-            data_until = offset + run.length.next_multiple_of(BLOCK_BYTES);
-        }
-        // Reads end where leaves do, so that leaves are found whole.
-        let length = left.min(data_until - offset).min(READ_BYTES as u64 - offset % READ_BYTES as u64);
-        let data = &mut buffer[..length as usize];
-        content.read_at(offset, data)?;
-        each(&Piece { offset, length, data: Some(data) })?;
-        offset += length;
-    }
-    Ok(())
 }
 
 /// The hashes of the baseline, in step with the scan.

@@ -31,7 +31,7 @@ pub struct Run {
 }
 
 /// Something with the bytes of a disk: an image, or a point of a replica. Everything blocks.
-pub trait Readable {
+pub trait Readable: Sync {
     /// The size of the disk.
     fn bytes(&self) -> u64;
     /// How the bytes from `offset` on are stored, up to `max` of them; `offset` is within the disk, `max` at least 1.

@@ -68,12 +68,17 @@ pub struct Merger {
 impl Merger {
     /// Takes the next node's hash.
     pub fn push(&mut self, hash: Hash) {
+        self.push_subtree(hash, 1);
+    }
+
+    /// Takes the hash of the next `nodes` nodes together: a power of two, of which a multiple was pushed before.
+    pub fn push_subtree(&mut self, hash: Hash, nodes: u64) {
         // A pair is merged only once something follows it: the very last merge may have to be the root's.
         while self.stack.len() > self.pushed.count_ones() as usize {
             self.merge_top();
         }
         self.stack.push(hash);
-        self.pushed += 1;
+        self.pushed += nodes;
     }
 
     /// How many hashes were pushed.
@@ -162,6 +167,25 @@ mod tests {
         let mut merger = Merger::default();
         nodes(data, node_bytes).into_iter().for_each(|hash| merger.push(hash));
         merger.finish(true).unwrap()
+    }
+
+    #[test]
+    fn leaves_pushed_among_blocks_give_the_same_root() {
+        for (size, every) in [(131_072, 1), (131_072, 2), (200_001, 2), (262_144, 3), (1_000_003, 2), (1_000_003, 5)] {
+            let data = bytes_of(size, size as u64);
+            let mut merger = Merger::default();
+            for (number, leaf) in data.chunks(65_536).enumerate() {
+                let offset = number * 65_536;
+                if number % every == 0 && leaf.len() == 65_536 {
+                    merger.push_subtree(data_hash(size as u64, offset as u64, leaf), 16);
+                } else {
+                    let blocks = leaf.chunks(4096).enumerate();
+                    blocks.for_each(|(i, b)| merger.push(data_hash(size as u64, (offset + i * 4096) as u64, b)));
+                }
+            }
+            assert_eq!(merger.pushed(), size.div_ceil(4096) as u64);
+            assert_eq!(merger.finish(true).unwrap(), *blake3::hash(&data).as_bytes(), "{size}, every {every}");
+        }
     }
 
     #[test]
