@@ -185,12 +185,15 @@ impl Agent {
         self.take_up(enrolment).await
     }
 
-    /// Joins the cluster that made `token`.
+    /// Joins the cluster that made `token`. A member whose certificate has ended gets a new one that way.
     pub async fn join(&self, token: &str) -> Result<(), Refusal> {
         let inner = &self.inner;
         let _enrolling = inner.enrolling.lock().await;
-        self.must_be_free()?;
-        self.clear()?;
+        let lapsed = self.membership().filter(|membership| membership.has_lapsed());
+        if lapsed.is_none() {
+            self.must_be_free()?;
+            self.clear()?;
+        }
         let config = &inner.config;
         let invitation = invitation::from_text(Purpose::Join, token)?;
         let ask = Ask::Member {
@@ -204,6 +207,9 @@ impl Agent {
         let JoinAnswer::Member(welcome) = join::ask(&inner.control, &invitation, &ask).await? else {
             return Err(Refusal::new(Class::Failed, "protocol", "joining gave an answer of another kind"));
         };
+        if let Some(membership) = lapsed {
+            return membership.come_back(&inner.papers, *welcome);
+        }
         let fqdn = join::fqdn_of(&welcome.found.cap, config.fqdn.as_ref(), &config.node);
         let ca_key = welcome.ca_key.clone();
         let enrolment = Enrolment::of(config.node.clone(), fqdn, *welcome);

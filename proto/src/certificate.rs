@@ -13,8 +13,9 @@ use crate::id::{Fingerprint, Fqdn, MemberId};
 use crate::refusal::{Class, Refusal};
 use crate::seam::{Clock, Random};
 
-/// How long a node certificate is valid. Certificates are not renewed yet, so this is the longest that is customary.
-pub const LEAF_LIFE: Duration = Duration::from_secs(825 * 24 * 3600);
+/// How long a node certificate is valid; it is renewed at half of that. Long enough for a holiday of a whole site, short
+/// enough that what a stolen disk knows is soon worth nothing.
+pub const LEAF_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// How far before its making a certificate starts: nodes' wall clocks differ.
 pub const BACKDATED: Duration = Duration::from_secs(3600);

@@ -23,7 +23,7 @@ use crate::certificate::{Leaf, NodeKey};
 use crate::id::{Fingerprint, Fqdn, UnixMillis};
 use crate::refusal::{Class, Refusal};
 use crate::seam::{Clock, Outside};
-use crate::trust::{Distrust, Proven, Side, Trust, prove_invited};
+use crate::trust::{Distrust, Proven, Side, Trust, TrustedClock, prove_invited};
 
 /// The name that every dialler sends. Servers are told apart by what their certificates prove, not by this.
 pub const SERVER_NAME: &str = "landfall";
@@ -103,7 +103,7 @@ pub(crate) fn server(
     };
     let verifier =
         Verifier { trust: trust.clone(), crypto: Arc::clone(&outside.crypto), expect: None, verdict: Arc::default() };
-    let mut config = rustls::ServerConfig::builder_with_details(Arc::clone(&outside.crypto), time(outside))
+    let mut config = rustls::ServerConfig::builder_with_details(Arc::clone(&outside.crypto), time(outside, trust))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| unconfigured(&error))?
         .with_client_cert_verifier(Arc::new(verifier))
@@ -140,7 +140,7 @@ pub(crate) fn client(
     };
     let verifier =
         Verifier { trust: trust.clone(), crypto: Arc::clone(&outside.crypto), expect: Some(expect), verdict };
-    let mut config = rustls::ClientConfig::builder_with_details(Arc::clone(&outside.crypto), time(outside))
+    let mut config = rustls::ClientConfig::builder_with_details(Arc::clone(&outside.crypto), time(outside, trust))
         .with_protocol_versions(&[&rustls::version::TLS13])
         .map_err(|error| unconfigured(&error))?
         .dangerous()
@@ -163,12 +163,12 @@ fn certified(outside: &Outside, key: &NodeKey, chain: &[&[u8]]) -> Result<Arc<Ce
     Ok(Arc::new(CertifiedKey::new(chain, signing)))
 }
 
-fn time(outside: &Outside) -> Arc<dyn TimeProvider> {
-    Arc::new(WallClock(Arc::clone(&outside.clock)))
+fn time(outside: &Outside, trust: &Trust) -> Arc<dyn TimeProvider> {
+    Arc::new(WallClock(trust.clock(Arc::clone(&outside.clock))))
 }
 
 #[derive(Debug)]
-struct WallClock(Arc<dyn Clock>);
+struct WallClock(TrustedClock);
 
 impl TimeProvider for WallClock {
     fn current_time(&self) -> Option<UnixTime> {

@@ -4,6 +4,7 @@
 //! the pinned CAs, [`TrustView::standing`] at the member lists. A certificate is necessary, never sufficient.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
@@ -16,6 +17,7 @@ use crate::authority::ca_fingerprint;
 use crate::certificate::{self, Leaf};
 use crate::id::{Fingerprint, Fqdn, MemberId, UnixMillis};
 use crate::model::{Member, MemberList};
+use crate::seam::{Clock, Time};
 
 /// One cluster whose certificates count: a CA, pinned to exactly one CAP name, and who its members are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub struct Trust(Arc<Shared>);
 struct Shared {
     view: ArcSwap<TrustView>,
     changes: watch::Sender<u64>,
+    /// Milliseconds since 1970 before which it cannot be.
+    floor: AtomicU64,
 }
 
 impl Default for Trust {
@@ -56,7 +60,24 @@ impl Default for Trust {
 impl Trust {
     /// Starts from `view`.
     pub fn new(view: TrustView) -> Self {
-        Self(Arc::new(Shared { view: ArcSwap::from_pointee(view), changes: watch::Sender::new(0) }))
+        let (view, changes) = (ArcSwap::from_pointee(view), watch::Sender::new(0));
+        Self(Arc::new(Shared { view, changes, floor: AtomicU64::new(0) }))
+    }
+
+    /// It is not earlier than `at`, whatever this machine's clock says: boards without a battery begin in 1970. The latest
+    /// call counts.
+    pub fn not_before(&self, at: UnixMillis) {
+        self.0.floor.store(at.0, Ordering::Relaxed);
+    }
+
+    /// The time that certificates are judged by, where the clock says `wall`.
+    pub fn time(&self, wall: UnixMillis) -> UnixMillis {
+        wall.max(UnixMillis(self.0.floor.load(Ordering::Relaxed)))
+    }
+
+    /// `clock`, whose wall time is that which certificates are judged by.
+    pub fn clock(&self, clock: Arc<dyn Clock>) -> TrustedClock {
+        TrustedClock { clock, trust: self.clone() }
     }
 
     /// The view as it stands.
@@ -73,6 +94,23 @@ impl Trust {
     /// Tells of every [`Trust::set`].
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.0.changes.subscribe()
+    }
+}
+
+/// A clock that is not earlier than [`Trust::not_before`] says: certificates are made by it.
+#[derive(Clone, Debug)]
+pub struct TrustedClock {
+    clock: Arc<dyn Clock>,
+    trust: Trust,
+}
+
+impl Clock for TrustedClock {
+    fn now(&self) -> Time {
+        self.clock.now()
+    }
+
+    fn wall(&self) -> UnixMillis {
+        self.trust.time(self.clock.wall())
     }
 }
 
@@ -277,10 +315,7 @@ impl TrustView {
 
     /// Until when a certificate of a cluster that this view knows is good, whatever the time is now.
     pub fn expires_at(&self, der: &[u8]) -> Option<UnixMillis> {
-        let der = CertificateDer::from(der);
-        let parsed = EndEntityCert::try_from(&der).ok()?;
-        let end = |cluster: &ClusterTrust| expiry(&parsed, &cluster.ca);
-        self.clusters().find_map(end)
+        self.clusters().find_map(|cluster| expires_at(der, &cluster.ca))
     }
 
     /// What the lists make of a proven certificate.
@@ -366,9 +401,11 @@ fn pinned_leaf(der: &[u8], pinned: &Fqdn) -> Result<Leaf, Distrust> {
     }
 }
 
-/// Until when `leaf` is good, where `ca` has signed it: what verifying it after the end of time complains about.
-fn expiry(leaf: &EndEntityCert<'_>, ca: &[u8]) -> Option<UnixMillis> {
-    let ca = CertificateDer::from(ca);
+/// Until when the certificate `der` is good, where the CA `ca` (DER) has signed it: what verifying it after the end of time
+/// complains about.
+pub fn expires_at(der: &[u8], ca: &[u8]) -> Option<UnixMillis> {
+    let (der, ca) = (CertificateDer::from(der), CertificateDer::from(ca));
+    let leaf = EndEntityCert::try_from(&der).ok()?;
     let anchor = webpki::anchor_from_trusted_cert(&ca).ok()?;
     let never = UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::from(u32::MAX) * 50));
     let usage = KeyUsage::server_auth();

@@ -45,6 +45,7 @@ struct Place {
     clock: Arc<SimClock>,
     disk: SimDisk,
     lives: u32,
+    witness: bool,
     agent: Option<Agent>,
 }
 
@@ -67,6 +68,7 @@ impl World {
             clock: Arc::new(SimClock::with_skew(*ppm)),
             disk: SimDisk::new(),
             lives: 0,
+            witness: false,
             agent: None,
         };
         let (net, audit) = (SimNet::new(seed, weather), Audit::default());
@@ -82,16 +84,29 @@ impl World {
         world
     }
 
+    /// As [`World::founded`], but the last node is a witness.
+    pub async fn with_witness(seed: u64, weather: Weather) -> Self {
+        let mut world = Self::new(seed, weather);
+        world.places[NODES - 1].witness = true;
+        Box::pin(world.found()).await;
+        world
+    }
+
+    /// A token for a node at its place.
+    pub async fn token(&self, from: usize, at: usize) -> String {
+        let wish = TokenCreate { witness: self.places[at].witness, ..TokenCreate::default() };
+        Box::pin(self.agent(from).token_create(wish)).await.unwrap().token
+    }
+
     /// Starts the agents, founds a cluster at `r1` and joins the others through the join protocol.
     pub async fn found(&mut self) {
         for at in 0..NODES {
             Box::pin(self.start(at)).await;
         }
         self.found_alone(0).await;
-        let first = self.agent(0).clone();
         self.until("an owner", SETUP_DEADLINE, |world| world.audit.acting().is_some()).await;
         for at in 1..NODES {
-            let token = Box::pin(first.token_create(TokenCreate::default())).await.unwrap().token;
+            let token = self.token(0, at).await;
             Box::pin(self.agent(at).clone().cluster_join(ClusterJoin { token })).await.unwrap();
             self.follow(at);
         }
@@ -127,7 +142,7 @@ impl World {
             crypto: seeded_crypto(u64::from_le_bytes(crypto_seed)),
         };
         let seams = Seams { outside, storage: Arc::new(place.disk.clone()) };
-        let config = config(&place.name, place.address);
+        let config = NodeConfig { witness: place.witness, ..config(&place.name, place.address) };
         let agent = Box::pin(Agent::start(config, seams, None)).await.unwrap();
         self.record.note(&place.name, "started");
         let is_member = agent.membership().is_some();
@@ -135,6 +150,12 @@ impl World {
         if is_member {
             self.follow(at);
         }
+    }
+
+    /// Sets the date of a node off by `millis` from the simulation's; its other clock does not notice.
+    pub fn set_date(&self, at: usize, millis: i64) {
+        self.record.note(&self.places[at].name, format!("the date is off by {millis} ms"));
+        self.places[at].clock.set_wall_offset(millis);
     }
 
     /// Kills a node: its network goes first, so that nobody hears a goodbye, then its agent, then what its disk had not

@@ -13,10 +13,10 @@ use crate::decide::placement::RESERVE_BYTES;
 use crate::surface::doctor::{Finding, Level};
 use crate::surface::vm::{Health, HealthDetail};
 
-/// A certificate with less life left is renewed in time by nobody who is on holiday.
-const CERTIFICATE_SOON: Duration = Duration::from_secs(30 * 24 * 3600);
+/// A certificate with less life left should have been renewed half a day ago.
+const CERTIFICATE_SOON: Duration = Duration::from_secs(3 * 24 * 3600);
 /// A certificate with less life left is an emergency.
-const CERTIFICATE_NOW: Duration = Duration::from_secs(7 * 24 * 3600);
+const CERTIFICATE_NOW: Duration = Duration::from_secs(24 * 3600);
 /// A peer's list that is older was missed twice: lists are exchanged hourly.
 const LIST_LATE: Duration = Duration::from_secs(2 * 3600 + 60);
 /// Room that replicas need beside what they have, in hundredths of their disks: for logs, change sets and points.
@@ -275,9 +275,12 @@ fn of_certificate(whose: &str, until: UnixMillis, now: UnixMillis, found: &mut F
         left if left < CERTIFICATE_SOON => Level::Warning,
         _ => return,
     };
-    let message = format!("its certificate is good for {} days more: then nobody talks to it", left.as_secs() / 86400);
-    let remedy =
-        "make a token with `landfall token create --replaces NODE`, clear the node's data_dir and join it again";
+    let message = format!(
+        "its certificate is good for {} h more and was not renewed: then nobody talks to it",
+        left.as_secs() / 3600
+    );
+    let remedy = "`landfall event tail` at that node says why; once it is over: `landfall token create` at another node \
+                  (--witness for a witness), and `landfall cluster join TOKEN` at that one";
     found.add(level, "certificate_expires", whose, message, remedy);
 }
 
@@ -325,7 +328,7 @@ mod tests {
             cluster: ClusterFact { cap: "r.contoso.com".into(), owned: true, quorate: true, voters: 3, live_voters: 3 },
             nodes: vec![node("r1"), node("r2")],
             lines: vec![line(Ok(Some(1452))), line(Ok(None))],
-            certificates: vec![("r1".into(), UnixMillis(NOW.0 + 31 * DAY))],
+            certificates: vec![("r1".into(), UnixMillis(NOW.0 + 4 * DAY))],
             clocks: vec![("r2".into(), 9_000), ("r3".into(), -9_000)],
             peers: vec![("p.contoso.com".parse().unwrap(), UnixMillis(NOW.0 - DAY / 12))],
             vms: vec![("web".into(), Vec::new())],
@@ -376,7 +379,7 @@ mod tests {
             (Warning, "storage_low", Box::new(|f| f.nodes[0].rooms[0].free = 99 << 30)),
             (Critical, "unreachable_data", Box::new(|f| f.lines[0].outcome = Err("silent".into()))),
             (Warning, "small_mtu", Box::new(|f| f.lines[0].outcome = Ok(Some(1200)))),
-            (Warning, "certificate_expires", Box::new(|f| f.certificates[0].1.0 = NOW.0 + 29 * DAY)),
+            (Warning, "certificate_expires", Box::new(|f| f.certificates[0].1.0 = NOW.0 + 2 * DAY)),
             (Critical, "certificate_expires", Box::new(|f| f.certificates[0].1.0 = NOW.0 - DAY)),
             (Warning, "clock_skew", Box::new(|f| f.clocks[0].1 = -10_001)),
             (Warning, "peer_list_old", Box::new(|f| f.peers[0].1.0 = NOW.0 - DAY / 8)),

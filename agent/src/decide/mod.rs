@@ -23,6 +23,7 @@ pub mod peer_list;
 pub mod placement;
 pub mod points;
 pub mod reason;
+pub mod renewal;
 pub mod resync;
 pub mod seed;
 pub mod sender;

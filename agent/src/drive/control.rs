@@ -9,13 +9,14 @@ use landfall_proto::trust::Caller;
 use landfall_proto::{Class, Refusal};
 use tokio::time::{Instant, timeout};
 
+use crate::drive::enrolment::Papers;
 use crate::drive::failover::{Failover, hand_off, sibling};
 use crate::drive::members::control_target;
 use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
 use crate::drive::replicas::Replicas;
 use crate::drive::senders::Senders;
-use crate::drive::{broker, owner, peers, reach, seed};
+use crate::drive::{broker, owner, peers, reach, renewal, seed};
 use crate::vm_service::{VmRole, VmState};
 
 /// How long a call may wait for something to happen here before it answers that it has not: shorter than the callers'
@@ -36,6 +37,8 @@ pub struct Control {
     pub senders: Senders,
     /// What it does for failovers.
     pub failover: Failover,
+    /// The files of its identity.
+    pub papers: Papers,
 }
 
 impl Control {
@@ -45,7 +48,10 @@ impl Control {
             return reach::back(&self.node, caller).await;
         }
         match caller {
-            Caller::Member { .. } => self.answer_member(request).await,
+            Caller::Member { member } => match request {
+                ControlRequest::Renew { public_key } => renewal::answer(&self.node, &self.papers, member, &public_key),
+                request => self.answer_member(request).await,
+            },
             Caller::PeerNode { cap, .. } => match request {
                 ControlRequest::Moved { vm, to } => match peers::outdated(&self.node, cap) {
                     Some(refusal) => ControlAnswer::Refused(refusal),
@@ -117,6 +123,7 @@ impl Control {
             | ControlRequest::Branches(_)
             | ControlRequest::Abandon { .. }
             | ControlRequest::GiveUp { .. }
+            | ControlRequest::Renew { .. }
             | ControlRequest::Resumed(_) => ControlAnswer::Refused(not_for_members()),
             ControlRequest::Clock => ControlAnswer::Clock(node.outside.clock.wall()),
             ControlRequest::Figures(vm) => ControlAnswer::Figures(Box::new(self.figures(vm).await)),

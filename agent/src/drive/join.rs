@@ -1,6 +1,7 @@
 //! Admitting nodes and pairing clusters: both sides of `landfall-join/1`.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_proto::alpn::Alpn;
@@ -70,7 +71,8 @@ async fn admit(
             };
             let state = node.proposer.applied(position, Instant::now() + COMMIT_DEADLINE).await?;
             let Outside { random, clock, .. } = &node.outside;
-            let certificate = authority.issue(&fqdn, member, &public_key, random.as_ref(), clock.as_ref())?;
+            let clock = node.trust.clock(Arc::clone(clock));
+            let certificate = authority.issue(&fqdn, member, &public_key, random.as_ref(), &clock)?;
             let told = format!("{name} joined as member {member}");
             node.events.record(Happening::info("member_joined", told).node(&name));
             Ok(JoinAnswer::Member(Box::new(Welcome {

@@ -9,6 +9,7 @@ use landfall_proto::alpn::Alpn;
 use landfall_proto::calls::Calls;
 use landfall_proto::endpoint::Target;
 use landfall_proto::id::MemberId;
+use landfall_proto::message::join::Welcome;
 use landfall_proto::model::{Command, Found, MemberList, Proposal};
 use landfall_proto::seam::Outside;
 use landfall_proto::trust::{ClusterTrust, Trust, TrustView};
@@ -21,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::config::NodeConfig;
+use crate::decide;
 use crate::drive::confirm::Confirmed;
 use crate::drive::control::Control;
 use crate::drive::enrolment::{Enrolment, Papers};
@@ -37,7 +39,7 @@ use crate::drive::replicas::Replicas;
 use crate::drive::senders::Senders;
 use crate::drive::serve::{self, Services};
 use crate::drive::vm_side::VmSide;
-use crate::drive::{copies, draining, group, handover, leftovers, loss, owner, peers};
+use crate::drive::{copies, draining, group, handover, leftovers, loss, owner, peers, renewal};
 
 /// The pause before gossip that ended by itself is begun again.
 const GOSSIP_RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -115,7 +117,10 @@ impl Membership {
         let replicas = Replicas::new(node.clone());
         let senders = Senders::new(node.clone());
         let failover = Failover::new(node.clone(), replicas.clone(), senders.clone());
-        let control = Control { node: node.clone(), replicas, senders, failover };
+        if let Some(end) = renewal::ends_at(&node, &enrolment) {
+            node.trust.not_before(decide::renewal::floor(node.consensus.last_time(), end));
+        }
+        let control = Control { node: node.clone(), replicas, senders, failover, papers: papers.clone() };
         let Control { replicas, senders, failover, .. } = control.clone();
         let membership =
             Self { enrolment, control: control.clone(), tasks: Mutex::default(), broken: watch::Sender::new(None) };
@@ -123,6 +128,7 @@ impl Membership {
         let receiver = Receiver::new(node.clone(), replicas.clone(), confirmed.clone());
         let gossip = GossipInbox::default();
         let services = Services { control, gossip: gossip.clone(), receiver: receiver.clone(), papers: papers.clone() };
+        membership.run(renewal::run(node.clone(), papers.clone(), membership.enrolment.clone()));
         membership.run(follow_lists(node.clone(), wire, papers));
         membership.run(found(node.clone(), membership.enrolment.found.clone()));
         membership.run(watch_disk(node.clone(), health, membership.broken.clone()));
@@ -172,6 +178,24 @@ impl Membership {
                 return std::future::pending().await;
             }
         }
+    }
+
+    /// Whether its certificate has ended, so that nobody talks to this node.
+    pub fn has_lapsed(&self) -> bool {
+        let node = &self.control.node;
+        let now = node.trust.time(node.outside.clock.wall());
+        renewal::ends_at(node, &self.enrolment).is_some_and(|end| decide::renewal::is_over(now, end))
+    }
+
+    /// Goes on with the certificate that `welcome` brings; refused where that is another member's.
+    pub fn come_back(&self, papers: &Papers, welcome: Welcome) -> Result<(), Refusal> {
+        if welcome.member != self.enrolment.member || welcome.found != self.enrolment.found {
+            let message = format!("the token is another cluster's: this node is of {}", self.enrolment.found.cluster);
+            return Err(Refusal::new(Class::Refused, "other_cluster", message)
+                .field("token")
+                .remedy("make the token at a node of that cluster; to leave it, set the node's data_dir aside"));
+        }
+        renewal::adopt(&self.control.node, papers, &self.enrolment, welcome.certificate).map(drop)
     }
 
     /// Ends the tasks and the consensus, in that order: what is acknowledged is durable already.
@@ -262,7 +286,8 @@ async fn watch_disk(node: Node, mut health: watch::Receiver<Health>, broken: wat
 
 /// Runs gossip: publishes what this node is, and keeps the view.
 async fn gossiping(node: Node, inbox: GossipInbox, view: watch::Sender<Arc<super::gossip::View>>) {
-    let started = node.outside.clock.wall();
+    // Of two lives the later one counts, also on a board that begins in 1970 each time.
+    let started = node.trust.time(node.outside.clock.wall());
     loop {
         let state = node.state();
         let Some(cap) = state.cap().cloned() else {

@@ -37,6 +37,7 @@ pub mod proving;
 pub mod raft_wire;
 pub mod reach;
 pub mod receive;
+pub mod renewal;
 pub mod replica;
 pub mod replicas;
 pub mod reshape;

@@ -310,7 +310,7 @@ impl Inner {
         let chain = presented(&connection);
         let Some(leaf) = chain.first() else { return refuse(Close::NotAllowed, "no certificate".to_owned()) };
         let view = self.trust.view();
-        let proven = match view.prove(leaf, Side::Client, self.outside.clock.wall()) {
+        let proven = match view.prove(leaf, Side::Client, self.trust.time(self.outside.clock.wall())) {
             Ok(proven) => proven,
             Err(distrust) => return refuse(Close::NotAllowed, distrust.to_string()),
         };
@@ -382,7 +382,7 @@ impl Inner {
     fn server_proof(&self, connection: &quinn::Connection, expect: &Expect) -> Result<Proven, Distrust> {
         let chain = presented(connection);
         let (leaf, rest) = chain.split_first().ok_or(Distrust::UnknownIssuer)?;
-        tls::judge_server(&self.trust, expect, leaf, rest, self.outside.clock.wall())
+        tls::judge_server(&self.trust, expect, leaf, rest, self.trust.time(self.outside.clock.wall()))
     }
 }
 

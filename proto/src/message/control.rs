@@ -103,6 +103,11 @@ pub enum ControlRequest {
         /// Whether the seed is taken; else it is written.
         import: bool,
     },
+    /// Issue a new certificate for my key: I hold no key of the CA.
+    Renew {
+        /// The caller's SubjectPublicKeyInfo, DER.
+        public_key: Vec<u8>,
+    },
     /// Read a point back and compare it with its hashes, or say how far that is.
     Prove {
         /// The replica.
@@ -283,6 +288,8 @@ pub enum ControlAnswer {
     },
     /// To Hears.
     Hears(bool),
+    /// A new certificate, DER.
+    Renewed(Vec<u8>),
 }
 
 /// What trying one port gave.

@@ -552,6 +552,7 @@ fn control_requests() {
         ControlRequest::Run(vm()),
         ControlRequest::ReachBack,
         ControlRequest::Seed { vm: vm(), folder: "/tmp/seed".into(), import: true },
+        ControlRequest::Renew { public_key: vec![0x30, 0x2a] },
         ControlRequest::Prove { vm: vm(), point: Some(12), begin: true },
         ControlRequest::Difference { vm: vm(), from: 3, to: 5, limit: 100 },
         ControlRequest::Return { vm: vm(), back: back(), parent: None, check: true },
@@ -612,6 +613,7 @@ fn control_answers() {
         ControlAnswer::Branch(Some((promotion_id(), None, back().point))),
         ControlAnswer::HandedOver { owner: id(2), term, gap_ms: 90 },
         ControlAnswer::Hears(true),
+        ControlAnswer::Renewed(vec![0x30, 0x82]),
     ];
     check_all("control_answer", &answers);
 }

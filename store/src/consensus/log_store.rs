@@ -20,7 +20,7 @@ use std::task::Poll;
 
 use futures_util::poll;
 use landfall_proto::codec;
-use landfall_proto::id::MemberId;
+use landfall_proto::id::{MemberId, UnixMillis};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader};
 use serde::Serialize;
@@ -127,6 +127,17 @@ impl LogStore {
     fn last(&self) -> Result<Option<Stored>, StorageError> {
         let last = self.kv.last(ENTRY, ENTRY_END).map_err(read_fault)?;
         last.map(|(_, bytes)| codec::decode(&bytes).map_err(read_fault)).transpose()
+    }
+
+    /// When the newest command of the log was proposed, by its proposer's clock.
+    pub(super) fn last_time(&self) -> Result<Option<UnixMillis>, StorageError> {
+        let last = self.last_index()?.unwrap_or_default();
+        let entries = self.entries(last.saturating_sub(READ_TOGETHER as u64), u64::MAX, usize::MAX)?;
+        let time = |entry: &LogEntry| match &entry.payload {
+            EntryPayload::Normal(proposal) => Some(proposal.at),
+            _ => None,
+        };
+        Ok(entries.iter().rev().find_map(time))
     }
 
     fn last_index(&self) -> Result<Option<u64>, StorageError> {

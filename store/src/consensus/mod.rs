@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use landfall_proto::codec;
-use landfall_proto::id::{MemberId, Position};
+use landfall_proto::id::{MemberId, Position, UnixMillis};
 use landfall_proto::model::{Proposal, Timing};
 use landfall_proto::seam::{Clock, Random, Time};
 use openraft::error::{CheckIsLeaderError, InitializeError, InstallSnapshotError, RaftError};
@@ -78,6 +78,7 @@ struct Inner {
     log: LogStore,
     /// The last entry that the log had when this node was started.
     last: Option<LogId>,
+    last_time: Option<UnixMillis>,
     clock: Arc<dyn Clock>,
     /// Gone once this node has stopped: whoever still has a handle keeps no connection with it.
     wire: std::sync::Mutex<Option<Arc<dyn Wire>>>,
@@ -151,6 +152,7 @@ impl Consensus {
         let mut log = LogStore::new(ground.kv, ground.me, tail);
         log.look_back(machine.members()).await.map_err(store)?;
         let last = log.get_log_state().await.map_err(store)?.last_log_id;
+        let last_time = log.last_time().map_err(store)?;
         let started = Raft::new(ground.me.number(), config, network, log.clone(), machine);
         // openraft's start-up future is large, and the caller's may be on a small stack.
         let raft = runtime::with_random(ground.random, Box::pin(started)).await;
@@ -162,6 +164,7 @@ impl Consensus {
             raft,
             log,
             last,
+            last_time,
             clock: ground.clock,
             wire: std::sync::Mutex::new(Some(ground.wire)),
             lease: ground.timing.lease(),
@@ -180,6 +183,11 @@ impl Consensus {
     /// This node.
     pub fn me(&self) -> MemberId {
         self.inner.me
+    }
+
+    /// The time of the newest command that the log had when this node was started: it is not earlier than that.
+    pub fn last_time(&self) -> Option<UnixMillis> {
+        self.inner.last_time
     }
 
     /// Returns once this node has applied everything that can have been applied here before it was started: up to its

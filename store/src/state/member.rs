@@ -69,7 +69,7 @@ impl State {
         };
         let admitted = self.members.values().find(|member| member.key == newcomer.key).cloned();
         if let Some(member) = admitted {
-            return self.join_again(entry, used, &member, newcomer);
+            return self.join_again(entry, ticket, witness, &member, newcomer);
         }
         if used {
             let message = "this token admitted a node that has been removed since";
@@ -104,15 +104,24 @@ impl State {
         Ok(Outcome::Joined(id))
     }
 
-    /// A key that is a member's already: the lost answer of its own join, or a key that must not join twice.
-    fn join_again(&mut self, entry: Entry, used: bool, member: &Member, newcomer: &Newcomer<'_>) -> Answer {
-        if !used || member.node != *newcomer.node {
+    /// A key that is a member's already: the lost answer of its own join, or, by another token, an operator's word that the
+    /// node may have a certificate again, since its own ended while it slept.
+    fn join_again(
+        &mut self,
+        entry: Entry,
+        ticket: u64,
+        witness: bool,
+        member: &Member,
+        newcomer: &Newcomer<'_>,
+    ) -> Answer {
+        if member.witness != witness || member.node != *newcomer.node || member.fqdn != *newcomer.fqdn {
             let message = format!("this key belongs to member {}", member.node);
             return Err(Refusal::new(Class::Refused, "key_in_use", message)
                 .field("key")
                 .remedy("a node makes a new key for each cluster that it joins"));
         }
         self.readdress(entry, member.id, newcomer.control, newcomer.data)?;
+        self.use_ticket(ticket, newcomer.key);
         Ok(Outcome::Joined(member.id))
     }
 

@@ -119,10 +119,14 @@ fn a_ticket_admits_one_key_until_it_expires() {
     assert_eq!(bench.refused(bench.asks_to_join(8, "r3", 3)), "unknown_ticket");
     bench.ticket(2, JOIN);
     assert_eq!(bench.refused(bench.asks_to_join(2, "r4", 2)), "key_in_use", "a key joins once");
+    assert_eq!(bench.ok(bench.asks_to_join(2, "r2", 2)), Outcome::Joined(id), "its certificate ended while it slept");
+    assert_eq!(bench.refused(bench.asks_to_join(2, "r3", 3)), "ticket_used");
+    bench.ticket(3, TicketKind::Join { witness: true, replaces: None });
+    assert_eq!(bench.refused(bench.asks_to_join(3, "r2", 2)), "key_in_use", "what a node is does not change that way");
     bench.at += HOUR;
-    assert_eq!(bench.refused(bench.asks_to_join(2, "r3", 3)), "ticket_expired");
-    bench.ticket(3, TicketKind::Pair);
-    assert_eq!(bench.refused(bench.asks_to_join(3, "r3", 3)), "unknown_ticket", "a pairing code admits no node");
+    assert_eq!(bench.refused(bench.asks_to_join(2, "r2", 2)), "ticket_expired");
+    bench.ticket(4, TicketKind::Pair);
+    assert_eq!(bench.refused(bench.asks_to_join(4, "r3", 3)), "unknown_ticket", "a pairing code admits no node");
     assert_eq!(bench.state.tickets.len(), 1, "expired tickets are gone");
 }
 
