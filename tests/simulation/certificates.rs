@@ -63,6 +63,7 @@ async fn weeks(seed: u64) -> String {
     // And one board begins in 1970: it knows what its log says of the time.
     let board = (first + 2) % NODES;
     world.kill(board).await;
+    world.pass(RENEWAL_DEADLINE).await;
     world.set_date(board, -(WALL_START.0 as i64));
     world.revive(board).await;
     world.until("return of the board", RENEWAL_DEADLINE, |world| follows(world, board)).await;
