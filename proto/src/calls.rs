@@ -13,13 +13,13 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::alpn::Alpn;
 use crate::close::Close;
 use crate::endpoint::{DialError, Endpoint, Link, Role, Target};
 use crate::frame::{self, FrameError};
-use crate::limits::POOL_MAX;
+use crate::limits::{POOL_MAX, SILENT_AFTER};
 use crate::refusal::{Class, Refusal};
 use crate::transport::lock;
 use crate::trust::Caller;
@@ -41,6 +41,9 @@ pub enum CallError {
     /// The connection died. The request may have been carried out.
     #[error("the connection was lost: {0}")]
     Lost(String),
+    /// Nothing at all came back on the connection. The request may have been carried out.
+    #[error("the connection fell silent")]
+    Silent,
     /// No answer in time. The request may have been carried out.
     #[error("no answer within {:.1} s", .0.as_secs_f32())]
     Late(Duration),
@@ -58,7 +61,7 @@ impl From<CallError> for Refusal {
         match error {
             CallError::Dial(error) => error.into(),
             CallError::Closed { close, .. } if !close.is_passing() => Self::new(Class::Refused, "not_admitted", text),
-            CallError::Closed { .. } | CallError::Lost(_) | CallError::Late(_) => {
+            CallError::Closed { .. } | CallError::Lost(_) | CallError::Silent | CallError::Late(_) => {
                 Self::new(Class::Unreachable, "unreachable", text)
             }
             CallError::Protocol(_) => Self::new(Class::Failed, "protocol", text)
@@ -113,8 +116,8 @@ impl Calls {
         }
     }
 
-    /// Sends one request and returns its answer, within `deadline` in all. A kept connection that turns out to be dead
-    /// is replaced once.
+    /// Sends one request and returns its answer, within `deadline` in all. A kept connection that turns out to be dead,
+    /// or on which nothing comes back any more, is replaced once.
     pub async fn call<Q: Serialize, A: DeserializeOwned>(
         &self,
         to: &Target,
@@ -127,7 +130,11 @@ impl Calls {
         let end = Instant::now() + deadline;
         let attempts = async {
             let (link, kept) = self.link_or_dial(to, alpn).await?;
-            match exchange(&link, &frame, max).await {
+            let answer = tokio::select! {
+                answer = exchange(&link, &frame, max) => answer,
+                () = fell_silent(&link), if kept => Err(CallError::Silent),
+            };
+            match answer {
                 Err(error) if kept && is_worth_another(&link, &error) => {
                     self.forget(to, alpn, &link);
                     let (link, _) = self.link_or_dial(to, alpn).await?;
@@ -297,12 +304,26 @@ fn lost(link: &Link, what: &str) -> CallError {
     }
 }
 
+/// Done once nothing at all has come on a connection for [`SILENT_AFTER`]: whoever lives says at least that the request
+/// has arrived. An address that has moved to another node looks like this, since that one knows nothing of the connection.
+async fn fell_silent(link: &Link) {
+    let received = || link.connection().stats().udp_rx.datagrams;
+    let mut before = received();
+    loop {
+        sleep(SILENT_AFTER).await;
+        match received() {
+            now if now == before => return,
+            now => before = now,
+        }
+    }
+}
+
 /// Whether a new connection may do better: the old one is dead, and not because this node is unwanted.
 fn is_worth_another(link: &Link, error: &CallError) -> bool {
-    link.is_closed()
-        && match error {
-            CallError::Closed { close, .. } => close.is_passing(),
-            CallError::Lost(_) => true,
-            CallError::Dial(_) | CallError::Late(_) | CallError::Protocol(_) | CallError::Full => false,
-        }
+    match error {
+        CallError::Silent => true,
+        CallError::Closed { close, .. } => link.is_closed() && close.is_passing(),
+        CallError::Lost(_) => link.is_closed(),
+        CallError::Dial(_) | CallError::Late(_) | CallError::Protocol(_) | CallError::Full => false,
+    }
 }

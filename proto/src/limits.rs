@@ -99,6 +99,10 @@ pub const GOSSIP_UNACKNOWLEDGED: u32 = 6;
 /// See [`GOSSIP_UNACKNOWLEDGED`].
 pub const GOSSIP_ACK_DELAY: Duration = Duration::from_millis(200);
 
+/// A connection on which nothing comes back for so long after a request is taken for dead, and another is made: whoever
+/// lives confirms a packet within 25 ms and a round trip. Below what a dead owner's replacement takes.
+pub const SILENT_AFTER: Duration = Duration::from_secs(1);
+
 /// Connections kept for calls: [`CONNECTIONS_MAX`] halved, the rest is for inbound ones.
 pub const POOL_MAX: usize = CONNECTIONS_MAX / 2;
 
