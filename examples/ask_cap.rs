@@ -34,7 +34,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         free_port()?
     );
     let agent = Agent::start(NodeConfig::parse(Path::new("asker.toml"), &text)?, Seams::machine(), None).await?;
-    agent.found("Asker".parse()?, "asker.example.org".parse()?).await?;
+    agent.found("Asker".parse()?, "asker.example.org".parse()?, None).await?;
     agent.cluster_status().await?;
     let peer = agent.peer_accept(PeerAccept { code, wait_seconds: None }).await?;
     let membership = agent.member()?;

@@ -26,7 +26,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     );
     let config = NodeConfig::parse(Path::new("embedded.toml"), &text)?;
     let agent = Agent::start(config, Seams::machine(), None).await?;
-    agent.found("Example".parse()?, "broker.example.org".parse()?).await?;
+    agent.found("Example".parse()?, "broker.example.org".parse()?, None).await?;
     let status = agent.cluster_status().await?;
     println!("{}: owner {:?}, term {:?}", status.cluster, status.owner, status.term);
     agent.stop().await;

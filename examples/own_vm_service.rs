@@ -123,7 +123,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let agent = Agent::start(config, Seams::machine(), Some(Arc::clone(&service))).await?;
     let link = Link::new(service, Arc::new(agent.clone()));
     let attached = tokio::spawn(async move { link.run().await });
-    agent.found("Example".parse()?, "broker.example.org".parse()?).await?;
+    agent.found("Example".parse()?, "broker.example.org".parse()?, None).await?;
     while agent.vm_list().await?.is_empty() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

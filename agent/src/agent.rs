@@ -11,10 +11,10 @@ use landfall_proto::calls::Calls;
 use landfall_proto::certificate::NodeKey;
 use landfall_proto::close::Close;
 use landfall_proto::endpoint::{Endpoint, Role};
-use landfall_proto::id::{ClusterName, Fqdn};
+use landfall_proto::id::{ClusterName, Fqdn, InterfaceName};
 use landfall_proto::invitation::{self, Purpose};
 use landfall_proto::message::join::{Ask, JoinAnswer};
-use landfall_proto::model::{Found, Member, MemberList, Timing};
+use landfall_proto::model::{CapAddress, Found, HostAddress, Member, MemberList, Timing};
 use landfall_proto::tls::Identity;
 use landfall_proto::trust::{Trust, TrustView};
 use landfall_proto::{Class, Refusal};
@@ -23,6 +23,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
 use crate::config::NodeConfig;
+use crate::drive::cap_address;
 use crate::drive::enrolment::{Enrolment, Papers, STORE_FOLDER};
 use crate::drive::events::Events;
 use crate::drive::join;
@@ -140,8 +141,14 @@ impl Agent {
         }
     }
 
-    /// Founds a cluster with this node as its only member.
-    pub async fn found(&self, cluster: ClusterName, cap: Fqdn) -> Result<(), Refusal> {
+    /// Founds a cluster with this node as its only member. The CAP has an address of its own where `address` has one, on
+    /// the interface that comes with it.
+    pub async fn found(
+        &self,
+        cluster: ClusterName,
+        cap: Fqdn,
+        address: Option<(Vec<HostAddress>, InterfaceName)>,
+    ) -> Result<(), Refusal> {
         let inner = &self.inner;
         let _enrolling = inner.enrolling.lock().await;
         self.must_be_free()?;
@@ -156,6 +163,12 @@ impl Agent {
             .field("witness")
             .remedy("found it at a node that hosts VMs, and join this one with a --witness token"));
         }
+        let cap_address = match address {
+            Some((addresses, interface)) => {
+                Some(self.checked(CapAddress::new(addresses, interface, config.listen.port())?)?)
+            }
+            None => None,
+        };
         let outside = &inner.seams.outside;
         let authority = Authority::found(&cap, outside.random.as_ref(), outside.clock.as_ref())?;
         let fqdn = join::fqdn_of(&cap, config.fqdn.as_ref(), &config.node);
@@ -177,9 +190,11 @@ impl Agent {
             cluster_id: outside.random.u128(),
             ca: authority.certificate().to_vec(),
             timing: Timing::STANDARD,
+            cap_address,
             founder: founder.clone(),
         };
-        let members = MemberList { cap, position: id.0, members: vec![founder] };
+        let cap_addresses = found.cap_address.iter().flat_map(CapAddress::sockets).collect();
+        let members = MemberList { cap, position: id.0, members: vec![founder], cap_addresses };
         let enrolment = Enrolment { node: config.node.clone(), fqdn, member: id, certificate, found, members };
         inner.papers.enrol(&enrolment, Some(authority.pkcs8()))?;
         self.take_up(enrolment).await
@@ -223,6 +238,20 @@ impl Agent {
         Papers::clear(&*inner.seams.storage, &inner.config.data_dir, &aside)
     }
 
+    /// The address, provided that this node could have it: whoever founds a cluster is told at once what is wrong.
+    fn checked(&self, cap: CapAddress) -> Result<CapAddress, Refusal> {
+        let config = &self.inner.config;
+        for (field, own) in [("advertise", config.advertise), ("data_advertise", config.data_advertise)] {
+            if cap.has(&own.ip()) {
+                let remedy = format!("that is this node's own ({field}): give one that no machine has");
+                return Err(Refusal::invalid("cap_address", &own.ip().to_string(), &remedy));
+            }
+        }
+        let interface = config.cap_interface.as_ref().unwrap_or(cap.interface());
+        cap_address::check(&*self.inner.seams.hosts, interface, &cap)?;
+        Ok(cap)
+    }
+
     fn must_be_free(&self) -> Result<(), Refusal> {
         match self.membership() {
             None => Ok(()),
@@ -252,6 +281,7 @@ impl Agent {
             vms: inner.vms.clone(),
             events: inner.events.clone(),
             kv,
+            hosts: Arc::clone(&inner.seams.hosts),
         };
         let membership = Membership::take_up(ground, enrolment).await?;
         inner.membership.send_replace(Some(Arc::new(membership)));

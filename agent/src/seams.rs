@@ -12,6 +12,8 @@ use landfall_store::durable_sled::DurableSled;
 use landfall_store::files::{DiskFiles, Files};
 use landfall_store::kv::Kv;
 
+use crate::drive::cap_address::host::{Hosts, MachineHosts};
+
 /// Opens the key-value store and the small files of a data folder.
 pub trait Storage: Send + Sync + 'static {
     /// The store in `folder`, which belongs to the node called `owner`. A store that does not open is left as it is.
@@ -30,12 +32,14 @@ pub struct Seams {
     pub outside: Outside,
     /// The disk of its own state. (Replicas and images are files that QEMU and people read too: they are always real.)
     pub storage: Arc<dyn Storage>,
+    /// The interfaces that the CAP's address is held on.
+    pub hosts: Arc<dyn Hosts>,
 }
 
 impl Seams {
     /// The machine itself.
     pub fn machine() -> Self {
-        Self { outside: Outside::machine(), storage: Arc::new(Disk) }
+        Self { outside: Outside::machine(), storage: Arc::new(Disk), hosts: Arc::new(MachineHosts) }
     }
 }
 

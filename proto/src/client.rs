@@ -45,7 +45,7 @@ pub struct Wish {
 /// The answer to a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probed {
-    /// Every agent's control address.
+    /// The CAP's own addresses, and every agent's control address.
     pub agents: Vec<SocketAddr>,
     /// Whether the cluster accepts replication from this one, and if not, why.
     pub authorized: Result<(), Refusal>,

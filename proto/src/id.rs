@@ -215,6 +215,9 @@ names! {
     /// A disk within its VM, such as `vda`.
     DiskTarget, "disk.target", word,
     "use 1 to 64 letters, digits, dots, hyphens and underscores, no leading dot";
+    /// A network interface of a machine, as the kernel takes it.
+    InterfaceName, "cap_interface", interface,
+    "use the name of a network interface as `ip link` shows it: 1 to 15 characters without spaces, slashes and colons";
     /// A VM's name as people know it: data only, never part of a path.
     VmName, "name", vm_name,
     "use 1 to 100 characters without control characters or slashes, other than '.' and '..'";
@@ -255,6 +258,15 @@ fn word(text: &str) -> Option<String> {
     let ok = (1..=64).contains(&text.len())
         && !text.starts_with('.')
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+    ok.then(|| text.to_owned())
+}
+
+/// The kernel's own rule (`dev_valid_name`): it fits 16 bytes with its end, and stands for one folder of sysfs.
+fn interface(text: &str) -> Option<String> {
+    let ok = (1..=15).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_graphic() && b != b'/' && b != b':')
+        && text != "."
+        && text != "..";
     ok.then(|| text.to_owned())
 }
 
@@ -321,6 +333,7 @@ mod tests {
             let refusal = bad.parse::<VmName>().unwrap_err();
             assert_eq!(refusal.field.as_deref(), Some("name"), "{bad:?}");
             assert!(bad.parse::<StorageName>().is_err(), "{bad:?}");
+            assert!(bad.parse::<InterfaceName>().is_err(), "{bad:?}");
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_agent::config::{NodeConfig, Testing};
+use landfall_agent::drive::cap_address::host::MachineHosts;
 use landfall_agent::drive::node::Node;
 use landfall_agent::surface::cluster::ClusterJoin;
 use landfall_agent::surface::operations::Operations;
@@ -123,7 +124,7 @@ impl World {
     /// Founds a cluster at a node that runs, with nobody else in it.
     pub async fn found_alone(&self, at: usize) {
         let (name, cap) = ("Cluster-R".parse().unwrap(), "r-broker-cap.contoso.com".parse().unwrap());
-        Box::pin(self.agent(at).found(name, cap)).await.unwrap();
+        Box::pin(self.agent(at).found(name, cap, None)).await.unwrap();
         self.follow(at);
     }
 
@@ -141,7 +142,7 @@ impl World {
             net: net.node(place.address),
             crypto: seeded_crypto(u64::from_le_bytes(crypto_seed)),
         };
-        let seams = Seams { outside, storage: Arc::new(place.disk.clone()) };
+        let seams = Seams { outside, storage: Arc::new(place.disk.clone()), hosts: Arc::new(MachineHosts) };
         let config = NodeConfig { witness: place.witness, ..config(&place.name, place.address) };
         let agent = Box::pin(Agent::start(config, seams, None)).await.unwrap();
         self.record.note(&place.name, "started");
@@ -286,6 +287,7 @@ fn config(name: &str, address: IpAddr) -> NodeConfig {
         data_listen: data,
         advertise: control,
         data_advertise: data,
+        cap_interface: None,
         socket: PathBuf::from("/simulated").join(name).join("socket"),
         witness: false,
         vm_service: None,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use landfall_proto::id::{Fqdn, NodeName, StorageName};
+use landfall_proto::id::{Fqdn, InterfaceName, NodeName, StorageName};
 use landfall_proto::refusal::quoted;
 use landfall_proto::{Class, Refusal};
 
@@ -43,6 +43,9 @@ pub struct NodeConfig {
     pub advertise: SocketAddr,
     /// What they dial for data: never unspecified.
     pub data_advertise: SocketAddr,
+    /// The interface that has the CAP's address while this node owns the CAP, where it is not the one that the cluster
+    /// was founded with.
+    pub cap_interface: Option<InterfaceName>,
     /// The local API's socket.
     pub socket: PathBuf,
     /// Whether the node only votes and stores the log.
@@ -132,6 +135,10 @@ fn resolve(top: &Section<'_, '_>) -> Option<NodeConfig> {
         check_socket(top, "socket", socket);
     }
     let witness = top.boolean("witness").unwrap_or(false);
+    let cap_interface = top.parsed("cap_interface");
+    if witness && top.has("cap_interface") {
+        top.fault("cap_interface", "a witness never owns the CAP", "remove cap_interface, or set witness = false");
+    }
     let vm_service = vm_service(top, witness);
     let storage = storage(top, witness, vm_service.as_ref());
     if let Some(data_dir) = &data_dir {
@@ -153,6 +160,7 @@ fn resolve(top: &Section<'_, '_>) -> Option<NodeConfig> {
         data_listen,
         advertise,
         data_advertise,
+        cap_interface,
         socket: socket?,
         witness,
         vm_service,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use landfall_proto::id::{Fqdn, NodeName, StorageName, UnixMillis};
 use landfall_proto::model::Family;
 
+use crate::decide::cap_address_findings::{self, CapAddressFact};
 use crate::decide::health_rules::skewed;
 use crate::decide::peer_list::LIST_LIFETIME;
 use crate::decide::placement::RESERVE_BYTES;
@@ -45,6 +46,8 @@ pub struct Facts {
     pub vms: Vec<(String, Vec<HealthDetail>)>,
     /// Adapters with static addresses and none for a failover: VM, adapter, family.
     pub left_static: Vec<(String, String, Family)>,
+    /// The CAP's own address, where it has one.
+    pub cap_address: Option<CapAddressFact>,
     /// What gave no answer in time.
     pub unfinished: Vec<String>,
 }
@@ -120,6 +123,7 @@ impl Facts {
             + self.certificates.len()
             + self.clocks.len()
             + self.peers.len()
+            + self.cap_address.as_ref().map_or(0, CapAddressFact::checks)
             + self.vms.len()
             + self.left_static.len()
             + self.unfinished.len();
@@ -145,6 +149,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     for node in &facts.nodes {
         of_node(node, &mut found);
     }
+    found.0.extend(facts.cap_address.iter().flat_map(cap_address_findings::findings));
     of_lines(&facts.lines, &mut found);
     for (whose, until) in &facts.certificates {
         of_certificate(whose, *until, facts.now, &mut found);
@@ -333,6 +338,7 @@ mod tests {
             peers: vec![("p.contoso.com".parse().unwrap(), UnixMillis(NOW.0 - DAY / 12))],
             vms: vec![("web".into(), Vec::new())],
             left_static: Vec::new(),
+            cap_address: None,
             unfinished: Vec::new(),
         }
     }

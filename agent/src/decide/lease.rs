@@ -11,7 +11,7 @@ use landfall_proto::seam::Time;
 
 /// How much faster or slower than the true rate a machine's clock may run, in parts per thousand. Crystal clocks stay
 /// within 0.1; ten times that covers a clock that is being slewed.
-const DRIFT_PER_MILLE: u32 = 1;
+pub(crate) const DRIFT_PER_MILLE: u32 = 1;
 
 /// Time between checking the lease and the effect reaching the outside.
 pub const MARGIN: Duration = Duration::from_millis(50);

@@ -47,7 +47,12 @@ mod tests {
         Peer {
             cluster: "Cluster-P".parse().unwrap(),
             ca: vec![],
-            list: MemberList { cap: "p.contoso.com".parse().unwrap(), position: Position::default(), members: vec![] },
+            list: MemberList {
+                cap: "p.contoso.com".parse().unwrap(),
+                position: Position::default(),
+                members: vec![],
+                cap_addresses: vec![],
+            },
             confirmed_at: UnixMillis(confirmed_at),
         }
     }

@@ -19,6 +19,8 @@ pub struct Hearing {
     pub voters: BTreeSet<MemberId>,
     /// Whether the node only votes.
     pub witness: bool,
+    /// Whether something that the owner should have cannot be had there.
+    pub unfit: bool,
     /// Whether it hears a leader, or is one.
     pub hears: bool,
     /// For how long its log has not grown.
@@ -30,7 +32,7 @@ pub struct Hearing {
 /// Whether the node may stand; `None` where the answers so far leave it open.
 pub fn is_due(hearing: &Hearing, lease: Duration) -> Option<bool> {
     let Hearing { me, voters, .. } = hearing;
-    let waits = hearing.witness && hearing.still < lease * WITNESS_STANDS_AFTER;
+    let waits = (hearing.witness || hearing.unfit) && hearing.still < lease * WITNESS_STANDS_AFTER;
     if hearing.hears || waits || !voters.contains(me) {
         return Some(false);
     }
@@ -56,6 +58,7 @@ mod tests {
             me: id(1),
             voters: (1..=voters).map(id).collect(),
             witness: false,
+            unfit: false,
             hears: false,
             still: Duration::ZERO,
             answers: answers.iter().map(|(voter, hears)| (id(*voter), *hears)).collect(),

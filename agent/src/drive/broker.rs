@@ -65,7 +65,8 @@ pub async fn answer(node: &Node, primary: &Fqdn, request: BrokerRequest) -> Brok
 fn probe(node: &Node, primary: &Fqdn) -> Result<BrokerAnswer, Refusal> {
     let state = node.state();
     let cap = state.cap().ok_or_else(no_quorum)?.clone();
-    let agents = state.members.values().map(|member| member.control).collect();
+    let list = state.member_list().ok_or_else(no_quorum)?;
+    let agents = list.dialled().collect();
     Ok(BrokerAnswer::Ready { cap, agents, authorized: state.permit(primary).map(drop) })
 }
 

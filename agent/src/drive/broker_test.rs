@@ -27,6 +27,7 @@ impl Site {
             cluster_id: 1,
             ca: vec![1; 300],
             timing: Timing::STANDARD,
+            cap_address: None,
             founder: member(1),
         };
         site.run(Command::Found(Box::new(found)));
@@ -44,7 +45,12 @@ impl Site {
 
     /// Pairs with the cluster that `ca` stands for, and authorizes it.
     fn pair(&mut self, cap: &str, ca: u8) {
-        let list = MemberList { cap: cap.parse().unwrap(), position: Position::new(0, 9), members: vec![member(ca)] };
+        let list = MemberList {
+            cap: cap.parse().unwrap(),
+            position: Position::new(0, 9),
+            members: vec![member(ca)],
+            cap_addresses: vec![],
+        };
         let peer = Peer { cluster: "P".parse().unwrap(), ca: vec![ca; 300], list, confirmed_at: UnixMillis(0) };
         self.run(Command::Pair { peer: Box::new(peer), ticket: None });
         let storage = "default".parse().unwrap();

@@ -16,7 +16,7 @@ use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
 use crate::drive::replicas::Replicas;
 use crate::drive::senders::Senders;
-use crate::drive::{broker, owner, peers, reach, renewal, seed};
+use crate::drive::{broker, cap_address, owner, peers, reach, renewal, seed};
 use crate::vm_service::{VmRole, VmState};
 
 /// How long a call may wait for something to happen here before it answers that it has not: shorter than the callers'
@@ -126,6 +126,7 @@ impl Control {
             | ControlRequest::Renew { .. }
             | ControlRequest::Resumed(_) => ControlAnswer::Refused(not_for_members()),
             ControlRequest::Clock => ControlAnswer::Clock(node.outside.clock.wall()),
+            ControlRequest::CouldHoldAddress => cap_address::could_hold(node),
             ControlRequest::Figures(vm) => ControlAnswer::Figures(Box::new(self.figures(vm).await)),
             ControlRequest::AwaitSettings(revision) => await_settings(node, revision).await,
             ControlRequest::Vms => ControlAnswer::Vms(local_vms(node)),

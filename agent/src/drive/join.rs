@@ -12,7 +12,7 @@ use landfall_proto::endpoint::Endpoint;
 use landfall_proto::id::{Fqdn, UnixMillis};
 use landfall_proto::invitation;
 use landfall_proto::message::join::{Ask, INVITATION_AGENTS, Invitation, JoinAnswer, JoinRequest, Welcome};
-use landfall_proto::model::{Command, Outcome, Peer, Ticket, TicketKind};
+use landfall_proto::model::{CapAddress, Command, Outcome, Peer, Ticket, TicketKind};
 use landfall_proto::seam::Outside;
 use landfall_proto::{Class, Refusal, frame};
 use quinn::Connection;
@@ -130,12 +130,17 @@ pub async fn invite(node: &Node, kind: TicketKind, ttl: Duration) -> Result<(Inv
     Ok((invitation, ticket))
 }
 
-/// The agents that an invitation names: this one first, data nodes before witnesses.
+/// The agents that an invitation names: this one first, then the CAP's own addresses, which stay true when every node has
+/// gone, then data nodes before witnesses.
 fn invited_agents(node: &Node) -> Vec<SocketAddr> {
     let state = node.state();
     let mut members: Vec<_> = state.members.values().collect();
     members.sort_by_key(|member| (member.id != node.me, member.witness, member.id));
-    members.iter().map(|member| member.control).take(INVITATION_AGENTS).collect()
+    let mut agents: Vec<SocketAddr> = members.iter().map(|member| member.control).collect();
+    let cap = state.found.iter().filter_map(|found| found.cap_address.as_ref()).flat_map(CapAddress::sockets);
+    agents.splice(1.min(agents.len())..1.min(agents.len()), cap);
+    agents.truncate(INVITATION_AGENTS);
+    agents
 }
 
 /// The agents that may hold the CA's key: all but witnesses.

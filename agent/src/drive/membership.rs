@@ -22,7 +22,8 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::config::NodeConfig;
-use crate::decide;
+use crate::drive::cap_address::host::Hosts;
+use crate::drive::cap_address::{self, CapAddressKeeper};
 use crate::drive::confirm::Confirmed;
 use crate::drive::control::Control;
 use crate::drive::enrolment::{Enrolment, Papers};
@@ -62,6 +63,24 @@ pub struct Ground {
     pub events: Events,
     /// The consensus store.
     pub kv: Arc<dyn Kv>,
+    /// The interfaces that the CAP's address is held on.
+    pub hosts: Arc<dyn Hosts>,
+}
+
+impl Ground {
+    /// The node's part in holding the CAP's own address.
+    async fn cap_address(&self, found: &Found) -> Result<Option<Arc<CapAddressKeeper>>, Refusal> {
+        let Self { hosts, outside, config, events, .. } = self;
+        let (hosts, clock, events) = (hosts.as_ref(), Arc::clone(&outside.clock), events.clone());
+        let keeping = cap_address::Ground { hosts, clock, lease: found.timing.lease(), config, events };
+        CapAddressKeeper::of(keeping, found.cap_address.clone()).await
+    }
+}
+
+fn control_of(node: &Node, papers: &Papers) -> Control {
+    let (replicas, senders) = (Replicas::new(node.clone()), Senders::new(node.clone()));
+    let failover = Failover::new(node.clone(), replicas.clone(), senders.clone());
+    Control { node: node.clone(), replicas, senders, failover, papers: papers.clone() }
 }
 
 /// This node as a member, with all that it runs. Dropping it ends its tasks.
@@ -77,7 +96,9 @@ pub struct Membership {
 impl Membership {
     /// Starts everything that a member does.
     pub async fn take_up(ground: Ground, enrolment: Enrolment) -> Result<Self, Refusal> {
-        let Ground { config, outside, papers, calls, trust, vms, events, kv } = ground;
+        // Before consensus begins: a left-over address is gone before this node votes again.
+        let cap_address = ground.cap_address(&enrolment.found).await?;
+        let Ground { config, outside, papers, calls, trust, vms, events, kv, .. } = ground;
         let (me, timing) = (enrolment.member, enrolment.found.timing);
         let remembered = papers.members()?.unwrap_or_else(|| enrolment.members.clone());
         trust.set(TrustView { own: Some(own_trust(&enrolment.found, remembered.clone())), peers: Vec::new() });
@@ -111,16 +132,12 @@ impl Membership {
             down: down.subscribe(),
             vms,
             registered: watch::Sender::new(Arc::default()),
+            cap_address,
             events,
             since: Instant::now(),
         };
-        let replicas = Replicas::new(node.clone());
-        let senders = Senders::new(node.clone());
-        let failover = Failover::new(node.clone(), replicas.clone(), senders.clone());
-        if let Some(end) = renewal::ends_at(&node, &enrolment) {
-            node.trust.not_before(decide::renewal::floor(node.consensus.last_time(), end));
-        }
-        let control = Control { node: node.clone(), replicas, senders, failover, papers: papers.clone() };
+        renewal::know_the_time(&node, &enrolment);
+        let control = control_of(&node, &papers);
         let Control { replicas, senders, failover, .. } = control.clone();
         let membership =
             Self { enrolment, control: control.clone(), tasks: Mutex::default(), broken: watch::Sender::new(None) };
@@ -134,6 +151,7 @@ impl Membership {
         membership.run(watch_disk(node.clone(), health, membership.broken.clone()));
         membership.run(node.owner.clone().run());
         membership.run(owner::stand_when_due(node.clone()));
+        membership.run(cap_address::keep(node.clone()));
         membership.run(group::keep_in_step(node.clone()));
         membership.run(loss::watch_over(node.clone(), down));
         membership.run(peers::keep_fresh(node.clone()));
@@ -182,9 +200,7 @@ impl Membership {
 
     /// Whether its certificate has ended, so that nobody talks to this node.
     pub fn has_lapsed(&self) -> bool {
-        let node = &self.control.node;
-        let now = node.trust.time(node.outside.clock.wall());
-        renewal::ends_at(node, &self.enrolment).is_some_and(|end| decide::renewal::is_over(now, end))
+        renewal::has_lapsed(&self.control.node, &self.enrolment)
     }
 
     /// Goes on with the certificate that `welcome` brings; refused where that is another member's.
@@ -200,6 +216,11 @@ impl Membership {
 
     /// Ends the tasks and the consensus, in that order: what is acknowledged is durable already.
     pub async fn stop(&self) {
+        if let Some(keeper) = &self.control.node.cap_address
+            && let Err(refusal) = keeper.give_up().await
+        {
+            tracing::error!(%refusal, "stopping with the CAP's address");
+        }
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
         self.control.node.consensus.shutdown().await;
@@ -357,5 +378,6 @@ fn facts(node: &Node, state: &State) -> Facts {
         applied: state.applied,
         replicas: u32::try_from(replicas).unwrap_or(u32::MAX),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        cap_address: node.cap_address.as_ref().map(|keeper| keeper.facts()).unwrap_or_default(),
     }
 }

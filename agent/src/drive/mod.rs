@@ -5,6 +5,7 @@ pub mod applying;
 pub mod attach;
 mod branches;
 pub mod broker;
+pub mod cap_address;
 mod changes;
 pub mod confirm;
 pub mod control;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::config::NodeConfig;
+use crate::drive::cap_address::CapAddressKeeper;
 use crate::drive::events::Events;
 use crate::drive::gossip::View;
 use crate::drive::loss::DownSince;
@@ -50,6 +51,8 @@ pub struct Node {
     pub vms: VmSide,
     /// The replicas that this node's VM service has registered, and at which assignment.
     pub registered: watch::Sender<Arc<BTreeMap<VmId, Epoch>>>,
+    /// Its part in holding the CAP's own address; `None` where the CAP has none, and on a witness.
+    pub cap_address: Option<Arc<CapAddressKeeper>>,
     /// What happened lately, for people.
     pub events: Events,
     /// Since when it runs, which is where its rhythms begin.

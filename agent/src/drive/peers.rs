@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use landfall_proto::alpn::Alpn;
+use landfall_proto::endpoint::Target;
 use landfall_proto::id::{Fingerprint, Fqdn, Position, VmId};
 use landfall_proto::message::broker::Location;
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};
@@ -119,10 +120,12 @@ pub fn moved(vm: VmId, to: Location) -> ControlRequest {
     ControlRequest::Moved { vm, to }
 }
 
-/// Asks the first of a peer's nodes that answers.
+/// Asks the first of a peer's nodes that answers; at the CAP's own address, where none does at the ones that were listed.
 pub async fn first_answer(node: &Node, peer: &Peer, request: &ControlRequest) -> Result<ControlAnswer, Refusal> {
     let mut last = Refusal::new(Class::Unreachable, "peer_unreachable", format!("{} has no member", peer.list.cap));
-    for target in peer_targets(&peer.list) {
+    let own = peer.list.cap_addresses.iter();
+    let own = own.map(|address| Target { cap: peer.list.cap.clone(), address: *address, key: None });
+    for target in peer_targets(&peer.list).into_iter().chain(own) {
         match node.calls.call(&target, Alpn::Control, request, PEER_DEADLINE).await {
             Ok(answer) => return Ok(answer),
             Err(error) => {

@@ -263,6 +263,7 @@ mod tests {
                 cluster_id: 9,
                 ca: vec![1; 300],
                 timing: Timing::STANDARD,
+                cap_address: None,
                 founder,
             };
             let mut log = Self { state: State::default(), position: 1 };

@@ -61,6 +61,19 @@ pub fn ends_at(node: &Node, enrolment: &Enrolment) -> Option<UnixMillis> {
     trust::expires_at(identity.certificate()?, &enrolment.found.ca)
 }
 
+/// Whether the certificate that this node shows has ended.
+pub fn has_lapsed(node: &Node, enrolment: &Enrolment) -> bool {
+    let now = node.trust.time(node.outside.clock.wall());
+    ends_at(node, enrolment).is_some_and(|end| renewal::is_over(now, end))
+}
+
+/// Tells this node, which begins, what time it cannot be before.
+pub fn know_the_time(node: &Node, enrolment: &Enrolment) {
+    if let Some(end) = ends_at(node, enrolment) {
+        node.trust.not_before(renewal::floor(node.consensus.last_time(), end));
+    }
+}
+
 async fn renew(node: &Node, papers: &Papers, enrolment: &Enrolment) -> Result<UnixMillis, Refusal> {
     let identity = node.calls.endpoint(Alpn::Control).identity();
     let public_key = identity.key().public_key().to_vec();

@@ -242,7 +242,7 @@ impl Senders {
                 .field("to")
                 .remedy("pair first: landfall peer invite there, landfall peer accept CODE here")
         })?;
-        let agents = peer.list.members.iter().map(|member| member.control).collect();
+        let agents = peer.list.dialled().collect();
         Ok(BrokerClient::new(self.node.calls.clone(), to.clone(), agents))
     }
 

@@ -6,6 +6,7 @@ use landfall_proto::id::{Fqdn, NodeName, Term};
 use serde::{Deserialize, Serialize};
 
 use crate::surface::Utc;
+use crate::surface::cap_address::CapAddressStatus;
 
 /// `broker status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +21,8 @@ pub struct BrokerStatus {
     pub term: Option<Term>,
     /// The CAP's own address; null where it has none.
     pub address: Option<IpAddr>,
+    /// All there is to know of it; null where the CAP has none.
+    pub cap_address: Option<CapAddressStatus>,
 }
 
 /// `broker move`: gives the CAP to another node.

@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use landfall_proto::id::{ClusterName, Fqdn, MemberId, NodeName, Revision, Term};
+use landfall_proto::id::{ClusterName, Fqdn, InterfaceName, MemberId, NodeName, Revision, Term};
+use landfall_proto::model::HostAddress;
 use serde::{Deserialize, Serialize};
 
 use crate::surface::WaitSeconds;
+use crate::surface::cap_address::CapAddressStatus;
 use crate::surface::node::{MemberRole, NodeState};
 
 /// `cluster init`: founds a cluster with this agent as its only member.
@@ -17,6 +19,12 @@ pub struct ClusterInit {
     pub name: ClusterName,
     /// The name of its client access point.
     pub cap: Fqdn,
+    /// Its own address, which moves with its owner: with its mask, one of each family at most. None where empty.
+    #[serde(default)]
+    pub cap_address: Vec<HostAddress>,
+    /// The interface that has it, on every node whose file names no other one.
+    #[serde(default)]
+    pub cap_interface: Option<InterfaceName>,
 }
 
 /// `cluster join`: makes this agent a member of an existing cluster.
@@ -79,6 +87,8 @@ pub struct ClusterStatus {
     pub settings_revision: Revision,
     /// Every member, by id.
     pub members: Vec<MemberStatus>,
+    /// The CAP's own address; null where it has none.
+    pub cap_address: Option<CapAddressStatus>,
     /// How many voters may be lost at once before the cluster stops deciding.
     pub tolerates_losses: u32,
     /// What an operator should know, a sentence each: two voters that survive no loss, a clock that is off.

@@ -1,5 +1,6 @@
 //! One value of every shape, for tests of the shapes and of what carries them.
 
+mod cap_address;
 mod doctor;
 mod network;
 mod steering;
@@ -11,11 +12,11 @@ use landfall_proto::message::control::{Consistency, PointState};
 use landfall_proto::model::{Adapter, AdapterKind, Addresses, DiskSpec, Frequency, VmSpec};
 use landfall_proto::{Class, Refusal};
 
+pub use self::cap_address::*;
 pub use self::doctor::*;
 pub use self::network::*;
 pub use self::steering::*;
 use super::authorization::*;
-use super::broker::*;
 use super::cluster::*;
 use super::disabled::*;
 use super::event::*;
@@ -66,18 +67,9 @@ pub fn cluster_status() -> ClusterStatus {
             member("r1", 1, MemberRole::Voter, NodeState::Up, "10.0.0.11:7443"),
             member("rw", 9, MemberRole::Witness, NodeState::Suspect, "10.0.0.13:7443"),
         ],
+        cap_address: Some(cap_address()),
         tolerates_losses: 0,
         warnings: vec!["two voters survive no loss: add a witness".to_owned()],
-    }
-}
-
-pub fn broker_status() -> BrokerStatus {
-    BrokerStatus {
-        cap: name("r-broker-cap.contoso.com"),
-        owner: Some(name("r1")),
-        owner_since: Some(at()),
-        term: Some(Term::from_number(3)),
-        address: None,
     }
 }
 

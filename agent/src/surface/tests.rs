@@ -27,6 +27,10 @@ fn merged(mut into: Value, more: Value) -> Value {
 
 #[test]
 fn cluster_and_broker() {
+    let address = json!({
+        "addresses": ["10.0.0.50/24", "fd00::50/64"], "port": 7443, "interface": "eth0", "holder": "r1", "fault": null,
+        "foreign": null,
+    });
     golden(
         &samples::cluster_status(),
         &json!({
@@ -36,14 +40,14 @@ fn cluster_and_broker() {
                 {"node": "r1", "id": 1, "role": "voter", "state": "up", "address": "10.0.0.11:7443"},
                 {"node": "rw", "id": 9, "role": "witness", "state": "suspect", "address": "10.0.0.13:7443"},
             ],
-            "tolerates_losses": 0, "warnings": ["two voters survive no loss: add a witness"],
+            "cap_address": address, "tolerates_losses": 0, "warnings": ["two voters survive no loss: add a witness"],
         }),
     );
     golden(
         &samples::broker_status(),
         &json!({
             "cap": "r-broker-cap.contoso.com", "owner": "r1", "owner_since": "2025-11-22T18:42:41.250Z", "term": 3,
-            "address": null,
+            "address": "10.0.0.50", "cap_address": address,
         }),
     );
 }

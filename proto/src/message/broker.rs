@@ -62,7 +62,7 @@ pub enum BrokerAnswer {
     Ready {
         /// The cluster's CAP.
         cap: Fqdn,
-        /// Every agent's control address: what a client should remember of this CAP.
+        /// The CAP's own addresses and every agent's: what a client should remember of this CAP.
         agents: Vec<SocketAddr>,
         /// Whether this cluster accepts replication from the asker at all, and if not, why.
         authorized: Result<(), Refusal>,

@@ -184,6 +184,8 @@ pub enum ControlRequest {
     },
     /// Do you own the CAP, or do you hear a leader that you follow?
     Hears,
+    /// Could you have the CAP's own address? Done, or refused with what is in the way.
+    CouldHoldAddress,
 }
 
 /// What the primary's cluster wants of the replica's.

@@ -92,5 +92,6 @@ pub struct Invitation {
     pub expires_at: UnixMillis,
 }
 
-/// Agents named in an invitation: enough that one is up, few enough that the text fits two terminal lines.
-pub const INVITATION_AGENTS: usize = 3;
+/// Agents named in an invitation, the CAP's own addresses included: enough that one is up, few enough that the text fits
+/// three terminal lines.
+pub const INVITATION_AGENTS: usize = 5;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::cap_address::CapAddress;
 use crate::id::{ClusterName, Fingerprint, Fqdn, MemberId, NodeName, Position, UnixMillis};
 
 /// One agent of a cluster.
@@ -35,9 +36,16 @@ pub struct MemberList {
     pub position: Position,
     /// Every member, by id.
     pub members: Vec<Member>,
+    /// Where the CAP's own address is dialled, whoever owns it; empty where it has none.
+    pub cap_addresses: Vec<SocketAddr>,
 }
 
 impl MemberList {
+    /// Every address at which a client of the CAP may ask: the CAP's own, which lead to the owner, then each member's.
+    pub fn dialled(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.cap_addresses.iter().copied().chain(self.members.iter().map(|member| member.control))
+    }
+
     /// The member with this key, if the list has one.
     pub fn by_key(&self, key: &Fingerprint) -> Option<&Member> {
         self.members.iter().find(|member| member.key == *key)
@@ -96,6 +104,8 @@ pub struct Found {
     pub ca: Vec<u8>,
     /// Its consensus clocks.
     pub timing: Timing,
+    /// The CAP's own address, where it has one.
+    pub cap_address: Option<CapAddress>,
     /// The first member, whose id is [`Found::FOUNDER`].
     pub founder: Member,
 }

@@ -79,7 +79,12 @@ impl Cluster {
         let cap = fqdn(&format!("{letter}-broker-cap.contoso.com"));
         let (outside, _) = outside(seed);
         let authority = Authority::found(&cap, &*outside.random, &*outside.clock).unwrap();
-        let list = MemberList { cap: cap.clone(), position: Position::default(), members: Vec::new() };
+        let list = MemberList {
+            cap: cap.clone(),
+            position: Position::default(),
+            members: Vec::new(),
+            cap_addresses: Vec::new(),
+        };
         Self { cap, authority, list, seed }
     }
 

@@ -113,7 +113,7 @@ fn the_largest_member_list_fits_a_control_frame() {
     let members: Vec<Member> = (0..MEMBERS_MAX).map(member).collect();
     let cap = members[0].fqdn.clone();
     let position = landfall_proto::id::Position::from_number(u64::MAX);
-    let request = ControlRequest::Members(MemberList { cap, position, members });
+    let request = ControlRequest::Members(MemberList { cap, position, members, cap_addresses: Vec::new() });
     let bytes = frame::encode(&request, CONTROL_FRAME_MAX).unwrap();
     assert!(bytes.len() > CONTROL_FRAME_MAX / 2, "{} bytes: the bound can be higher", bytes.len());
 }

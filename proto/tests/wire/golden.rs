@@ -26,10 +26,10 @@ use landfall_proto::message::join::{self, Ask, Invitation, JoinAnswer, JoinReque
 use landfall_proto::message::leaves::{LeafAnswer, LeafRequest};
 use landfall_proto::message::pass::{PassAnswer, PassHello, PassRequest};
 use landfall_proto::model::{
-    Adapter, AdapterKind, Addresses, Answer, AuthorizationEntry, Command, Departure, DepartureState, DiskSpec,
-    FailoverKind, FailoverStep, Family, Found, Frequency, HandOff, Handover, Joiner, Launch, LaunchImage, Loss, Member,
-    MemberList, NetworkChange, NetworkRule, Outcome, Peer, PointName, Primary, Promotion, PromotionId, PromotionState,
-    Proposal, Replica, Return, Rival, Side, Stop, TestRun, Ticket, TicketKind, Timing, VmSpec,
+    Adapter, AdapterKind, Addresses, Answer, AuthorizationEntry, CapAddress, Command, Departure, DepartureState,
+    DiskSpec, FailoverKind, FailoverStep, Family, Found, Frequency, HandOff, Handover, Joiner, Launch, LaunchImage,
+    Loss, Member, MemberList, NetworkChange, NetworkRule, Outcome, Peer, PointName, Primary, Promotion, PromotionId,
+    PromotionState, Proposal, Replica, Return, Rival, Side, Stop, TestRun, Ticket, TicketKind, Timing, VmSpec,
 };
 use landfall_proto::refusal::{Class, Refusal};
 use serde::Serialize;
@@ -151,8 +151,18 @@ fn member() -> Member {
     }
 }
 
+fn cap_address() -> CapAddress {
+    let addresses = vec!["10.0.0.50/24".parse().unwrap(), "fd00::50/64".parse().unwrap()];
+    CapAddress::new(addresses, "eth0".parse().unwrap(), 7443).unwrap()
+}
+
 fn list() -> MemberList {
-    MemberList { cap: cap(), position: at(71_000), members: vec![member(), Member { witness: true, ..member() }] }
+    MemberList {
+        cap: cap(),
+        position: at(71_000),
+        members: vec![member(), Member { witness: true, ..member() }],
+        cap_addresses: cap_address().sockets().collect(),
+    }
 }
 
 fn peer() -> Peer {
@@ -171,6 +181,7 @@ fn found() -> Found {
         cluster_id: 99,
         ca: vec![0x30, 3],
         timing: Timing::STANDARD,
+        cap_address: Some(cap_address()),
         founder: Member { id: Found::FOUNDER, ..member() },
     }
 }
@@ -563,6 +574,7 @@ fn control_requests() {
         ControlRequest::DropBranch { vm: vm(), id: promotion_id(), look: false },
         ControlRequest::HandOver { to: Some(id(2)) },
         ControlRequest::Hears,
+        ControlRequest::CouldHoldAddress,
     ];
     check_all("control_request", &requests);
 }

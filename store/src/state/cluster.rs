@@ -1,11 +1,27 @@
 //! The founding of a cluster, and who holds its CAP.
 
+use std::net::SocketAddr;
+
 use landfall_proto::id::{MemberId, Term};
-use landfall_proto::model::{Answer, Found, Outcome};
+use landfall_proto::model::{Answer, CapAddress, Found, Outcome};
 use landfall_proto::{Class, Refusal};
 
 use super::{Claim, Entry, State};
 use crate::limits;
+
+/// Refuses what a node announces as its own where that is the CAP's address: it would be without one whenever another
+/// node owns the CAP.
+pub(super) fn check_own(cap: Option<&CapAddress>, control: SocketAddr, data: SocketAddr) -> Result<(), Refusal> {
+    let taken = |(_, own): &(&str, SocketAddr)| cap.is_some_and(|cap| cap.has(&own.ip()));
+    match [("advertise", control), ("data_advertise", data)].into_iter().find(taken) {
+        None => Ok(()),
+        Some((field, own)) => Err(Refusal::invalid(
+            field,
+            &own.to_string(),
+            "that is the CAP's address, which moves with its owner: announce an address of the node's own",
+        )),
+    }
+}
 
 impl State {
     /// The first command of a cluster; the same one again changes nothing.
@@ -33,6 +49,7 @@ impl State {
             let value = format!("{}/{}/{}", timing.heartbeat_ms, timing.election_min_ms, timing.election_max_ms);
             return Err(Refusal::invalid("timing", &value, "heartbeat, shortest and longest election must rise"));
         }
+        check_own(found.cap_address.as_ref(), found.founder.control, found.founder.data)?;
         self.members.put(found.founder.id, found.founder.clone());
         self.members_changed = entry.position;
         self.found = Some(found.clone());

@@ -51,7 +51,7 @@ pub(super) fn peer(letter: char, position: u64) -> Peer {
     Peer {
         cluster: name(&format!("Cluster-{letter}")),
         ca: vec![letter as u8; 300],
-        list: MemberList { cap: cap(letter), position: Position::new(0, position), members },
+        list: MemberList { cap: cap(letter), position: Position::new(0, position), members, cap_addresses: Vec::new() },
         confirmed_at: UnixMillis(0),
     }
 }
@@ -68,6 +68,7 @@ pub(crate) fn founding() -> Found {
         cluster_id: 9,
         ca: vec![b'r'; 300],
         timing: Timing::STANDARD,
+        cap_address: None,
         founder: member(R1, "r1", 1),
     }
 }

@@ -6,6 +6,7 @@ use landfall_proto::id::{Epoch, Fingerprint, Fqdn, MemberId, NodeName, VmId};
 use landfall_proto::model::{Answer, Member, Outcome, Replica, TicketKind};
 use landfall_proto::{Class, Refusal};
 
+use super::cluster::check_own;
 use super::ticket::Purpose;
 use super::{Entry, State};
 use crate::limits;
@@ -63,6 +64,7 @@ impl State {
     /// Admits a node that proved a token; the same key asking again gets the same id.
     pub(super) fn join(&mut self, entry: Entry, ticket: u64, newcomer: &Newcomer<'_>) -> Answer {
         let kept = self.usable_ticket(entry, ticket, &newcomer.key, Purpose::Join)?;
+        self.check_announced(newcomer.control, newcomer.data)?;
         let used = kept.used_by.is_some();
         let TicketKind::Join { witness, replaces } = kept.kind.clone() else {
             return Err(Refusal::new(Class::Refused, "unknown_ticket", "this token admits no node").field("token"));
@@ -146,6 +148,7 @@ impl State {
 
     pub(super) fn readdress(&mut self, entry: Entry, id: MemberId, control: SocketAddr, data: SocketAddr) -> Answer {
         let member = self.require_member(id)?;
+        self.check_announced(control, data)?;
         if (member.control, member.data) != (control, data)
             && let Some(member) = self.members.edit(&id)
         {
@@ -153,6 +156,10 @@ impl State {
             self.members_changed = entry.position;
         }
         Ok(Outcome::Done)
+    }
+
+    fn check_announced(&self, control: SocketAddr, data: SocketAddr) -> Result<(), Refusal> {
+        check_own(self.found.as_ref().and_then(|found| found.cap_address.as_ref()), control, data)
     }
 
     pub(super) fn remove_member(&mut self, entry: Entry, id: MemberId) -> Answer {

@@ -26,8 +26,8 @@ use std::collections::BTreeSet;
 
 use landfall_proto::id::{Fqdn, MemberId, NodeName, Position, PrimaryPattern, Revision, Term, UnixMillis, VmId};
 use landfall_proto::model::{
-    Addresses, Answer, AuthorizationEntry, Command, Departure, Found, Member, MemberList, Outcome, Peer, Primary,
-    Promotion, PromotionId, Proposal, Replica, Return, Rival, Subnet, TestRun, Ticket, Timing,
+    Addresses, Answer, AuthorizationEntry, CapAddress, Command, Departure, Found, Member, MemberList, Outcome, Peer,
+    Primary, Promotion, PromotionId, Proposal, Replica, Return, Rival, Subnet, TestRun, Ticket, Timing,
 };
 use landfall_proto::{Class, Refusal};
 
@@ -248,8 +248,13 @@ impl State {
 
     /// The member list as other clusters are sent it; `None` before the cluster is founded.
     pub fn member_list(&self) -> Option<MemberList> {
-        let cap = self.cap()?.clone();
-        Some(MemberList { cap, position: self.members_changed, members: self.members.values().cloned().collect() })
+        let found = self.found.as_ref()?;
+        Some(MemberList {
+            cap: found.cap.clone(),
+            position: self.members_changed,
+            members: self.members.values().cloned().collect(),
+            cap_addresses: found.cap_address.iter().flat_map(CapAddress::sockets).collect(),
+        })
     }
 
     /// Refuses with `code` when `count` has reached `limit`.

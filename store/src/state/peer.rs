@@ -1,7 +1,7 @@
 //! Paired clusters: one CA is pinned to one CAP name and one name to one CA, and a member list never goes back.
 
 use landfall_proto::id::{Fingerprint, Fqdn, VmId};
-use landfall_proto::model::{Answer, MemberList, Outcome, Peer};
+use landfall_proto::model::{Answer, CapAddress, MemberList, Outcome, Peer};
 use landfall_proto::{Class, Refusal};
 
 use super::ticket::Purpose;
@@ -15,6 +15,10 @@ fn check_list(list: &MemberList) -> Result<(), Refusal> {
     if list.members.is_empty() || list.members.len() > limits::MEMBERS || ids.len() != list.members.len() {
         let value = format!("{} members", list.members.len());
         return Err(Refusal::invalid("members", &value, "a list names each of its 1 to 64 members once"));
+    }
+    if list.cap_addresses.len() > CapAddress::MAX {
+        let value = format!("{} addresses", list.cap_addresses.len());
+        return Err(Refusal::invalid("cap_addresses", &value, "a CAP has one address of each family at most"));
     }
     Ok(())
 }

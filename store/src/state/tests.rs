@@ -250,7 +250,12 @@ fn a_member_list_never_goes_back() {
     let list = |position, names: &[&str]| {
         let member = |(id, name): (usize, &&str)| member(MemberId::from_number(id as u64 + 1), name, 100 + id as u8);
         let members = names.iter().enumerate().map(member).collect();
-        Command::Relist(MemberList { cap: cap('p'), position: Position::new(0, position), members })
+        Command::Relist(MemberList {
+            cap: cap('p'),
+            position: Position::new(0, position),
+            members,
+            cap_addresses: Vec::new(),
+        })
     };
     assert_eq!(bench.refused(list(4, &["p1", "p2"])), "stale_list");
     assert_eq!(bench.refused(list(5, &["p1", "p2"])), "stale_list", "the same position with another content");

@@ -51,7 +51,12 @@ impl Asker {
             members.push(member);
             nodes.push(endpoints);
         }
-        let list = MemberList { cap: cap.clone(), position: Position::new(0, members.len() as u64), members };
+        let list = MemberList {
+            cap: cap.clone(),
+            position: Position::new(0, members.len() as u64),
+            members,
+            cap_addresses: Vec::new(),
+        };
         let own = ClusterTrust { cap, ca: authority.certificate().to_vec(), list: list.clone() };
         trust.set(TrustView { own: Some(own.clone()), peers: Vec::new() });
         let cluster = "Asker".parse().expect("a name");

@@ -8,6 +8,7 @@ use crate::cli::session::{Ended, Session};
 use crate::cli::table::{Facts, Shown, or_dash};
 use crate::surface::WaitSeconds;
 use crate::surface::broker::{BrokerMove, BrokerMoved, BrokerStatus};
+use crate::surface::cap_address::CapAddressStatus;
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum Verb {
@@ -46,6 +47,19 @@ impl Shown for BrokerMoved {
     }
 }
 
+impl CapAddressStatus {
+    /// Where it is and what is wrong with it, for people.
+    pub(in crate::cli) fn lines(&self) -> Vec<String> {
+        let addresses = self.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+        let at = match &self.holder {
+            Some(node) => format!("{addresses} port {}, at {node}", self.port),
+            None => format!("{addresses} port {}, at no node", self.port),
+        };
+        let foreign = self.foreign.iter().map(|who| format!("ALSO HELD BY {who}"));
+        [at].into_iter().chain(self.fault.clone()).chain(foreign).collect()
+    }
+}
+
 impl Shown for BrokerStatus {
     fn text(&self) -> String {
         Facts::default()
@@ -54,6 +68,7 @@ impl Shown for BrokerStatus {
             .fact("owner since", or_dash(self.owner_since))
             .fact("term", or_dash(self.term))
             .fact("address", or_dash(self.address))
+            .each("address", self.cap_address.iter().flat_map(CapAddressStatus::lines))
             .text()
     }
 }

@@ -2,13 +2,15 @@
 
 use clap::Subcommand;
 use hyper::Method;
-use landfall_proto::id::{ClusterName, Fqdn};
+use landfall_proto::id::{ClusterName, Fqdn, InterfaceName};
+use landfall_proto::model::HostAddress;
 
 use crate::cli::amount::timeout;
 use crate::cli::later::{Later, comes_later};
 use crate::cli::session::{Ended, Session};
 use crate::cli::table::{Facts, Shown, Table, or_dash, word};
 use crate::surface::WaitSeconds;
+use crate::surface::cap_address::CapAddressStatus;
 use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterLeave, ClusterLeft, ClusterStatus};
 
 #[derive(Debug, Subcommand)]
@@ -21,6 +23,14 @@ pub(in crate::cli) enum Verb {
         /// The name of its client access point, which primaries replicate to. Example: --cap r-broker-cap.contoso.com
         #[arg(long, value_name = "FQDN")]
         cap: Fqdn,
+        /// An address of the client access point that moves with its owner, with its mask; one of IPv4, one of IPv6.
+        /// Example: --cap-address 10.0.0.50/24,fd00::50/64
+        #[arg(long, value_name = "ADDRESS/BITS", value_delimiter = ',', num_args = 1, requires = "cap_interface")]
+        cap_address: Vec<HostAddress>,
+        /// The interface that has that address at the owner; a node's file can name another one (cap_interface).
+        /// Example: --cap-interface eth0
+        #[arg(long, value_name = "INTERFACE", num_args = 1, requires = "cap_address")]
+        cap_interface: Option<InterfaceName>,
     },
     /// Makes this agent a member of a cluster. Repeating it after a lost answer is safe.
     Join {
@@ -49,8 +59,9 @@ const LEAVE_SECONDS: u64 = 3660;
 
 pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result<(), Ended> {
     let answer = match verb {
-        Verb::Init { name, cap } => {
-            session.ask(Method::POST, "/v1/cluster", Some(&ClusterInit { name, cap }), None, "founding").await?
+        Verb::Init { name, cap, cap_address, cap_interface } => {
+            let init = ClusterInit { name, cap, cap_address, cap_interface };
+            session.ask(Method::POST, "/v1/cluster", Some(&init), None, "founding").await?
         }
         Verb::Join { token } => {
             let token = session.console().secret(token)?;
@@ -88,6 +99,7 @@ impl Shown for ClusterStatus {
             .fact("role", word(&self.role))
             .fact("owner", or_dash(self.owner.as_ref()))
             .fact("term", or_dash(self.term))
+            .each("cap address", self.cap_address.iter().flat_map(CapAddressStatus::lines))
             .fact("quorate", if self.quorate { "yes" } else { "no" })
             .fact("settings revision", self.settings_revision)
             .fact("tolerates losses", self.tolerates_losses)

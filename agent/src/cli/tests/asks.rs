@@ -37,7 +37,12 @@ fn reads() -> Vec<Ask> {
 
 fn cluster_changes() -> Vec<Ask> {
     let (cluster, token) = (shape(samples::cluster_status()), shape(samples::token_created()));
-    let init = json!({"name": "Cluster-R", "cap": "r-broker-cap.contoso.com"});
+    let init = |address: &[&str], interface: Option<&str>| {
+        json!({
+            "name": "Cluster-R", "cap": "r-broker-cap.contoso.com", "cap_address": address, "cap_interface": interface,
+        })
+    };
+    let both = init(&["10.0.0.50/24", "fd00::50/64"], Some("eth0"));
     let plain = json!({"witness": false, "ttl_seconds": null, "replaces": null});
     let witness = json!({"witness": true, "ttl_seconds": 900, "replaces": "r2"});
     let (id, removed) = (json!("000000000000001f"), json!({"node": "r1", "id": 1}));
@@ -48,7 +53,19 @@ fn cluster_changes() -> Vec<Ask> {
     let leave = |force: bool, wait: Option<u64>| json!({"force": force, "wait_seconds": wait});
     let unpaired = json!({"cap": "p.contoso.com", "stopped": []});
     vec![
-        ("cluster init --name Cluster-R --cap r-broker-cap.contoso.com", "cluster_init", init, cluster.clone()),
+        (
+            "cluster init --name Cluster-R --cap r-broker-cap.contoso.com",
+            "cluster_init",
+            init(&[], None),
+            cluster.clone(),
+        ),
+        (
+            "cluster init --name Cluster-R --cap r-broker-cap.contoso.com --cap-address 10.0.0.50/24,fd00::50/64 \
+             --cap-interface eth0",
+            "cluster_init",
+            both,
+            cluster.clone(),
+        ),
         ("cluster join T", "cluster_join", json!({"token": "T"}), cluster),
         ("token create", "token_create", plain, token.clone()),
         ("token create --witness --ttl 15m --replaces r2", "token_create", witness, token),

@@ -99,7 +99,7 @@ fn an_answer_that_is_none_is_a_failure() {
 
 #[test]
 fn a_line_that_does_not_parse_is_exit_2_and_names_the_argument() {
-    let lines: [(&[&str], &str, &str); 9] = [
+    let lines: [(&[&str], &str, &str); 13] = [
         (&["vm", "enable", "web"], "required", "--to <CAP>"),
         (&["vm", "enable", "web", "--to", "r.x.com", "--frequency", "31"], "30, 300 or 900", "--frequency"),
         (&["vm", "enable", "web", "--to", "10.0.0.1"], "CAP's name", "--to"),
@@ -107,6 +107,18 @@ fn a_line_that_does_not_parse_is_exit_2_and_names_the_argument() {
         (&["vm", "move", "web", "--to", "r2", "--timeout", "5"], "30s, 15m", "--timeout"),
         (&["settings", "set", "novalue"], "KEY=VALUE", "KEY=VALUE"),
         (&["cluster", "init", "--name", "C", "--cap", "short"], "fully qualified", "--cap"),
+        (
+            &["cluster", "init", "--name", "C", "--cap", "c.x.com", "--cap-address", "10.0.0.5/24"],
+            "required",
+            "--cap-interface",
+        ),
+        (
+            &["cluster", "init", "--name", "C", "--cap", "c.x.com", "--cap-interface", "eth0"],
+            "required",
+            "--cap-address",
+        ),
+        (&["cluster", "init", "--cap-address", "10.0.0.5"], "mask", "--cap-address"),
+        (&["cluster", "init", "--cap-interface", "a/b"], "network interface", "--cap-interface"),
         (&["vm", "lst"], "lst", ""),
         (&["vm"], "missing", ""),
     ];

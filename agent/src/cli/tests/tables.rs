@@ -38,6 +38,7 @@ node               r1
 role               voter
 owner              r1
 term               3
+cap address        10.0.0.50/24,fd00::50/64 port 7443, at r1
 quorate            yes
 settings revision  12
 tolerates losses   0

@@ -24,6 +24,22 @@ pub struct Facts {
     pub replicas: u32,
     /// Its version of Landfall.
     pub version: String,
+    /// How it stands with the CAP's own address.
+    #[serde(default)]
+    pub cap_address: CapAddressFacts,
+}
+
+/// What a node says of the CAP's own address.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CapAddressFacts {
+    /// Whether it has it.
+    pub held: bool,
+    /// Why it cannot have it.
+    pub fault: Option<String>,
+    /// Who else has it.
+    pub foreign: Option<String>,
+    /// Why it is not announced.
+    pub unannounced: Option<String>,
 }
 
 /// The VM service of a node.

@@ -16,7 +16,7 @@ use landfall_proto::id::{Fqdn, MemberId, UnixMillis};
 use landfall_proto::{Class, Refusal};
 use tokio::sync::watch;
 
-pub use facts::{Facts, StorageFacts, VmServiceFacts};
+pub use facts::{CapAddressFacts, Facts, StorageFacts, VmServiceFacts};
 pub use transport::{GossipInbox, GossipLinks};
 
 /// Time between two rounds. With the same value as the detector's prior a silent node is suspected after about two

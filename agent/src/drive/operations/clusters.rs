@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use landfall_proto::id::{MemberId, NodeName};
 use landfall_proto::invitation::{self, Purpose};
-use landfall_proto::model::{Command, Member, TicketKind};
+use landfall_proto::model::{CapAddress, Command, HostAddress, IpAddr, Member, TicketKind};
 use landfall_proto::{Class, Refusal};
 use landfall_store::state::State;
 
+use super::cap_address;
 use crate::drive::control::Control;
 use crate::drive::events::Happening;
 use crate::drive::gossip::Facts;
@@ -31,6 +32,10 @@ pub fn status(node: &Node) -> Result<ClusterStatus, Refusal> {
         warnings
             .push("two voters: no loss can be survived; add a witness (landfall token create --witness)".to_owned());
     }
+    for (unfit, why) in cap_address::unfit(node, &state) {
+        warnings.push(format!("{unfit} cannot have the CAP's address: {why}"));
+    }
+    let owner = owner(node, &state);
     let members = state
         .members
         .values()
@@ -47,8 +52,9 @@ pub fn status(node: &Node) -> Result<ClusterStatus, Refusal> {
         cap: found.cap.clone(),
         node: node.name.clone(),
         role: state.members.get(&node.me).map_or(MemberRole::Learner, |member| role(node, member)),
-        owner: owner(node, &state),
-        term: owner(node, &state).and(state.claim.as_ref().map(|claim| claim.term)),
+        term: owner.as_ref().and(state.claim.as_ref().map(|claim| claim.term)),
+        cap_address: cap_address::status(node, &state, owner.as_ref()),
+        owner,
         quorate: consensus.leader.is_some() && has_majority(node),
         settings_revision: state.settings.revision,
         members,
@@ -57,7 +63,6 @@ pub fn status(node: &Node) -> Result<ClusterStatus, Refusal> {
     })
 }
 
-/// The owner as far as this agent knows: the member that claimed the CAP last, while consensus has a leader.
 /// The owner as far as this node can tell: nobody where it would be this node and its lease is over, nor where too few
 /// voters answer for anybody to act.
 fn owner(node: &Node, state: &State) -> Option<NodeName> {
@@ -79,9 +84,15 @@ pub fn broker(node: &Node) -> Result<BrokerStatus, Refusal> {
         cap,
         owner_since: claim.map(|claim| claim.since.into()),
         term: claim.map(|claim| claim.term),
+        address: state.found.as_ref().and_then(|found| found.cap_address.as_ref()).and_then(first),
+        cap_address: cap_address::status(node, &state, owner.as_ref()),
         owner,
-        address: None,
     })
+}
+
+/// The address that stands for all of them.
+fn first(cap: &CapAddress) -> Option<IpAddr> {
+    cap.addresses().first().map(HostAddress::ip)
 }
 
 fn has_majority(node: &Node) -> bool {

@@ -13,7 +13,7 @@ use landfall_store::State;
 use tokio::time::{Instant, timeout_at};
 
 use super::network::planned;
-use super::{clusters, vms};
+use super::{cap_address, clusters, vms};
 use crate::decide::doctor::{ClusterFact, Facts, LineFact, NodeFact, RoomFact, findings};
 use crate::decide::placement::Candidate;
 use crate::drive::control::Control;
@@ -49,7 +49,12 @@ pub async fn examine(control: &Control, wait: Option<WaitSeconds>) -> Result<Doc
     let node = &control.node;
     let state = node.state();
     let mut facts = committed(node, &state)?;
-    let (others, listed) = tokio::join!(try_all(node, &state, end), timeout_at(end, vms::list(control)));
+    let dialled = cap_address::dial(node, &state, end);
+    let (others, listed, dialled) =
+        tokio::join!(try_all(node, &state, end), timeout_at(end, vms::list(control)), dialled);
+    if let Some(fact) = &mut facts.cap_address {
+        fact.dialled = dialled;
+    }
     for (label, tried) in others {
         match tried {
             Some(tried) => {
@@ -106,6 +111,7 @@ fn committed(node: &Node, state: &State) -> Result<Facts, Refusal> {
                 node_fact(state, candidate, is_live, behind)
             })
             .collect(),
+        cap_address: cap_address::fact(node, state, status.owner.as_ref()),
         certificates: own.map(|until| (node.name.to_string(), until)).into_iter().collect(),
         peers: state.peers.iter().map(|(cap, peer)| (cap.clone(), peer.confirmed_at)).collect(),
         left_static: state

@@ -1,6 +1,7 @@
 //! What an agent does for those on its machine: [`Operations`], carried out on the running agent.
 
 mod adjusting;
+mod cap_address;
 mod census;
 mod clusters;
 mod discarding;
@@ -90,7 +91,20 @@ impl Agent {
 #[async_trait]
 impl Operations for Agent {
     async fn cluster_init(&self, request: ClusterInit) -> Result<ClusterStatus, Refusal> {
-        self.found(request.name, request.cap).await?;
+        let ClusterInit { name, cap, cap_address, cap_interface } = request;
+        let address = match (cap_address.is_empty(), cap_interface) {
+            (true, None) => None,
+            (false, Some(interface)) => Some((cap_address, interface)),
+            (true, Some(interface)) => {
+                let remedy = "give cap_address as well, or neither";
+                return Err(Refusal::invalid("cap_interface", interface.as_str(), remedy));
+            }
+            (false, None) => {
+                let given: Vec<String> = cap_address.iter().map(ToString::to_string).collect();
+                return Err(Refusal::invalid("cap_address", &given.join(","), "give cap_interface as well"));
+            }
+        };
+        self.found(name, cap, address).await?;
         self.settled(self.member()?.as_ref()).await
     }
 

@@ -83,6 +83,7 @@ pub async fn stand_when_due(node: Node) {
             me: node.me,
             voters: status.voters.clone(),
             witness: node.config.witness,
+            unfit: node.cap_address.as_ref().is_some_and(|keeper| keeper.standing().fault.is_some()),
             hears: status.is_leader || hears(&node),
             still: now.since(grew.1),
             answers: BTreeMap::new(),

@@ -1,5 +1,6 @@
 //! One node: its folder, its configuration file, its agent and whatever that starts.
 
+use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -34,12 +35,20 @@ pub struct NodeSpec {
     pub config: Table,
     /// Further environment of its agent.
     pub environment: Vec<(String, String)>,
+    /// The command that starts its agent, in front of the program: `ip netns exec NAME`.
+    pub within: Vec<String>,
 }
 
 impl NodeSpec {
     /// A node that hosts VMs.
     pub fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), witness: false, config: Table::new(), environment: Vec::new() }
+        Self {
+            name: name.to_owned(),
+            witness: false,
+            config: Table::new(),
+            environment: Vec::new(),
+            within: Vec::new(),
+        }
     }
 
     /// A witness.
@@ -171,8 +180,9 @@ impl Node {
             return;
         }
         running.ports.release();
-        let mut command = self.command();
-        command.arg("agent").arg("--config").arg(self.config_file());
+        let mut words = self.spec.within.iter().map(AsRef::<OsStr>::as_ref).chain([self.binary.as_os_str()]);
+        let mut command = self.command_of(words.next().unwrap_or_default());
+        command.args(words).arg("agent").arg("--config").arg(self.config_file());
         command.envs(self.spec.environment.iter().map(|(name, value)| (name, value)));
         let log = self.open_log();
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);
@@ -325,8 +335,12 @@ impl Node {
     }
 
     fn command(&self) -> Command {
+        self.command_of(self.binary.as_os_str())
+    }
+
+    fn command_of(&self, program: &OsStr) -> Command {
         let (name, value) = self.family.variable();
-        let mut command = Command::new(&self.binary);
+        let mut command = Command::new(program);
         // A log that is searched and shown has no colours.
         command.env(name, value).env("LANDFALL_SOCKET", self.socket()).env("NO_COLOR", "1").current_dir(&self.folder);
         command

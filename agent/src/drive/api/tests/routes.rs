@@ -15,7 +15,9 @@ async fn every_route_reaches_its_operation() {
         "start_at": "2026-11-22T18:30:00.000Z", "limit": "0.5", "exclude": ["vdb"], "wait_seconds": 60,
     });
     let entry = json!({"primary": "*.contoso.com", "storage": "default", "trust_group": "T1"});
-    let init = json!({"name": "Cluster-R", "cap": "r-broker-cap.contoso.com"});
+    let init = json!({
+        "name": "Cluster-R", "cap": "r-broker-cap.contoso.com", "cap_address": ["10.0.0.50/24"], "cap_interface": "eth0",
+    });
     let diff = json!({"from": 4, "to": 5, "limit": 10});
     let seed = json!({"action": "import", "dir": "/tmp/seed", "wait_seconds": null});
     let export = json!({"point": 5, "dir": "/tmp/out", "wait_seconds": null});
