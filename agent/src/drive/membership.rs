@@ -149,16 +149,9 @@ impl Membership {
         membership.run(follow_lists(node.clone(), wire, papers));
         membership.run(found(node.clone(), membership.enrolment.found.clone()));
         membership.run(watch_disk(node.clone(), health, membership.broken.clone()));
-        membership.run(node.owner.clone().run());
-        membership.run(owner::stand_when_due(node.clone()));
-        membership.run(cap_address::keep(node.clone()));
-        membership.run(group::keep_in_step(node.clone()));
-        membership.run(loss::watch_over(node.clone(), down));
-        membership.run(peers::keep_fresh(node.clone()));
+        membership.own(&node, down);
         membership.run(gossiping(node.clone(), gossip, view));
         membership.run(confirmed.run(node.clone()));
-        membership.run(copies::owner::keep(node.clone()));
-        membership.run(draining::keep(node.clone()));
         membership.act(&node, replicas.clone().run());
         membership.act(&node, senders.run());
         membership.act(&node, failover.run());
@@ -168,6 +161,18 @@ impl Membership {
         membership.run(serve::accept(node.calls.endpoint(Alpn::Control).clone(), services.clone()));
         membership.run(serve::accept(node.calls.endpoint(Alpn::Data).clone(), services));
         Ok(membership)
+    }
+
+    /// Runs what belongs to owning the CAP, and to standing for it.
+    fn own(&self, node: &Node, down: watch::Sender<DownSince>) {
+        self.run(node.owner.clone().run());
+        self.run(owner::stand_when_due(node.clone()));
+        self.run(cap_address::keep(node.clone()));
+        self.run(group::keep_in_step(node.clone()));
+        self.run(loss::watch_over(node.clone(), down));
+        self.run(peers::keep_fresh(node.clone()));
+        self.run(copies::owner::keep(node.clone()));
+        self.run(draining::keep(node.clone()));
     }
 
     fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
