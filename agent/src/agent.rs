@@ -289,7 +289,7 @@ impl Agent {
     }
 
     /// Makes ready to stop: takes the CAP over from nobody any more, and hands it to another node where this one owns it.
-    /// Returns after [`HAND_OVER_DEADLINE`] at the latest, whatever came of it.
+    /// Returns after `HAND_OVER_DEADLINE` at the latest, whatever came of it.
     pub async fn retire(&self) {
         let Some(membership) = self.membership() else { return };
         let node = &membership.control.node;

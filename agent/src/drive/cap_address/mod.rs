@@ -1,7 +1,7 @@
 //! The CAP's address on this node: held while this agent acts as the owner, gone by itself when the agent is.
 //!
-//! What may be done when is [`crate::decide::cap_address`]. Here are the thread that does it ([`keeper`]), what it asks of
-//! the machine ([`host`]: addresses by [`kernel`], announcements by [`wire`] and [`frame`]), and the handle of the rest of
+//! What may be done when is [`crate::decide::cap_address`]. Here are the thread that does it (`keeper`), what it asks of
+//! the machine ([`host`]: addresses by [`kernel`], announcements by `wire` and `frame`), and the handle of the rest of
 //! the agent.
 
 mod frame;

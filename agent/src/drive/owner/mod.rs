@@ -4,7 +4,7 @@
 //! [`crate::decide::lease`]. Being leader is no authority: everything that acts for the CAP asks [`Owner::acting`], which
 //! reads the clock. A witness that wins an election only lets a data node catch up and then stands back.
 //!
-//! An owner stops acting in one way only, [`Owner::step_down`], whatever the reason: what it holds as the owner is given
+//! An owner stops acting in one way only, `Owner::step_down`, whatever the reason: what it holds as the owner is given
 //! back there ([`GiveBack`]), before anybody else may own the CAP.
 
 mod hand_over;
