@@ -2,6 +2,7 @@
 
 mod registration;
 mod staging;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use landfall_proto::{Class, Refusal};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, sleep, timeout};
 
+use self::wanted::Committed;
 use crate::decide::points::Scrubbable;
 use crate::drive::events::Happening;
 use crate::drive::image::durable;
@@ -119,9 +121,10 @@ impl Replicas {
     async fn opened(&self, replica: &Replica) -> Result<ReplicaStore, Refusal> {
         let (vm, folder) = (replica.vm.id, self.folder(&replica.storage, replica.vm.id)?);
         let acknowledged = self.has_acknowledged(replica);
+        let wants = Arc::new(Committed::of(&self.node, vm));
         blocking(move || match acknowledged {
-            true => ReplicaStore::open_acknowledged(&folder, vm),
-            false => ReplicaStore::open(&folder, vm),
+            true => ReplicaStore::open_acknowledged(&folder, vm, wants),
+            false => ReplicaStore::open_wanted(&folder, vm, wants),
         })
         .await
     }

@@ -202,6 +202,11 @@ impl Consensus {
         }
     }
 
+    /// Whether [`Consensus::caught_up`] would return now.
+    pub fn has_caught_up(&self) -> bool {
+        self.inner.raft.metrics().borrow().last_applied >= self.inner.last
+    }
+
     /// Makes `members`, all of them new and empty, the first voters. Does nothing where there is a log already.
     pub async fn found(&self, members: BTreeSet<MemberId>) -> Result<(), ProposeError> {
         let nodes: std::collections::BTreeMap<u64, EmptyNode> =

@@ -42,10 +42,28 @@ impl Drop for FolderLock {
     }
 }
 
+/// What somebody may come to read, who has not begun to: a failover is committed before its point is pinned, and a crash
+/// in between must not let the point go.
+pub trait Wants: std::fmt::Debug + Send + Sync {
+    /// Whether the point `sequence` has to stay listed.
+    fn wants(&self, sequence: u64) -> bool;
+}
+
+/// Nobody wants anything.
+#[derive(Clone, Copy, Debug)]
+pub struct Nothing;
+
+impl Wants for Nothing {
+    fn wants(&self, _sequence: u64) -> bool {
+        false
+    }
+}
+
 /// What a store and its readers share.
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) layout: Layout,
+    wants: Arc<dyn Wants>,
     held: Mutex<Held>,
     names: RwLock<()>,
 }
@@ -61,8 +79,8 @@ struct Held {
 }
 
 impl Shared {
-    pub(super) fn new(layout: Layout) -> Arc<Self> {
-        Arc::new(Self { layout, held: Mutex::default(), names: RwLock::default() })
+    pub(super) fn new(layout: Layout, wants: Arc<dyn Wants>) -> Arc<Self> {
+        Arc::new(Self { layout, wants, held: Mutex::default(), names: RwLock::default() })
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -80,8 +98,9 @@ impl Shared {
         self.names.write().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a point stays listed and its files as they are: somebody reads it, or will.
     pub(super) fn is_pinned(&self, sequence: u64) -> bool {
-        self.held().pins.contains_key(&sequence)
+        self.held().pins.contains_key(&sequence) || self.wants.wants(sequence)
     }
 
     pub(super) fn has_pins(&self) -> bool {

@@ -4,6 +4,7 @@ use landfall_proto::id::{Epoch, Fingerprint, Root, SenderEpoch};
 use landfall_proto::message::control::PointState;
 use landfall_proto::message::data::{Content, Extent, Tip};
 
+use super::pins::Nothing;
 use super::test_primary::{Primary, VM, check_points, epochs, exported, listed, stage};
 use super::*;
 use crate::drive::image::extent;
@@ -370,7 +371,7 @@ fn a_replica_that_was_acknowledged_is_never_begun_anew_where_its_storage_is_not_
     std::fs::create_dir(&mounted).unwrap();
     std::fs::rename(folder.path().join("r"), mounted.join("r")).unwrap();
     let refused = |what: &str| {
-        let refusal = ReplicaStore::open_acknowledged(&replica, VM).unwrap_err();
+        let refusal = ReplicaStore::open_acknowledged(&replica, VM, Arc::new(Nothing)).unwrap_err();
         assert_eq!(refusal.code, "replica_missing", "{what}");
         assert!(refusal.message.contains(&*replica.to_string_lossy()), "{refusal}");
     };
@@ -387,7 +388,7 @@ fn a_replica_that_was_acknowledged_is_never_begun_anew_where_its_storage_is_not_
     std::fs::remove_dir_all(&location).unwrap();
     assert!(ReplicaStore::open(&replica, VM).is_err(), "a location that is not there is not made");
     std::fs::rename(&mounted, &location).unwrap();
-    check_points(&ReplicaStore::open_acknowledged(&replica, VM).unwrap(), &primary.history);
+    check_points(&ReplicaStore::open_acknowledged(&replica, VM, Arc::new(Nothing)).unwrap(), &primary.history);
 }
 
 #[test]
@@ -399,7 +400,7 @@ fn a_replica_whose_first_point_is_only_staged_is_not_missing() {
     let set = primary.set_with(None);
     stage(&mut store, &set, &extents).unwrap();
     drop(store);
-    let mut store = ReplicaStore::open_acknowledged(&folder.path().join("r"), VM).unwrap();
+    let mut store = ReplicaStore::open_acknowledged(&folder.path().join("r"), VM, Arc::new(Nothing)).unwrap();
     store.commit().unwrap();
 }
 

@@ -19,7 +19,7 @@ use super::chain;
 use super::export::PinnedPoint;
 use super::layout::{APPLYING, FILES_MAX, LOGS, Layout, MANIFEST, is_point_name};
 use super::manifest::{self, Manifest, POINTS_MAX, PointEntry, RECOVERY_POINTS_MAX, SenderSeen};
-use super::pins::{FolderLock, Pin, Shared};
+use super::pins::{FolderLock, Nothing, Pin, Shared, Wants};
 use super::proofs::Proofs;
 use super::run::{self, Runs};
 use super::stage::Staging;
@@ -92,13 +92,18 @@ impl ReplicaStore {
     /// A commit that cannot be completed (a full disk) does not keep the listed points from being read: see
     /// [`ReplicaStore::fault`].
     pub fn open(folder: &Path, vm: VmId) -> Result<Self, Refusal> {
+        Self::open_wanted(folder, vm, Arc::new(Nothing))
+    }
+
+    /// As [`ReplicaStore::open`], where points that `wants` names stay listed.
+    pub fn open_wanted(folder: &Path, vm: VmId, wants: Arc<dyn Wants>) -> Result<Self, Refusal> {
         make_folder(folder)?;
         let layout = Layout::new(folder);
         let lock = FolderLock::take(&layout)?;
         let manifest = load_manifest(&layout, vm)?;
         let proofs = Proofs::load(&layout);
         let mut store = Self {
-            shared: Shared::new(layout),
+            shared: Shared::new(layout, wants),
             manifest,
             staging: None,
             applying: None,
@@ -117,11 +122,11 @@ impl ReplicaStore {
         Ok(store)
     }
 
-    /// As [`ReplicaStore::open`], for a replica of which this node has acknowledged something: see
+    /// As [`ReplicaStore::open_wanted`], for a replica of which this node has acknowledged something: see
     /// [`check_acknowledged`].
-    pub fn open_acknowledged(folder: &Path, vm: VmId) -> Result<Self, Refusal> {
+    pub fn open_acknowledged(folder: &Path, vm: VmId, wants: Arc<dyn Wants>) -> Result<Self, Refusal> {
         check_acknowledged(folder)?;
-        Self::open(folder, vm)
+        Self::open_wanted(folder, vm, wants)
     }
 
     fn recover(&mut self) -> Result<(), Refusal> {
