@@ -1,5 +1,7 @@
 //! What a session may and may not do to a replica, and what survives the session.
 
+use std::sync::Arc;
+
 use landfall_proto::id::{Epoch, Fingerprint, Root, SenderEpoch};
 use landfall_proto::message::control::PointState;
 use landfall_proto::message::data::{Content, Extent, Tip};
