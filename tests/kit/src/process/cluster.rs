@@ -10,6 +10,8 @@ use super::eventually::eventually;
 use super::guardian::Guardian;
 use super::node::{Node, NodeSpec};
 
+/// How many members vote at least, where there are as many.
+const VOTERS: usize = 3;
 /// How long a cluster may take until every member sees every other.
 const FORM_MAX: Duration = Duration::from_secs(60);
 
@@ -164,7 +166,7 @@ impl Cluster {
         self.wait_formed();
     }
 
-    /// Waits until every running member has a quorum and lists all nodes of this harness.
+    /// Waits until every running member has a quorum, lists all nodes of this harness, and three of them vote.
     pub fn wait_formed(&self) {
         for node in self.nodes.iter().filter(|node| node.agent_id().is_some()) {
             eventually(FORM_MAX, &format!("{} to see all of {}", node.name(), self.name), || {
@@ -172,9 +174,14 @@ impl Cluster {
                 let listed: Vec<&str> = members(&status).collect();
                 let missing: Vec<&str> =
                     self.nodes.iter().map(Node::name).filter(|name| !listed.contains(name)).collect();
-                match (status["quorate"].as_bool(), missing.as_slice()) {
-                    (Some(true), []) => Ok(()),
-                    (quorate, missing) => Err(format!("quorate {quorate:?}, not listed {missing:?}")),
+                // A member votes once it has been up for a while: until then the loss of another may be one too many.
+                let voting = roles(&status).filter(|role| ["voter", "witness"].contains(role)).count();
+                let enough = voting >= self.nodes.len().min(VOTERS);
+                match (status["quorate"].as_bool(), missing.as_slice(), enough) {
+                    (Some(true), [], true) => Ok(()),
+                    (quorate, missing, _) => {
+                        Err(format!("quorate {quorate:?}, not listed {missing:?}, {voting} members vote"))
+                    }
                 }
             });
         }
@@ -195,6 +202,10 @@ impl Drop for Cluster {
             }
         }
     }
+}
+
+fn roles(status: &Value) -> impl Iterator<Item = &str> {
+    status["members"].as_array().into_iter().flatten().filter_map(|member| member["role"].as_str())
 }
 
 fn members(status: &Value) -> impl Iterator<Item = &str> {
