@@ -69,10 +69,13 @@ pub fn hears(node: &Node) -> bool {
     heard.is_some_and(|at| node.outside.clock.now().since(at) < node.owner.lease)
 }
 
-/// Lets this node stand for election while it is due to, until the task is dropped.
+/// Lets this node stand for election while it is due to, until the task is dropped. openraft draws once in its life how long
+/// it waits, so two nodes that begin to wait together would stand in step for ever, each for itself: whoever is still due
+/// after a lease sits every other round out, by the toss of a coin.
 pub async fn stand_when_due(node: Node) {
     let lease = node.owner.lease;
     let mut grew = (None, node.outside.clock.now());
+    let mut rounds = 0;
     loop {
         let status = node.consensus.status();
         let now = node.outside.clock.now();
@@ -92,7 +95,8 @@ pub async fn stand_when_due(node: Node) {
             Some(due) => due,
             None => ask(&node, &mut hearing, lease).await,
         };
-        node.owner.standing.set(due);
+        rounds = if due { rounds + 1 } else { 0 };
+        node.owner.standing.set(due && (rounds <= ROUNDS_PER_LEASE || node.outside.random.u128() % 2 == 0));
         sleep(lease / ROUNDS_PER_LEASE).await;
     }
 }
