@@ -96,7 +96,7 @@ pub async fn stand_when_due(node: Node) {
             None => ask(&node, &mut hearing, lease).await,
         };
         rounds = if due { rounds + 1 } else { 0 };
-        node.owner.standing.set(due && (rounds <= ROUNDS_PER_LEASE || node.outside.random.u128() % 2 == 0));
+        node.owner.standing.set(due && (rounds <= ROUNDS_PER_LEASE || node.outside.random.u128().is_multiple_of(2)));
         sleep(lease / ROUNDS_PER_LEASE).await;
     }
 }
