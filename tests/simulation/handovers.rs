@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use landfall_agent::surface::broker::BrokerMove;
+use landfall_agent::surface::broker::{BrokerMove, BrokerMoved};
 use landfall_agent::surface::operations::Operations;
 use landfall_kit::sim::Weather;
+use landfall_proto::Refusal;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::seeds::each_seed;
@@ -44,6 +46,13 @@ fn the_cap_is_given_at_once() {
     each_seed("handovers::the_cap_is_given_at_once", 8, moves);
 }
 
+/// Asks the owner to give the CAP to `next`, and goes on.
+fn asked(world: &World, owner: usize, next: usize) -> JoinHandle<Result<BrokerMoved, Refusal>> {
+    let request = BrokerMove { to: world.node(next).name.clone() };
+    let agent = world.agent(owner).clone();
+    tokio::spawn(async move { Box::pin(agent.broker_move(request)).await })
+}
+
 /// A cut in the middle of it: of either side or of a bystander, at any moment, in any direction.
 async fn cut_on_the_way(seed: u64) -> String {
     let world = World::founded(seed, Weather::CALM).await;
@@ -52,9 +61,7 @@ async fn cut_on_the_way(seed: u64) -> String {
         world.pass(SETTLED).await;
         let owner = world.owner().expect("somebody owns the CAP");
         let (next, cut) = ((owner + 1) % NODES, (owner + draw as usize) % NODES);
-        let request = BrokerMove { to: world.node(next).name.clone() };
-        let agent = world.agent(owner).clone();
-        let asked = tokio::spawn(async move { Box::pin(agent.broker_move(request)).await });
+        let asked = asked(&world, owner, next);
         // The stop, the pause, the commit, the votes and the claim take about a tenth of a second.
         world.pass(Duration::from_millis(draw * 13 % 130)).await;
         match draw % 3 {
@@ -86,9 +93,7 @@ async fn heir_dies(seed: u64) -> String {
     world.pass(SETTLED).await;
     let owner = world.owner().expect("somebody owns the CAP");
     let next = (owner + 1) % NODES;
-    let request = BrokerMove { to: world.node(next).name.clone() };
-    let agent = world.agent(owner).clone();
-    let asked = tokio::spawn(async move { Box::pin(agent.broker_move(request)).await });
+    let asked = asked(&world, owner, next);
     world.pass(Duration::from_millis(seed * 17 % 120)).await;
     world.kill(next).await;
     let took = world.until("an owner", OWNER_DEADLINE, |world| world.owner().is_some_and(|at| at != next)).await;

@@ -4,7 +4,7 @@ use landfall_proto::id::{Epoch, Position, UnixMillis};
 use landfall_proto::model::{Frequency, Joiner, VmSpec};
 use proptest::prelude::*;
 
-use super::super::placement::Room;
+use super::super::placement::candidate;
 use super::*;
 
 fn id(number: u64) -> MemberId {
@@ -13,18 +13,6 @@ fn id(number: u64) -> MemberId {
 
 fn set(numbers: &[u64]) -> BTreeSet<MemberId> {
     numbers.iter().map(|number| id(*number)).collect()
-}
-
-fn candidate(number: u64) -> Candidate {
-    Candidate {
-        member: id(number),
-        node: format!("r{number}").parse().unwrap(),
-        witness: false,
-        standing: Standing::Up,
-        drained: false,
-        vm_service_fault: None,
-        rooms: vec![Room { name: "default".parse().unwrap(), free_bytes: 1 << 40, promised_bytes: 0, fault: None }],
-    }
 }
 
 fn replica(in_sync: &[u64]) -> Replica {

@@ -7,7 +7,6 @@
 use std::collections::BTreeSet;
 
 use landfall_proto::id::MemberId;
-use landfall_proto::message::broker::PassedOver;
 use landfall_proto::model::Replica;
 
 use super::copies::complaint;
@@ -105,15 +104,10 @@ fn chosen<'a>(
     let bytes = replica.vm.disks.iter().fold(0u64, |sum, disk| sum.saturating_add(disk.bytes));
     let wish = Wish { storage: replica.storage.clone(), bytes, except: None };
     let (chosen, passed_over) = placement::choose(&free, &wish, seed);
-    chosen.ok_or_else(|| told(&passed_over))
-}
-
-fn told(passed_over: &[PassedOver]) -> String {
-    if passed_over.is_empty() {
-        return "there is none".to_owned();
-    }
-    let reasons: Vec<String> = passed_over.iter().map(|one| format!("{}: {}", one.node, one.reason)).collect();
-    reasons.join("; ")
+    chosen.ok_or_else(|| match passed_over.is_empty() {
+        true => "there is none".to_owned(),
+        false => placement::told(&passed_over),
+    })
 }
 
 #[cfg(test)]
@@ -121,7 +115,6 @@ mod tests {
     use landfall_proto::id::{Position, UnixMillis};
     use landfall_proto::model::{Handover, Joiner};
 
-    use super::placement::Room;
     use super::*;
 
     fn id(number: u64) -> MemberId {
@@ -129,15 +122,7 @@ mod tests {
     }
 
     fn candidate(number: u64) -> Candidate {
-        Candidate {
-            member: id(number),
-            node: format!("r{number}").parse().unwrap(),
-            witness: false,
-            standing: Standing::Up,
-            drained: number == 1,
-            vm_service_fault: None,
-            rooms: vec![Room { name: "default".parse().unwrap(), free_bytes: 1 << 40, promised_bytes: 0, fault: None }],
-        }
+        Candidate { drained: number == 1, ..placement::candidate(number) }
     }
 
     fn replica(holder: u64, in_sync: &[u64]) -> Replica {

@@ -66,6 +66,17 @@ fn told(holder: HolderFigures, possible: usize) -> Told {
     Told { holder: Some(holder), copies: Vec::new(), possible }
 }
 
+fn holding(points: Vec<Point>) -> HolderFigures {
+    HolderFigures {
+        branches: Vec::new(),
+        epoch: Epoch::from_number(4),
+        points,
+        received: Default::default(),
+        fault: None,
+        damage: None,
+    }
+}
+
 #[test]
 fn a_fresh_point_is_normal_a_late_one_a_warning_and_a_fault_critical() {
     assert_eq!(of_primary(&primary(), Some(&sender(20)), NOW).health, Health::Normal);
@@ -126,14 +137,7 @@ fn a_paused_or_unfinished_primary_is_a_warning() {
 #[test]
 fn a_paused_replica_is_critical_and_a_sender_whose_clock_is_ahead_a_warning() {
     let paused = Replica { paused: Some(NOW), seeding: None, ..replica() };
-    let holder = |taken_at| HolderFigures {
-        branches: Vec::new(),
-        epoch: Epoch::from_number(4),
-        points: vec![Point { taken_at: UnixMillis(taken_at), ..point(0, PointState::Listed) }],
-        received: Default::default(),
-        fault: None,
-        damage: None,
-    };
+    let holder = |taken_at| holding(vec![Point { taken_at: UnixMillis(taken_at), ..point(0, PointState::Listed) }]);
     let verdict = of_replica(&paused, &told(holder(NOW.0), 1), NOW);
     assert_eq!(verdict.state, ReplicationState::Suspended);
     assert_eq!(codes(&verdict), [(PAUSED_AT_REPLICA, Health::Critical)]);
@@ -156,14 +160,7 @@ fn replica() -> Replica {
 #[test]
 fn a_copy_that_could_be_had_and_is_not_complete_is_a_warning_and_one_that_could_not_be_is_none() {
     let one = Replica { seeding: None, ..replica() };
-    let holder = HolderFigures {
-        branches: Vec::new(),
-        epoch: Epoch::from_number(4),
-        points: vec![point(5, PointState::Listed)],
-        received: Default::default(),
-        fault: None,
-        damage: None,
-    };
+    let holder = holding(vec![point(5, PointState::Listed)]);
     assert_eq!(codes(&of_replica(&one, &told(holder.clone(), 1), NOW)), []);
     let missing = of_replica(&one, &told(holder.clone(), 2), NOW);
     assert_eq!(codes(&missing), [("copies_missing", Health::Warning)]);
@@ -180,14 +177,7 @@ fn a_copy_that_could_be_had_and_is_not_complete_is_a_warning_and_one_that_could_
 
 #[test]
 fn what_is_only_on_a_silent_node_is_not_counted_as_the_newest() {
-    let holder = HolderFigures {
-        branches: Vec::new(),
-        epoch: Epoch::from_number(4),
-        points: vec![point(5, PointState::Unreachable)],
-        received: Default::default(),
-        fault: None,
-        damage: None,
-    };
+    let holder = holding(vec![point(5, PointState::Unreachable)]);
     let verdict = of_replica(&replica(), &told(holder.clone(), 1), NOW);
     assert_eq!((verdict.state, verdict.health), (ReplicationState::Seeding, Health::Warning));
     assert!(verdict.reasons().iter().any(|reason| reason.contains("initial copy")), "{verdict:?}");
@@ -195,14 +185,7 @@ fn what_is_only_on_a_silent_node_is_not_counted_as_the_newest() {
 
 #[test]
 fn what_is_wrong_with_another_copy_is_shown_whichever_node_is_asked() {
-    let holder = HolderFigures {
-        branches: Vec::new(),
-        epoch: Epoch::from_number(4),
-        points: vec![point(5, PointState::Listed)],
-        received: Default::default(),
-        fault: None,
-        damage: None,
-    };
+    let holder = holding(vec![point(5, PointState::Listed)]);
     let damage = Some("point 2 is damaged: disk vda, bytes 0 to 65536".to_owned());
     let other = HolderFigures { damage, fault: Some("the disk is full".to_owned()), ..holder.clone() };
     let two = Replica { seeding: None, in_sync: [1, 2].map(MemberId::from_number).into(), ..replica() };

@@ -67,6 +67,12 @@ pub struct Wish {
 /// Room that stays free at a storage location whatever is placed there, for logs and metadata.
 pub const RESERVE_BYTES: u64 = 64 * 1024 * 1024;
 
+/// Why each of them was passed over, as one line.
+pub fn told(passed_over: &[PassedOver]) -> String {
+    let reasons: Vec<String> = passed_over.iter().map(|one| format!("{}: {}", one.node, one.reason)).collect();
+    reasons.join("; ")
+}
+
 /// The chosen member, and why each other one was passed over, in the order of `candidates`.
 ///
 /// `seed` decides among the nodes that will do: the same seed and candidates give the same node.
@@ -147,6 +153,9 @@ pub fn promised_bytes<'a>(
 }
 
 #[cfg(test)]
+pub(crate) use tests::candidate;
+
+#[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
@@ -156,7 +165,8 @@ mod tests {
 
     use super::*;
 
-    fn candidate(id: u64) -> Candidate {
+    /// A member that will do, called `r` and its number.
+    pub(crate) fn candidate(id: u64) -> Candidate {
         Candidate {
             member: MemberId::from_number(id),
             node: format!("r{id}").parse().unwrap(),

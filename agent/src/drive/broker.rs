@@ -287,8 +287,8 @@ fn seed(state: &State, place: &Place, attempt: u32) -> [u8; 32] {
 }
 
 fn no_node(passed_over: &[PassedOver]) -> Refusal {
-    let reasons: Vec<String> = passed_over.iter().map(|node| format!("{}: {}", node.node, node.reason)).collect();
-    Refusal::new(Class::Failed, "no_node", format!("no node can take the replica ({})", reasons.join("; ")))
+    let reasons = placement::told(passed_over);
+    Refusal::new(Class::Failed, "no_node", format!("no node can take the replica ({reasons})"))
         .remedy("mend one of these, then try again")
 }
 

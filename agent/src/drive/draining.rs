@@ -7,7 +7,6 @@ use landfall_proto::id::{MemberId, VmId};
 use landfall_proto::model::{Command, Outcome, Replica};
 use landfall_proto::seam::Time;
 use landfall_store::State;
-use tokio::time::{MissedTickBehavior, interval};
 
 use crate::decide::drain::{self, Tie, Use};
 use crate::drive::events::Happening;
@@ -20,15 +19,18 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a replica whose move did not come about is left alone, and the CAP: what failed a moment ago fails again.
 const REST: Duration = Duration::from_secs(10);
 
+/// What separates this choice from every other one of an owner.
+const DRAW: &str = "landfall 2026 drained node draw";
+
 /// Empties the drained nodes for as long as this agent owns the CAP.
 pub async fn keep(node: Node) {
-    let mut look = interval(LOOK_INTERVAL);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = node.rhythm(LOOK_INTERVAL);
     let mut begun: BTreeMap<VmId, Time> = BTreeMap::new();
     let mut offered: Option<Time> = None;
     loop {
         look.tick().await;
         if node.owner.acting().is_none() {
+            node.owning().await;
             continue;
         }
         let (state, now) = (node.state(), node.outside.clock.now());
@@ -96,15 +98,7 @@ pub fn ties<'a>(node: &Node, state: &'a State, member: MemberId) -> Vec<(&'a Rep
                 returning: state.returns.contains(&vm),
             };
             let candidates = sight::candidates(node, vm);
-            (replica, drain::tie(replica, member, &candidates, &down, usage, draw(state, vm)))
+            (replica, drain::tie(replica, member, &candidates, &down, usage, sight::draw(state, vm, DRAW)))
         })
         .collect()
-}
-
-fn draw(state: &State, vm: VmId) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("landfall 2026 drained node draw");
-    hasher.update(&state.found.as_ref().map_or(0, |found| found.cluster_id).to_le_bytes());
-    hasher.update(vm.0.as_bytes());
-    hasher.update(&state.applied.number().to_le_bytes());
-    *hasher.finalize().as_bytes()
 }

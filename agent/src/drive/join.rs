@@ -1,7 +1,6 @@
 //! Admitting nodes and pairing clusters: both sides of `landfall-join/1`.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_proto::alpn::Alpn;
@@ -13,7 +12,6 @@ use landfall_proto::id::{Fqdn, UnixMillis};
 use landfall_proto::invitation;
 use landfall_proto::message::join::{Ask, INVITATION_AGENTS, Invitation, JoinAnswer, JoinRequest, Welcome};
 use landfall_proto::model::{CapAddress, Command, Outcome, Peer, Ticket, TicketKind};
-use landfall_proto::seam::Outside;
 use landfall_proto::{Class, Refusal, frame};
 use quinn::Connection;
 use tokio::time::Instant;
@@ -22,6 +20,7 @@ use crate::drive::enrolment::Papers;
 use crate::drive::events::Happening;
 use crate::drive::node::Node;
 use crate::drive::propose::{COMMIT_DEADLINE, no_quorum};
+use crate::drive::renewal;
 
 /// How long one agent may take to answer a join: a commit and a failover of the owner fit.
 const JOIN_DEADLINE: Duration = Duration::from_secs(20);
@@ -70,9 +69,7 @@ async fn admit(
                 return Err(Refusal::new(Class::Failed, "protocol", "joining gave an answer of another kind"));
             };
             let state = node.proposer.applied(position, Instant::now() + COMMIT_DEADLINE).await?;
-            let Outside { random, clock, .. } = &node.outside;
-            let clock = node.trust.clock(Arc::clone(clock));
-            let certificate = authority.issue(&fqdn, member, &public_key, random.as_ref(), &clock)?;
+            let certificate = renewal::issue(node, &authority, &fqdn, member, &public_key)?;
             let told = format!("{name} joined as member {member}");
             node.events.record(Happening::info("member_joined", told).node(&name));
             Ok(JoinAnswer::Member(Box::new(Welcome {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use landfall_proto::alpn::Alpn;
-use landfall_proto::id::{MemberId, VmId};
+use landfall_proto::id::MemberId;
 use landfall_proto::message::control::{ControlAnswer, ControlRequest, StagingFaults};
 use landfall_proto::model::{Command, Replica};
 use landfall_proto::seam::Time;
@@ -29,6 +29,9 @@ const PROBE_DEADLINE: Duration = Duration::from_millis(1_000);
 
 /// How often each live receiver is asked whether it can still stage.
 const STORAGE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// What separates this choice from every other one of an owner.
+const DRAW: &str = "landfall 2026 new home draw";
 
 /// The nodes that the owner holds for dead, for whoever shows or needs it.
 pub type DownSince = BTreeMap<MemberId, Time>;
@@ -204,17 +207,9 @@ fn new_home(node: &Node, state: &State, replica: &Replica, instead_of: MemberId)
     }
     let bytes = replica.vm.disks.iter().fold(0u64, |sum, disk| sum.saturating_add(disk.bytes));
     let wish = Wish { storage: replica.storage.clone(), bytes, except: Some(instead_of) };
-    let (chosen, passed_over) = placement::choose(&candidates, &wish, draw(state, replica.vm.id));
+    let (chosen, passed_over) = placement::choose(&candidates, &wish, sight::draw(state, replica.vm.id, DRAW));
     if chosen.is_none() {
         tracing::warn!(vm = %replica.vm.id, ?passed_over, "no node can be filled");
     }
     chosen
-}
-
-fn draw(state: &State, vm: VmId) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("landfall 2026 new home draw");
-    hasher.update(&state.found.as_ref().map_or(0, |found| found.cluster_id).to_le_bytes());
-    hasher.update(vm.0.as_bytes());
-    hasher.update(&state.applied.number().to_le_bytes());
-    *hasher.finalize().as_bytes()
 }

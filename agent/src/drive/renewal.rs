@@ -10,7 +10,7 @@ use std::time::Duration;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::authority::Authority;
 use landfall_proto::certificate;
-use landfall_proto::id::UnixMillis;
+use landfall_proto::id::{Fqdn, MemberId, UnixMillis};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::model::Member;
 use landfall_proto::tls::Identity;
@@ -78,7 +78,7 @@ async fn renew(node: &Node, papers: &Papers, enrolment: &Enrolment) -> Result<Un
     let identity = node.calls.endpoint(Alpn::Control).identity();
     let public_key = identity.key().public_key().to_vec();
     let certificate = match papers.authority(&enrolment.found)? {
-        Some(authority) => issue(node, &authority, &enrolment.fqdn, &public_key)?,
+        Some(authority) => issue(node, &authority, &enrolment.fqdn, node.me, &public_key)?,
         None => ask(node, &public_key).await?,
     };
     adopt(node, papers, enrolment, certificate)
@@ -101,14 +101,16 @@ pub fn adopt(node: &Node, papers: &Papers, enrolment: &Enrolment, certificate: V
     Ok(until)
 }
 
-fn issue(
+/// Issues a certificate, DER, by the time that certificates are judged by here.
+pub fn issue(
     node: &Node,
     authority: &Authority,
-    fqdn: &landfall_proto::id::Fqdn,
+    fqdn: &Fqdn,
+    member: MemberId,
     public_key: &[u8],
 ) -> Result<Vec<u8>, Refusal> {
     let clock = node.trust.clock(Arc::clone(&node.outside.clock));
-    authority.issue(fqdn, node.me, public_key, node.outside.random.as_ref(), &clock)
+    authority.issue(fqdn, member, public_key, node.outside.random.as_ref(), &clock)
 }
 
 /// Asks the members that may have the CA's key, one after the other.
@@ -140,8 +142,7 @@ pub fn answer(node: &Node, papers: &Papers, member: &Member, public_key: &[u8]) 
         let authority = state.found.as_ref().map(|found| papers.authority(found)).transpose()?.flatten();
         let authority = authority
             .ok_or_else(|| Refusal::new(Class::Refused, "no_authority", "this node does not have the CA's key"))?;
-        let clock = node.trust.clock(Arc::clone(&node.outside.clock));
-        authority.issue(&member.fqdn, member.id, public_key, node.outside.random.as_ref(), &clock)
+        issue(node, &authority, &member.fqdn, member.id, public_key)
     };
     issued().map_or_else(ControlAnswer::Refused, ControlAnswer::Renewed)
 }

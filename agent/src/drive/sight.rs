@@ -3,10 +3,21 @@
 use std::collections::BTreeMap;
 
 use landfall_proto::id::{MemberId, VmId};
+use landfall_store::State;
 
 use crate::decide::placement::{Candidate, Room, Standing, promised_bytes};
 use crate::drive::gossip::Seen;
 use crate::drive::node::Node;
+
+/// What an owner's own choice for `vm` is drawn by: another one once something else is committed. `purpose` separates the
+/// choices from each other.
+pub fn draw(state: &State, vm: VmId, purpose: &str) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new_derive_key(purpose);
+    hasher.update(&state.found.as_ref().map_or(0, |found| found.cluster_id).to_le_bytes());
+    hasher.update(vm.0.as_bytes());
+    hasher.update(&state.applied.number().to_le_bytes());
+    *hasher.finalize().as_bytes()
+}
 
 /// Every member as a candidate for placing the replica of `vm`, by id.
 pub fn candidates(node: &Node, vm: VmId) -> Vec<Candidate> {

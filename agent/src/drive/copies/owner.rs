@@ -9,13 +9,16 @@ use landfall_proto::model::{Command, Replica};
 use landfall_store::State;
 
 use crate::decide::copies::{self, Ledger, Site, Step};
-use crate::decide::placement::{Candidate, Standing};
+use crate::decide::placement::{self, Candidate, Standing};
 use crate::drive::events::Happening;
 use crate::drive::node::Node;
 use crate::drive::sight;
 
 /// How often the owner looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// What separates this choice from every other one of an owner.
+const DRAW: &str = "landfall 2026 another copy draw";
 
 /// Keeps the copies for as long as this agent owns the CAP.
 pub async fn keep(node: Node) {
@@ -44,7 +47,7 @@ pub async fn keep(node: Node) {
             let resting = ledger.resting(replica.vm.id);
             let site = Site { candidates: &candidates, down: &down, unfit: &unfit, resting: &resting };
             let promoted = state.promotions.contains(&replica.vm.id);
-            let seed = draw(&state, replica.vm.id);
+            let seed = sight::draw(&state, replica.vm.id, DRAW);
             let (step, passed_over) = copies::next(replica, settings.copies, promoted, site, seed);
             if let Some(step) = step {
                 carry_out(&node, &state, replica, step, &passed_over).await;
@@ -80,20 +83,11 @@ async fn carry_out(node: &Node, state: &State, replica: &Replica, step: Step, pa
     }
     let event = match step {
         Step::Copy(_) => {
-            let reasons: Vec<String> = passed_over.iter().map(|one| format!("{}: {}", one.node, one.reason)).collect();
             let told = format!("{node_name} copies the replica of {name}, to be another copy of it");
-            Happening::info("copy_begun", told).with("passed_over", &reasons.join("; "))
+            Happening::info("copy_begun", told).with("passed_over", &placement::told(passed_over))
         }
         Step::GiveUp => Happening::info("copy_given_up", format!("{node_name} copies the replica of {name} no more")),
         Step::Leave(_) => Happening::warning("copy_left", format!("{node_name} has no copy of {name} any more")),
     };
     node.events.record(event.vm(vm).node(&node_name));
-}
-
-fn draw(state: &State, vm: VmId) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("landfall 2026 another copy draw");
-    hasher.update(&state.found.as_ref().map_or(0, |found| found.cluster_id).to_le_bytes());
-    hasher.update(vm.0.as_bytes());
-    hasher.update(&state.applied.number().to_le_bytes());
-    *hasher.finalize().as_bytes()
 }

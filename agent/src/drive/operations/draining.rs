@@ -22,7 +22,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 /// a moment late is none.
 const STAYS_FOR: Duration = Duration::from_secs(5);
 
-/// Replicas that a failure names; the answer without a wait lists all of them.
+/// What a failure names; the answer without a wait lists all of it.
 const NAMED_MAX: usize = 8;
 
 /// Drains a node; waits, where the caller does, until nothing moves any more.
@@ -89,15 +89,17 @@ fn answer(node: &Node, member: &Member) -> NodeDrained {
     }
 }
 
+/// The first of `names`, and how many more there are.
+pub(super) fn named(names: &[String]) -> String {
+    let more = names.len().saturating_sub(NAMED_MAX);
+    let shown = names.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
+    if more > 0 { format!("{shown} and {more} more") } else { shown }
+}
+
 fn not_empty(left: &NodeDrained) -> Refusal {
     let reasons = left.remaining.iter().filter_map(|replica| Some((&replica.name, replica.stays.as_ref()?)));
-    let mut named: Vec<String> = reasons.map(|(name, why)| format!("{name}: {why}")).collect();
-    let more = named.len().saturating_sub(NAMED_MAX);
-    named.truncate(NAMED_MAX);
-    if more > 0 {
-        named.push(format!("and {more} more"));
-    }
-    let message = format!("{} is drained, and keeps {}", left.node, named.join(", "));
+    let kept: Vec<String> = reasons.map(|(name, why)| format!("{name}: {why}")).collect();
+    let message = format!("{} is drained, and keeps {}", left.node, named(&kept));
     Refusal::new(Class::Failed, "not_empty", message).field("node").remedy(format!(
         "it gets nothing new meanwhile, and what can be moved later is; `landfall node restore {}` ends the drain",
         left.node

@@ -35,9 +35,6 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How long replicas may take to be moved away where no time is given.
 const DRAIN_SECONDS: u64 = 3600;
 
-/// Names that a refusal lists.
-const NAMED_MAX: usize = 8;
-
 /// Takes this node out of its cluster and sets its state aside.
 pub async fn leave(agent: &Agent, request: ClusterLeave) -> Result<ClusterLeft, Refusal> {
     let membership = agent.member()?;
@@ -103,7 +100,7 @@ fn blockers(node: &Node) -> Vec<Refusal> {
     if !sends.is_empty() {
         blockers.push(refused(
             "sends_vms",
-            format!("this node sends {}", named(&sends)),
+            format!("this node sends {}", draining::named(&sends)),
             "move these VMs to another node first, or end their replication; --force leaves all the same",
         ));
     }
@@ -118,7 +115,7 @@ fn blockers(node: &Node) -> Vec<Refusal> {
     if !stays.is_empty() {
         blockers.push(refused(
             "only_copy",
-            format!("what this node holds cannot be moved away: {}", named(&stays)),
+            format!("what this node holds cannot be moved away: {}", draining::named(&stays)),
             "see to it that another node can take it; --force leaves all the same, and the cluster may lose these points",
         ));
     }
@@ -128,12 +125,6 @@ fn blockers(node: &Node) -> Vec<Refusal> {
 fn sent_here(state: &State, node: &Node) -> Vec<String> {
     let sent = state.primaries.values().filter(|primary| primary.sender == Some(node.me));
     sent.map(|primary| primary.vm.name.to_string()).collect()
-}
-
-fn named(names: &[String]) -> String {
-    let more = names.len().saturating_sub(NAMED_MAX);
-    let shown = names.iter().take(NAMED_MAX).cloned().collect::<Vec<_>>().join(", ");
-    if more > 0 { format!("{shown} and {more} more") } else { shown }
 }
 
 /// Moves everything away, the CAP too. Where that fails the node is as drained as it was before.
