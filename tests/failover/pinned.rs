@@ -20,15 +20,15 @@ fn a_cut_off_node_and_a_new_home_never_both_start_a_failed_over_vm() {
     let guest = holder.family().with_argument("write");
     // Cut off, not dead: the VM may be running, and is again as soon as the node goes on.
     holder.freeze();
-    eventually(LONG, "the node to be held for lost", || {
-        let nodes = other.try_cli(["node", "list"]).map_err(|failure| failure.to_string())?;
-        let lost = nodes
-            .as_array()
-            .into_iter()
-            .flatten()
-            .any(|node| node["name"] == holder.name() || node["node"] == holder.name() && node["state"] == "down");
-        if lost { Ok(()) } else { Err(nodes.to_string()) }
-    });
+    // Whichever of them is asked: the owner tells the other one.
+    for asked in r.nodes().iter().filter(|node| node.name() != holder.name()) {
+        eventually(LONG, "the node to be held for lost", || {
+            let nodes = asked.try_cli(["node", "list"]).map_err(|failure| failure.to_string())?;
+            let mut listed = nodes.as_array().into_iter().flatten();
+            let lost = listed.any(|node| node["node"] == holder.name() && node["state"] == "down");
+            if lost { Ok(()) } else { Err(nodes.to_string()) }
+        });
+    }
     let since = Instant::now();
     while since.elapsed() < WATCHED {
         let elsewhere: usize = r.nodes().iter().filter(|node| node.name() != holder.name()).map(guests).sum();

@@ -384,5 +384,6 @@ fn facts(node: &Node, state: &State) -> Facts {
         replicas: u32::try_from(replicas).unwrap_or(u32::MAX),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cap_address: node.cap_address.as_ref().map(|keeper| keeper.facts()).unwrap_or_default(),
+        lost: node.down.borrow().keys().copied().collect(),
     }
 }

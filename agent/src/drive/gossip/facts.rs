@@ -1,6 +1,6 @@
 //! What a node says of itself in gossip: one small JSON text, so that nodes of different versions read each other.
 
-use landfall_proto::id::{Position, Revision, StorageName};
+use landfall_proto::id::{MemberId, Position, Revision, StorageName};
 use serde::{Deserialize, Serialize};
 
 /// The longest text that is read: a node says a few hundred bytes, whoever says more is not understood.
@@ -27,6 +27,9 @@ pub struct Facts {
     /// How it stands with the CAP's own address.
     #[serde(default)]
     pub cap_address: CapAddressFacts,
+    /// The members that it holds for lost, while it owns the CAP: only an owner asks the silent ones.
+    #[serde(default)]
+    pub lost: Vec<MemberId>,
 }
 
 /// What a node says of the CAP's own address.

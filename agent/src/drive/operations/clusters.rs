@@ -125,12 +125,22 @@ fn role(node: &Node, member: &Member) -> MemberRole {
 
 pub(super) fn standing(node: &Node, member: MemberId) -> NodeState {
     let live = member == node.me || node.view.borrow().get(&member).is_some_and(|seen| seen.live);
-    match (live, node.down.borrow().contains_key(&member)) {
+    match (live, lost(node, member)) {
         (true, _) if node.state().drained.contains(&member) => NodeState::Drained,
         (true, _) => NodeState::Up,
         (false, true) => NodeState::Down,
         (false, false) => NodeState::Suspect,
     }
+}
+
+/// Whether the owner holds `member` for lost: it says so itself, to the others in gossip.
+fn lost(node: &Node, member: MemberId) -> bool {
+    let Some(owner) = node.state().claim.as_ref().map(|claim| claim.member).filter(|owner| *owner != node.me) else {
+        return node.down.borrow().contains_key(&member);
+    };
+    let view = node.view.borrow();
+    let owner = view.get(&owner).filter(|seen| seen.live).and_then(|seen| seen.facts.as_ref());
+    owner.is_some_and(|facts| facts.lost.contains(&member))
 }
 
 /// Every member with what gossip says of it.

@@ -1,6 +1,9 @@
 //! Points with change sets between them that are no points: what is listed, what it restores to, and how many files it
 //! takes.
 
+use std::sync::Arc;
+
+use super::pins::Wants;
 use super::test_primary::{Primary, VM, check_points, listed};
 use super::*;
 use crate::drive::image::test_disk::random_bytes;
@@ -104,4 +107,36 @@ fn a_disk_that_grows_between_two_points_is_folded_with_what_it_was() {
     }
     assert_eq!(listed(&store), [27, 30]);
     chain_test::check_with_qemu(&store);
+}
+
+/// Somebody who has said which point is to be read, and has not begun.
+#[derive(Debug)]
+struct Wanted(u64);
+
+impl Wants for Wanted {
+    fn wants(&self, sequence: u64) -> bool {
+        sequence == self.0
+    }
+}
+
+#[test]
+fn a_point_that_somebody_will_read_stays_also_over_a_restart_and_goes_when_nobody_will() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut primary = Primary::new(&folder.path().join("scratch"), &[300_001], 4);
+    primary.every = 100;
+    let path = folder.path().join("r");
+    let wanted = || ReplicaStore::open_wanted(&path, VM, Arc::new(Wanted(2))).unwrap();
+    let grow = |primary: &mut Primary, mut store: ReplicaStore| {
+        for _ in 0..4 {
+            primary.write();
+            primary.replicate(&mut store).unwrap();
+        }
+        check_points(&store, &primary.history);
+        listed(&store)
+    };
+    let mut store = wanted();
+    store.set_recovery_points(0).unwrap();
+    assert_eq!(grow(&mut primary, store), [2, 4]);
+    assert_eq!(grow(&mut primary, wanted()), [2, 8]);
+    assert_eq!(grow(&mut primary, ReplicaStore::open(&path, VM).unwrap()), [12]);
 }
