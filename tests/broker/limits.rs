@@ -97,7 +97,10 @@ fn a_slow_change_set_keeps_no_other_vm_from_its_cycles() {
     goes_on(r1, "slow");
     // At 0.1 Mbit/s this takes more than four minutes.
     p1.cli(["vm", "set", "slow", "--limit", "0.1"]);
+    // Paused, lest an instant is taken in the middle of the writing: half of it would be a change set of its own.
+    p1.cli(["vm", "pause", "slow"]);
     write(&p1.vm_path().join("slow").join("vda.raw"), &noise(PART, 7), 0);
+    p1.cli(["vm", "resume", "slow"]);
     let sending = |word: &str| {
         eventually(LONG, &format!("slow to be {word}"), || {
             let shown = shown(p1, "slow")?;
