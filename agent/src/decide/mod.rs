@@ -5,6 +5,7 @@
 //! replayed from its arguments alone. The lint below makes that a build failure, with the list in `clippy.toml`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod allowance;
 pub mod cap_address;
 pub mod cap_address_findings;
 pub mod copies;

@@ -143,7 +143,7 @@ impl Membership {
             Self { enrolment, control: control.clone(), tasks: Mutex::default(), broken: watch::Sender::new(None) };
         let confirmed = Confirmed::new(Arc::clone(&node.outside.clock), timing.lease());
         let receiver = Receiver::new(node.clone(), replicas.clone(), confirmed.clone());
-        let gossip = GossipInbox::default();
+        let gossip = GossipInbox::new(Arc::clone(&node.outside.clock));
         let services = Services { control, gossip: gossip.clone(), receiver: receiver.clone(), papers: papers.clone() };
         membership.run(renewal::run(node.clone(), papers.clone(), membership.enrolment.clone()));
         membership.run(follow_lists(node.clone(), wire, papers));
@@ -353,6 +353,7 @@ async fn take_part(
             targets.send_replace(Arc::new(fresh));
         }
         new.into_iter().for_each(|address| gossip.greet(address));
+        gossip.keep_in_touch(state.members.values().filter(|member| member.id != node.me));
         gossip.publish(&facts(node, &state)).await;
         let members: BTreeSet<MemberId> = state.members.keys().copied().collect();
         gossip.refresh(&members).await;

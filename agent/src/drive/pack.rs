@@ -145,6 +145,19 @@ impl Unpacker {
     }
 }
 
+/// Unpacks one block of at most `most` bytes that is not an extent; `None` where it is none, or larger.
+pub fn unpack_block(block: &[u8], most: usize) -> Option<Vec<u8>> {
+    let mut plain = Vec::with_capacity(most);
+    Decompressor::new().ok()?.decompress_to_buffer(block, &mut plain).ok()?;
+    Some(plain)
+}
+
+/// A block as [`unpack_block`] reads it.
+#[cfg(test)]
+pub fn pack_block(plain: &[u8]) -> Vec<u8> {
+    zstd::bulk::compress(plain, LEVEL).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

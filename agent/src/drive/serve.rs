@@ -20,7 +20,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::drive::control::Control;
 use crate::drive::enrolment::Papers;
-use crate::drive::gossip::GossipInbox;
+use crate::drive::gossip::{GossipInbox, Unfit};
 use crate::drive::raft_wire::RaftFrame;
 use crate::drive::receive::Receiver;
 use crate::drive::{broker, join, peers};
@@ -74,7 +74,10 @@ async fn serve(link: Link, services: Services) {
     match link.alpn() {
         Alpn::Gossip => {
             if let Caller::Member { member } = link.caller().as_ref() {
-                services.gossip.feed(member.control, link.connection()).await;
+                let unfit = |why: Unfit| {
+                    tracing::debug!(from = %member.node, why = why.why(), "gossip not taken");
+                };
+                services.gossip.feed(member, link.connection(), unfit).await;
             }
         }
         Alpn::Data => services.receiver.serve(link).await,

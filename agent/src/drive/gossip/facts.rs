@@ -4,7 +4,7 @@ use landfall_proto::id::{MemberId, Position, Revision, StorageName};
 use serde::{Deserialize, Serialize};
 
 /// The longest text that is read: a node says a few hundred bytes, whoever says more is not understood.
-const FACTS_MAX_BYTES: usize = 16 * 1024;
+pub(super) const FACTS_MAX_BYTES: usize = 16 * 1024;
 
 /// Free room is told in steps of this size, so that ordinary writing does not gossip all day.
 const ROOM_STEP_BYTES: u64 = 16 * 1024 * 1024;

@@ -1,10 +1,13 @@
 //! What the nodes tell one another about themselves, all the time: a hint, never a reason.
 //!
 //! Gossip makes the owner look; only a commit moves anything (R7). It runs chitchat over this agent's own QUIC
-//! connections, so that only members take part, and offers one thing: the [`View`], who is live and what each says.
+//! connections, so that only members take part, each of which is believed about itself alone ([`sieve`]), and offers one
+//! thing: the [`View`], who is live and what each says.
 
 mod facts;
+pub mod sieve;
 mod transport;
+pub mod wire;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -13,10 +16,12 @@ use std::time::Duration;
 
 use chitchat::{ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
 use landfall_proto::id::{Fqdn, MemberId, UnixMillis};
+use landfall_proto::model::Member;
 use landfall_proto::{Class, Refusal};
 use tokio::sync::watch;
 
 pub use facts::{CapAddressFacts, Facts, StorageFacts, VmServiceFacts};
+pub use sieve::Unfit;
 pub use transport::{GossipInbox, GossipLinks};
 
 /// Time between two rounds. With the same value as the detector's prior a silent node is suspected after about two
@@ -32,6 +37,11 @@ const HEARTBEAT_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// How long a dead generation is remembered, and a deleted key. A node restarted often must not fill the digest.
 const GRACE: Duration = Duration::from_secs(15 * 60);
+
+/// A member that was heard within this time and not within the last round is greeted: chitchat asks three others a round,
+/// and each is believed about itself alone, so that in a larger cluster they must not be left to chance. Who is silent for
+/// longer is left to chitchat, which tries the dead now and then.
+const GREET_WITHIN: Duration = HEARTBEAT_PAUSE_MAX;
 
 /// Where a node's facts stand in its gossip state.
 const FACTS_KEY: &str = "facts";
@@ -51,6 +61,7 @@ pub type View = BTreeMap<MemberId, Seen>;
 /// A running gossip: publishes this node's facts and keeps the view.
 pub struct Gossip {
     handle: ChitchatHandle,
+    inbox: GossipInbox,
     view: watch::Sender<Arc<View>>,
 }
 
@@ -64,8 +75,10 @@ impl Gossip {
         links: GossipLinks,
         inbox: GossipInbox,
     ) -> Result<Self, Refusal> {
+        let own = ChitchatId::new(me.number().to_string(), started.0, address);
+        inbox.sieve().begin(own.clone(), cluster.to_string());
         let config = ChitchatConfig {
-            chitchat_id: ChitchatId::new(me.number().to_string(), started.0, address),
+            chitchat_id: own,
             cluster_id: cluster.to_string(),
             gossip_interval: GOSSIP_INTERVAL,
             listen_addr: address,
@@ -81,11 +94,11 @@ impl Gossip {
             catchup_callback: None,
             extra_liveness_predicate: None,
         };
-        let transport = transport::QuicTransport::new(links, inbox);
+        let transport = transport::QuicTransport::new(links, inbox.clone());
         let handle = spawn_chitchat(config, Vec::new(), &transport)
             .await
             .map_err(|error| Refusal::new(Class::Failed, "gossip", format!("gossip did not start: {error}")))?;
-        Ok(Self { handle, view: watch::Sender::new(Arc::default()) })
+        Ok(Self { handle, inbox, view: watch::Sender::new(Arc::default()) })
     }
 
     /// What is seen now, and each time it changes.
@@ -106,9 +119,22 @@ impl Gossip {
         }
     }
 
+    /// Greets those of `members` that missed the last round.
+    pub fn keep_in_touch<'a>(&self, members: impl Iterator<Item = &'a Member>) {
+        let (sieve, now) = (self.inbox.sieve(), self.inbox.clock().now());
+        let missed = |silent: Duration| silent > GOSSIP_INTERVAL && silent <= GREET_WITHIN;
+        let missing = members.filter(|member| sieve.silent_for(member.id, now).is_some_and(missed));
+        missing.for_each(|member| self.greet(member.control));
+    }
+
     /// Brings the view up to date with chitchat's state; ids that are no members are left out.
     pub async fn refresh(&self, members: &BTreeSet<MemberId>) {
-        let fresh = self.handle.with_chitchat(|state| view_of(state, members)).await;
+        let lives: BTreeMap<MemberId, ChitchatId> = {
+            let mut sieve = self.inbox.sieve();
+            sieve.retain(members);
+            members.iter().filter_map(|member| Some((*member, sieve.life(*member)?.clone()))).collect()
+        };
+        let fresh = self.handle.with_chitchat(|state| view_of(state, &lives)).await;
         self.view.send_if_modified(|view| {
             let changed = **view != fresh;
             if changed {
@@ -131,22 +157,15 @@ impl Gossip {
     }
 }
 
-/// The newest generation of each member counts: a restarted node shows twice until its old life is forgotten.
-fn view_of(state: &chitchat::Chitchat, members: &BTreeSet<MemberId>) -> View {
+/// What each member says of itself in the life in which it was heard last, and whether it is heard.
+fn view_of(state: &chitchat::Chitchat, lives: &BTreeMap<MemberId, ChitchatId>) -> View {
     let live: BTreeSet<&ChitchatId> = state.live_nodes().collect();
-    let mut newest: BTreeMap<MemberId, (u64, Seen)> = BTreeMap::new();
-    for (id, node) in state.node_states() {
-        let Some(member) = id.node_id.parse().ok().map(MemberId::from_number).filter(|m| members.contains(m)) else {
-            continue;
-        };
-        let seen = Seen {
-            live: live.contains(id) || id == state.self_chitchat_id(),
-            facts: node.get(FACTS_KEY).and_then(Facts::read),
-        };
-        let entry = newest.entry(member).or_insert_with(|| (id.generation_id, seen.clone()));
-        if id.generation_id > entry.0 {
-            *entry = (id.generation_id, seen);
-        }
-    }
-    newest.into_iter().map(|(member, (_, seen))| (member, seen)).collect()
+    let own = state.self_chitchat_id();
+    let me = own.node_id.parse().ok().map(MemberId::from_number);
+    let seen = |id: &ChitchatId| Seen {
+        live: live.contains(id),
+        facts: state.node_state(id).and_then(|node| node.get(FACTS_KEY)).and_then(Facts::read),
+    };
+    let others = lives.iter().map(|(member, id)| (*member, id));
+    others.chain(me.map(|me| (me, own))).map(|(member, id)| (member, seen(id))).collect()
 }

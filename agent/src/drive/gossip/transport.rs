@@ -2,11 +2,11 @@
 //!
 //! chitchat sends from inside its own loop, so sending never waits: a message goes to the peer's bounded queue, and a
 //! task of that peer dials and writes. What arrives comes only from members, under the address that the member list gives
-//! them, whatever the packet's source was.
+//! them, whatever the packet's source was, and goes through the [`sieve`](super::sieve) first.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -15,14 +15,19 @@ use chitchat::{ChitchatMessage, Deserializable, Serializable};
 use landfall_proto::alpn::Alpn;
 use landfall_proto::calls::Calls;
 use landfall_proto::endpoint::Target;
+use landfall_proto::model::Member;
+use landfall_proto::seam::Clock;
 use quinn::Connection;
 use tokio::sync::{Mutex, mpsc, watch};
+
+use super::sieve::{Sieve, Unfit};
 
 /// Messages that wait for one peer: a second of gossip. More means that the peer does not answer; the next round tells
 /// it everything anew.
 const LINK_QUEUE: usize = 16;
 
-/// Messages that wait for the gossip loop: a full round of the largest cluster.
+/// Messages that wait for the gossip loop: a full round of the largest cluster. One that was sifted holds some tens of bytes
+/// for each member, and one node's facts.
 const INBOX_QUEUE: usize = 256;
 
 /// The largest message: chitchat's own bound.
@@ -52,18 +57,20 @@ impl GossipLinks {
 pub struct GossipInbox {
     sender: mpsc::Sender<(SocketAddr, ChitchatMessage)>,
     receiver: Arc<Mutex<mpsc::Receiver<(SocketAddr, ChitchatMessage)>>>,
-}
-
-impl Default for GossipInbox {
-    fn default() -> Self {
-        let (sender, receiver) = mpsc::channel(INBOX_QUEUE);
-        Self { sender, receiver: Arc::new(Mutex::new(receiver)) }
-    }
+    sieve: Arc<std::sync::Mutex<Sieve>>,
+    clock: Arc<dyn Clock>,
 }
 
 impl GossipInbox {
-    /// Reads gossip from a member's connection until it ends. `from` is the member's address in the member list.
-    pub async fn feed(&self, from: SocketAddr, connection: &Connection) {
+    /// An empty one. Nothing is taken before gossip begins.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        let (sender, receiver) = mpsc::channel(INBOX_QUEUE);
+        Self { sender, receiver: Arc::new(Mutex::new(receiver)), sieve: Arc::default(), clock }
+    }
+
+    /// Reads gossip of `from`, as the member list has it, until the connection ends. What does not count is told to
+    /// `unfit`.
+    pub async fn feed(&self, from: &Member, connection: &Connection, unfit: impl Fn(Unfit)) {
         loop {
             let bytes = tokio::select! {
                 datagram = connection.read_datagram() => match datagram {
@@ -74,20 +81,33 @@ impl GossipInbox {
                     Ok(mut stream) => match stream.read_to_end(MESSAGE_MAX).await {
                         Ok(bytes) => Bytes::from(bytes),
                         Err(error) => {
-                            tracing::debug!(%from, %error, "gossip message dropped");
+                            tracing::debug!(from = %from.node, %error, "gossip message dropped");
+                            unfit(Unfit::Malformed);
                             continue;
                         }
                     },
                     Err(_) => return,
                 },
             };
-            let mut rest = &bytes[..];
-            match ChitchatMessage::deserialize(&mut rest) {
+            let sifted = self.sieve().sift(from.id, from.control, &bytes, self.clock.now());
+            match sifted.map(|sifted| sifted.map(|bytes| ChitchatMessage::deserialize(&mut &bytes[..]))) {
                 // A full inbox drops the message: the loop is behind, and the next round repeats everything.
-                Ok(message) => drop(self.sender.try_send((from, message))),
-                Err(error) => tracing::debug!(%from, %error, "gossip message not understood"),
+                Ok(Some(Ok(message))) => drop(self.sender.try_send((from.control, message))),
+                Ok(None) => {}
+                Ok(Some(Err(error))) => tracing::warn!(from = %from.node, %error, "a sifted message is not understood"),
+                Err(why) => unfit(why),
             }
         }
+    }
+
+    /// The sieve that everything passes.
+    pub(super) fn sieve(&self) -> MutexGuard<'_, Sieve> {
+        self.sieve.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the sieve's times are read from.
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
     }
 }
 

@@ -1,0 +1,58 @@
+//! A program that has a node's own key and certificate: a clone of it, or what a member that has gone bad could do.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use landfall_agent::drive::enrolment::Papers;
+use landfall_kit::process::Node;
+use landfall_proto::alpn::Alpn;
+use landfall_proto::calls::Calls;
+use landfall_proto::endpoint::{Endpoint, Role, Target};
+use landfall_proto::id::{Fqdn, MemberId};
+use landfall_proto::model::MemberList;
+use landfall_proto::seam::Outside;
+use landfall_proto::tls::Identity;
+use landfall_proto::trust::{ClusterTrust, Trust, TrustView};
+use landfall_store::files::DiskFiles;
+
+/// The endpoints of a node's double.
+pub struct Double {
+    pub runtime: tokio::runtime::Runtime,
+    pub calls: Calls,
+    pub me: MemberId,
+    pub cap: Fqdn,
+    pub list: MemberList,
+}
+
+impl Double {
+    /// Takes the identity of `node` out of its data folder and listens at `control`.
+    pub fn of(node: &Node, control: SocketAddr) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let outside = Outside::machine();
+        let papers = Papers::new(Arc::new(DiskFiles::open(&node.data_dir()).unwrap()));
+        let enrolment = papers.enrolment(&node.name().parse().unwrap()).unwrap().expect("the node is a member");
+        let list = papers.members().unwrap().unwrap_or_else(|| enrolment.members.clone());
+        let own = ClusterTrust { cap: enrolment.found.cap.clone(), ca: enrolment.found.ca.clone(), list: list.clone() };
+        let key = Arc::new(papers.key(outside.random.as_ref()).unwrap());
+        let identity = Identity::member(key, &enrolment.certificate, &own.ca).unwrap();
+        let trust = Trust::new(TrustView { own: Some(own), peers: Vec::new() });
+        let calls = {
+            let _inside = runtime.enter();
+            let bind =
+                |role, at| Endpoint::bind(&outside, role, at, trust.clone(), identity.clone()).expect("a free port");
+            Calls::new(bind(Role::Control, control), bind(Role::Data, "127.0.0.1:0".parse().unwrap()))
+        };
+        Self { runtime, calls, me: enrolment.member, cap: enrolment.found.cap.clone(), list }
+    }
+
+    /// The id of the member called `name`.
+    pub fn member(&self, name: &str) -> MemberId {
+        self.list.members.iter().find(|member| member.node.as_str() == name).expect("a member").id
+    }
+
+    /// A connection to `node`.
+    pub fn link(&self, node: &Node, alpn: Alpn) -> landfall_proto::endpoint::Link {
+        let target = Target { cap: self.cap.clone(), address: node.address().parse().unwrap(), key: None };
+        self.runtime.block_on(self.calls.link(&target, alpn)).expect("a connection")
+    }
+}
