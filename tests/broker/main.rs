@@ -13,6 +13,7 @@ mod hints;
 mod intruder;
 mod lean;
 mod limits;
+mod limping;
 mod loss;
 mod migrating;
 mod minority;
