@@ -14,7 +14,7 @@ use landfall_proto::endpoint::{Endpoint, Role};
 use landfall_proto::id::{ClusterName, Fqdn, InterfaceName};
 use landfall_proto::invitation::{self, Purpose};
 use landfall_proto::message::join::{Ask, JoinAnswer};
-use landfall_proto::model::{CapAddress, Found, HostAddress, Member, MemberList, Timing};
+use landfall_proto::model::{CapAddress, Found, HostAddress, Member, MemberList};
 use landfall_proto::tls::Identity;
 use landfall_proto::trust::{Trust, TrustView};
 use landfall_proto::{Class, Refusal};
@@ -189,7 +189,7 @@ impl Agent {
             cap: cap.clone(),
             cluster_id: outside.random.u128(),
             ca: authority.certificate().to_vec(),
-            timing: Timing::STANDARD,
+            timing: config.testing.timing(),
             cap_address,
             founder: founder.clone(),
         };

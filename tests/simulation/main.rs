@@ -28,5 +28,6 @@ mod entropy;
 mod handovers;
 mod record;
 mod seeds;
+mod timing;
 mod weather;
 mod world;

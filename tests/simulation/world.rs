@@ -13,6 +13,7 @@ use landfall_agent::surface::operations::Operations;
 use landfall_agent::surface::token::TokenCreate;
 use landfall_agent::{Agent, Seams};
 use landfall_kit::sim::{SeededRandom, SimClock, SimNet, Weather, seeded_crypto};
+use landfall_proto::model::Timing;
 use landfall_proto::seam::Outside;
 use tokio::time::{Instant, sleep};
 
@@ -58,6 +59,8 @@ pub struct World {
     start: Instant,
     seed: u64,
     places: Vec<Place>,
+    /// The lease of the cluster that is founded.
+    pub timing: Timing,
 }
 
 impl World {
@@ -75,7 +78,7 @@ impl World {
         let (net, audit) = (SimNet::new(seed, weather), Audit::default());
         tokio::spawn(audit.clone().run());
         let places = SKEW_PPM.iter().enumerate().map(place).collect();
-        Self { net, record: Record::new(), audit, start: Instant::now(), seed, places }
+        Self { net, record: Record::new(), audit, start: Instant::now(), seed, places, timing: Timing::STANDARD }
     }
 
     /// Three agents, all of them voters, and `r1` the owner.
@@ -143,7 +146,8 @@ impl World {
             crypto: seeded_crypto(u64::from_le_bytes(crypto_seed)),
         };
         let seams = Seams { outside, storage: Arc::new(place.disk.clone()), hosts: Arc::new(MachineHosts) };
-        let config = NodeConfig { witness: place.witness, ..config(&place.name, place.address) };
+        let testing = Testing { lease: Some(self.timing.lease()), ..Testing::default() };
+        let config = NodeConfig { witness: place.witness, testing, ..config(&place.name, place.address) };
         let agent = Box::pin(Agent::start(config, seams, None)).await.unwrap();
         self.record.note(&place.name, "started");
         let is_member = agent.membership().is_some();

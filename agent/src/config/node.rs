@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use landfall_proto::id::{Fqdn, InterfaceName, NodeName, StorageName};
+use landfall_proto::model::Timing;
 use landfall_proto::refusal::quoted;
 use landfall_proto::{Class, Refusal};
 
@@ -25,6 +26,8 @@ const SOCKET_PATH_MAX: usize = 107;
 const INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=900_000;
 /// How far apart points can be made to be for tests, in milliseconds; 0 is every change set.
 const POINT_INTERVAL_MS: std::ops::RangeInclusive<u64> = 0..=900_000;
+/// `[testing] lease_ms`: below it a heartbeat is too short for a busy machine, above it nobody waits.
+const LEASE_MS: std::ops::RangeInclusive<u64> = 400..=60_000;
 
 /// The file of one node, every value checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,9 +86,17 @@ pub struct Testing {
     pub point_interval: Option<Duration>,
     /// This node tells no sender where a replica went, neither by notice nor by answer: they must ask the CAP.
     pub drop_moved_notices: bool,
+    /// A cluster that is founded at this node has this lease for its life, and the clocks that go with it.
+    pub lease: Option<Duration>,
 }
 
 impl Testing {
+    /// The consensus clocks of a cluster that is founded at this node.
+    pub fn timing(&self) -> Timing {
+        let lease = self.lease.and_then(|lease| u64::try_from(lease.as_millis()).ok());
+        lease.map_or(Timing::STANDARD, Timing::of_lease)
+    }
+
     /// One line that says what is not as in production; `None` where everything is.
     pub fn notice(&self) -> Option<String> {
         let mut parts = Vec::new();
@@ -97,6 +108,9 @@ impl Testing {
         }
         if self.drop_moved_notices {
             parts.push("notices of moved replicas are dropped".to_owned());
+        }
+        if let Some(lease) = self.lease {
+            parts.push(format!("a cluster founded here has a lease of {} ms", lease.as_millis()));
         }
         (!parts.is_empty()).then(|| format!("[testing]: {}", parts.join("; ")))
     }
@@ -349,6 +363,7 @@ fn testing(top: &Section<'_, '_>) -> Testing {
         interval: section.integer("interval_ms", INTERVAL_MS).map(Duration::from_millis),
         point_interval: section.integer("point_interval_ms", POINT_INTERVAL_MS).map(Duration::from_millis),
         drop_moved_notices: section.boolean("drop_moved_notices").unwrap_or(false),
+        lease: section.integer("lease_ms", LEASE_MS).map(Duration::from_millis),
     };
     section.finish();
     testing

@@ -10,7 +10,7 @@ const ROLE: &str = "LANDFALL_KIT_ROLE";
 /// The test begins with `if let Some(role) = role() { ..; return }`. What the child prints reaches its stdout.
 pub fn rerun(test: &str, role: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("a running program has a path"));
-    command.args([test, "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, role);
+    command.args([test, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"]).env(ROLE, role);
     command
 }
 
