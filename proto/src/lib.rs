@@ -22,5 +22,6 @@ pub mod seam;
 pub mod tls;
 mod transport;
 pub mod trust;
+pub mod verb;
 
 pub use refusal::{Class, Refusal};

@@ -92,6 +92,9 @@ pub const INCOMING_BUFFER_TOTAL: u64 = 4 * 1024 * 1024;
 /// Verified connections that wait for the agent to take them.
 pub const ACCEPT_QUEUE: usize = 64;
 
+/// Refused connections that wait to be told of: a flood is told by its first ones.
+pub const TURNED_AWAY_QUEUE: usize = 64;
+
 /// Gossip packets that may be unacknowledged, and for how long one may be: two rounds of three messages, and less than
 /// the time between two rounds.
 pub const GOSSIP_UNACKNOWLEDGED: u32 = 6;

@@ -205,6 +205,14 @@ impl Proven {
         }
     }
 
+    /// The node's name that the certificate has.
+    pub fn fqdn(&self) -> Option<&Fqdn> {
+        match self {
+            Self::Node { leaf, .. } | Self::Invited { leaf } => Some(&leaf.fqdn),
+            Self::Stranger { .. } => None,
+        }
+    }
+
     /// The CAP that the certificate names.
     pub fn cap(&self) -> Option<&Fqdn> {
         match self {

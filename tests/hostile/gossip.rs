@@ -96,7 +96,7 @@ fn states(at: &Node, name: &str) -> (String, String) {
 }
 
 /// Who owns the CAP, under which term, and who has the replica, at which epoch.
-fn standing(at: &Node) -> [serde_json::Value; 4] {
+pub fn standing(at: &Node) -> [serde_json::Value; 4] {
     let (broker, located) = (at.cli(["broker", "status"]), at.cli(["vm", "locate", "web"]));
     [broker["owner"].clone(), broker["term"].clone(), located["node"].clone(), located["epoch"].clone()]
 }
@@ -129,7 +129,7 @@ struct Liar {
 impl Liar {
     /// In the place of `bad`, once it has learned in which lives `good` are.
     fn of(bad: &Node, good: &[&Node]) -> Self {
-        let double = Double::of(bad, bad.address().parse().unwrap());
+        let double = Double::of(bad, good[0], bad.address().parse().unwrap());
         let heard: Arc<Mutex<BTreeMap<MemberId, ChitchatId>>> = Arc::default();
         let (endpoint, into) = (double.calls.endpoint(Alpn::Gossip).clone(), Arc::clone(&heard));
         double.runtime.spawn(async move {

@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod authority;
 mod double;
 mod gossip;
 mod process;
+mod twin;
 
 use std::time::Duration;
 

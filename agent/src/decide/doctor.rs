@@ -11,6 +11,7 @@ use crate::decide::cap_address_findings::{self, CapAddressFact};
 use crate::decide::health_rules::skewed;
 use crate::decide::peer_list::LIST_LIFETIME;
 use crate::decide::placement::RESERVE_BYTES;
+use crate::decide::twins;
 use crate::surface::doctor::{Finding, Level};
 use crate::surface::vm::{Health, HealthDetail};
 
@@ -48,6 +49,8 @@ pub struct Facts {
     pub left_static: Vec<(String, String, Family)>,
     /// The CAP's own address, where it has one.
     pub cap_address: Option<CapAddressFact>,
+    /// Keys that are heard in two places: by which node, whose, and where.
+    pub twins: Vec<(String, String, Vec<String>)>,
     /// What gave no answer in time.
     pub unfinished: Vec<String>,
 }
@@ -126,6 +129,7 @@ impl Facts {
             + self.cap_address.as_ref().map_or(0, CapAddressFact::checks)
             + self.vms.len()
             + self.left_static.len()
+            + self.twins.len()
             + self.unfinished.len();
         u32::try_from(count).unwrap_or(u32::MAX)
     }
@@ -150,6 +154,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
         of_node(node, &mut found);
     }
     found.0.extend(facts.cap_address.iter().flat_map(cap_address_findings::findings));
+    found.0.extend(twins::findings(&facts.twins));
     of_lines(&facts.lines, &mut found);
     for (whose, until) in &facts.certificates {
         of_certificate(whose, *until, facts.now, &mut found);
@@ -339,6 +344,7 @@ mod tests {
             vms: vec![("web".into(), Vec::new())],
             left_static: Vec::new(),
             cap_address: None,
+            twins: Vec::new(),
             unfinished: Vec::new(),
         }
     }
@@ -377,6 +383,11 @@ mod tests {
             (Critical, "no_owner", Box::new(|f| f.cluster.owned = false)),
             (Warning, "quorum_at_risk", Box::new(|f| f.cluster.live_voters = 2)),
             (Warning, "no_loss_survivable", Box::new(|f| (f.cluster.voters, f.cluster.live_voters) = (2, 2))),
+            (
+                Critical,
+                "identity_twice",
+                Box::new(|f| f.twins.push(("r1".into(), "r2".into(), vec!["a".into(), "b".into()]))),
+            ),
             (Critical, "node_down", Box::new(|f| f.nodes[1].live = false)),
             (Critical, "vm_service", Box::new(|f| f.nodes[1].vm_service = Some((Critical, "is stopped".into())))),
             (Warning, "settings_behind", Box::new(|f| f.nodes[1].settings_behind = true)),

@@ -44,6 +44,7 @@ const FORWARD_DEADLINE: Duration = Duration::from_secs(20);
 /// Answers one request of `primary`, the CAP (or FQDN) that the caller's certificate proved.
 pub async fn answer(node: &Node, primary: &Fqdn, request: BrokerRequest) -> BrokerAnswer {
     if let Some(refusal) = peers::outdated(node, primary) {
+        node.events.refuse("primary_refused", primary.as_str(), &refusal.message);
         return BrokerAnswer::Refused(refusal);
     }
     let answered = match request {
@@ -59,7 +60,12 @@ pub async fn answer(node: &Node, primary: &Fqdn, request: BrokerRequest) -> Brok
             node.proposer.commit_as(request, command).await.map(|(_, position)| BrokerAnswer::Done { position })
         }
     };
-    answered.unwrap_or_else(BrokerAnswer::Refused)
+    answered.unwrap_or_else(|refusal| {
+        if refusal.class == Class::Refused {
+            node.events.refuse("primary_refused", primary.as_str(), &refusal.message);
+        }
+        BrokerAnswer::Refused(refusal)
+    })
 }
 
 fn probe(node: &Node, primary: &Fqdn) -> Result<BrokerAnswer, Refusal> {

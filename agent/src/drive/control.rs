@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use landfall_proto::alpn::Alpn;
-use landfall_proto::id::{Epoch, MemberId, Position, Revision, Term, VmId};
+use landfall_proto::id::{Epoch, MemberId, Position, RequestId, Revision, Term, VmId};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest, LocalVm};
+use landfall_proto::model::{Command, Member};
 use landfall_proto::trust::Caller;
+use landfall_proto::verb::{Verb, vm_between};
 use landfall_proto::{Class, Refusal};
 use tokio::time::{Instant, timeout};
 
+use crate::decide::proposing;
 use crate::drive::enrolment::Papers;
 use crate::drive::failover::{Failover, hand_off, sibling};
 use crate::drive::members::control_target;
@@ -16,7 +19,7 @@ use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
 use crate::drive::replicas::Replicas;
 use crate::drive::senders::Senders;
-use crate::drive::{broker, cap_address, owner, peers, reach, renewal, seed};
+use crate::drive::{admission, broker, cap_address, owner, peers, reach, renewal, seed};
 use crate::vm_service::{VmRole, VmState};
 
 /// How long a call may wait for something to happen here before it answers that it has not: shorter than the callers'
@@ -44,12 +47,17 @@ pub struct Control {
 impl Control {
     /// Answers one request of an authenticated caller.
     pub async fn answer(&self, caller: &Caller, request: ControlRequest) -> ControlAnswer {
+        let verb = Verb::of_control(&request);
+        if let Err(refusal) = admission::admit(&self.node, caller, verb, vm_between(&request)) {
+            return ControlAnswer::Refused(refusal);
+        }
         if request == ControlRequest::ReachBack {
             return reach::back(&self.node, caller).await;
         }
         match caller {
             Caller::Member { member } => match request {
                 ControlRequest::Renew { public_key } => renewal::answer(&self.node, &self.papers, member, &public_key),
+                ControlRequest::Propose { request, command } => self.propose(member, request, *command).await,
                 request => self.answer_member(request).await,
             },
             Caller::PeerNode { cap, .. } => match request {
@@ -89,13 +97,6 @@ impl Control {
     async fn answer_member(&self, request: ControlRequest) -> ControlAnswer {
         let node = &self.node;
         match request {
-            ControlRequest::Propose { request, command } => {
-                let Some(term) = node.owner.acting() else { return ControlAnswer::Refused(no_quorum()) };
-                match node.proposer.commit_here(request, term, *command).await {
-                    Ok((answer, position)) => ControlAnswer::Applied { answer, position },
-                    Err(refusal) => ControlAnswer::Refused(refusal),
-                }
-            }
             ControlRequest::Place { primary, place } => {
                 let answer = broker::place_forwarded(node, &primary, *place).await;
                 ControlAnswer::Broker(Box::new(
@@ -124,6 +125,7 @@ impl Control {
             | ControlRequest::Abandon { .. }
             | ControlRequest::GiveUp { .. }
             | ControlRequest::Renew { .. }
+            | ControlRequest::Propose { .. }
             | ControlRequest::Resumed(_) => ControlAnswer::Refused(not_for_members()),
             ControlRequest::Clock => ControlAnswer::Clock(node.outside.clock.wall()),
             ControlRequest::CouldHoldAddress => cap_address::could_hold(node),
@@ -149,6 +151,26 @@ impl Control {
                 found.map_or_else(ControlAnswer::Refused, ControlAnswer::Difference)
             }
             ControlRequest::Seed { vm, folder, import } => self.seed(vm, folder, import).await,
+        }
+    }
+
+    /// Commits what `from` proposes, where it is its to say. What was committed before is answered as it was, whatever its
+    /// effect has made of the proposer (R6).
+    async fn propose(&self, from: &Member, request: Option<RequestId>, command: Command) -> ControlAnswer {
+        let node = &self.node;
+        let Some(term) = node.owner.acting() else { return ControlAnswer::Refused(no_quorum()) };
+        let state = node.state();
+        let remembered = request.is_some_and(|request| {
+            let session = state.sessions.get(&request.session);
+            session.is_some_and(|session| session.answers.contains_key(&request.sequence))
+        });
+        if !remembered && let Err(refusal) = proposing::check(&state, from, &command) {
+            node.events.refuse("request_refused", from.node.as_str(), &refusal.message);
+            return ControlAnswer::Applied { answer: Err(refusal), position: state.applied };
+        }
+        match node.proposer.commit_here(request, term, command).await {
+            Ok((answer, position)) => ControlAnswer::Applied { answer, position },
+            Err(refusal) => ControlAnswer::Refused(refusal),
         }
     }
 

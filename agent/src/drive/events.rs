@@ -7,10 +7,14 @@ use landfall_proto::id::{NodeName, VmId};
 use landfall_proto::seam::Clock;
 use tokio::sync::broadcast;
 
+use crate::decide::ration::Ration;
 use crate::surface::event::{Event, RECENT_MAX, Severity};
 
 /// Events that wait for one slow reader; past it the oldest are left out, which the reader sees by their ids.
 const READER_QUEUE: usize = 256;
+
+/// The most characters of a peer's name and of a reason in an event: both may come from the peer.
+const TOLD_MAX: usize = 256;
 
 /// The recent events and whoever follows them.
 #[derive(Clone)]
@@ -24,6 +28,7 @@ pub struct Events {
 struct Kept {
     recent: VecDeque<Event>,
     last_id: u64,
+    ration: Ration,
 }
 
 /// What an event is about and says, before it gets its number and time.
@@ -96,6 +101,24 @@ impl Events {
         kept.recent.push_back(event.clone());
         // Most of the time nobody follows, which is no error.
         drop(self.followers.send(event));
+    }
+
+    /// Records that `peer` was refused something, and why; `kind` is a stable word. How often that happens is in the peer's
+    /// hand, so that only the first ones are told, and then one now and again with how many were left out.
+    pub fn refuse(&self, kind: &'static str, peer: &str, why: &str) {
+        let told = {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.ration.tell(kind, peer, self.clock.now())
+        };
+        let Some(left_out) = told else { return };
+        let plain = |text: &str| text.chars().filter(|c| !c.is_control()).take(TOLD_MAX).collect::<String>();
+        let (peer, why) = (plain(peer), plain(why));
+        let mut happening = Happening::warning(kind, format!("{peer} was refused: {why}"));
+        happening = happening.with("peer", &peer).with("why", &why);
+        if left_out > 0 {
+            happening = happening.with("left_out", &left_out);
+        }
+        self.record(happening);
     }
 
     /// The last `recent` events, oldest first, and those from now on, without a gap between.

@@ -33,8 +33,8 @@ pub async fn answer(node: &Node, papers: &Papers, connection: &Connection, reque
     match admit(node, papers, connection, request).await {
         Ok(answer) => answer,
         Err(refusal) => {
-            let told = format!("a request to join or pair was refused: {refusal}");
-            node.events.record(Happening::warning("join_refused", told).with("from", &connection.remote_address()));
+            let why = format!("a request to join or pair: {refusal}");
+            node.events.refuse("join_refused", &connection.remote_address().ip().to_string(), &why);
             JoinAnswer::Refused(refusal)
         }
     }

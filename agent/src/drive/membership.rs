@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use landfall_proto::alpn::Alpn;
 use landfall_proto::calls::Calls;
-use landfall_proto::endpoint::Target;
+use landfall_proto::endpoint::{Target, TurnedAway};
 use landfall_proto::id::MemberId;
 use landfall_proto::message::join::Welcome;
 use landfall_proto::model::{Command, Found, MemberList, Proposal};
@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::config::NodeConfig;
+use crate::decide::twins::Twin;
 use crate::drive::cap_address::host::Hosts;
 use crate::drive::cap_address::{self, CapAddressKeeper};
 use crate::drive::confirm::Confirmed;
@@ -29,7 +30,9 @@ use crate::drive::control::Control;
 use crate::drive::enrolment::{Enrolment, Papers};
 use crate::drive::events::{Events, Happening};
 use crate::drive::failover::Failover;
-use crate::drive::gossip::{Facts, GOSSIP_INTERVAL, Gossip, GossipInbox, GossipLinks, StorageFacts, VmServiceFacts};
+use crate::drive::gossip::{
+    Facts, GOSSIP_INTERVAL, Gossip, GossipInbox, GossipLinks, StorageFacts, TwinFacts, VmServiceFacts,
+};
 use crate::drive::loss::DownSince;
 use crate::drive::node::Node;
 use crate::drive::owner::Owner;
@@ -40,7 +43,10 @@ use crate::drive::replicas::Replicas;
 use crate::drive::senders::Senders;
 use crate::drive::serve::{self, Services};
 use crate::drive::vm_side::VmSide;
-use crate::drive::{copies, draining, group, handover, leftovers, loss, owner, peers, renewal};
+use crate::drive::{copies, draining, group, handover, leftovers, loss, owner, peers, renewal, twins};
+
+/// Keys in two hands that a node tells the others of: one is an alarm.
+const TWINS_TOLD: usize = 8;
 
 /// The pause before gossip that ended by itself is begun again.
 const GOSSIP_RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -118,6 +124,7 @@ impl Membership {
         let owner = Owner::new(me, config.witness, timing.lease(), consensus.clone(), Arc::clone(&outside.clock));
         let proposer = Proposer::new(me, consensus.clone(), owner.clone(), calls.clone(), &outside, down.subscribe());
         let (view, seen) = watch::channel(Arc::default());
+        let twins = watch::Sender::new(Vec::new());
         let node = Node {
             me,
             name: enrolment.node.clone(),
@@ -131,6 +138,7 @@ impl Membership {
             view: seen,
             down: down.subscribe(),
             vms,
+            twins: twins.subscribe(),
             registered: watch::Sender::new(Arc::default()),
             cap_address,
             events,
@@ -150,6 +158,7 @@ impl Membership {
         membership.run(found(node.clone(), membership.enrolment.found.clone()));
         membership.run(watch_disk(node.clone(), health, membership.broken.clone()));
         membership.own(&node, down);
+        membership.look_out(&node, twins);
         membership.run(gossiping(node.clone(), gossip, view));
         membership.run(confirmed.run(node.clone()));
         membership.act(&node, replicas.clone().run());
@@ -173,6 +182,13 @@ impl Membership {
         self.run(peers::keep_fresh(node.clone()));
         self.run(copies::owner::keep(node.clone()));
         self.run(draining::keep(node.clone()));
+    }
+
+    /// Runs what watches over those who call.
+    fn look_out(&self, node: &Node, twins: watch::Sender<Vec<Twin>>) {
+        self.run(twins::watch_over(node.clone(), twins));
+        self.run(turned_away(node.clone(), Alpn::Control));
+        self.run(turned_away(node.clone(), Alpn::Data));
     }
 
     fn run(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -373,6 +389,24 @@ fn targets(state: &State) -> BTreeMap<std::net::SocketAddr, Target> {
     state.members.values().map(target).collect()
 }
 
+fn twin_facts(node: &Node) -> Vec<TwinFacts> {
+    let fact = |twin: &Twin| TwinFacts {
+        who: twin.who.clone(),
+        addresses: twin.addresses.iter().map(ToString::to_string).collect(),
+    };
+    node.twins.borrow().iter().take(TWINS_TOLD).map(fact).collect()
+}
+
+/// Tells whom the endpoint that speaks `alpn` has turned away.
+async fn turned_away(node: Node, alpn: Alpn) {
+    let endpoint = node.calls.endpoint(alpn).clone();
+    loop {
+        let TurnedAway { remote, who, why } = endpoint.turned_away().await;
+        let who = who.unwrap_or_else(|| remote.ip().to_string());
+        node.events.refuse("connection_refused", &who, &format!("{why} (from {remote})"));
+    }
+}
+
 fn facts(node: &Node, state: &State) -> Facts {
     let (word, reason) = node.vms.standing().words();
     let storage = node.vms.storage();
@@ -386,5 +420,6 @@ fn facts(node: &Node, state: &State) -> Facts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cap_address: node.cap_address.as_ref().map(|keeper| keeper.facts()).unwrap_or_default(),
         lost: node.down.borrow().keys().copied().collect(),
+        twins: twin_facts(node),
     }
 }

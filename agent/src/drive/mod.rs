@@ -1,5 +1,6 @@
 //! Everything that touches the outside: disks, sockets, processes. Decisions are made in `decide`.
 
+pub mod admission;
 pub mod api;
 pub mod applying;
 pub mod attach;
@@ -50,4 +51,5 @@ pub mod sight;
 pub mod spacing;
 pub mod tally;
 pub mod transfers;
+pub mod twins;
 pub mod vm_side;

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at};
 
 use crate::config::NodeConfig;
+use crate::decide::twins::Twin;
 use crate::drive::cap_address::CapAddressKeeper;
 use crate::drive::events::Events;
 use crate::drive::gossip::View;
@@ -49,6 +50,8 @@ pub struct Node {
     pub down: watch::Receiver<DownSince>,
     /// Its VM service.
     pub vms: VmSide,
+    /// The keys of others that are heard in two places.
+    pub twins: watch::Receiver<Vec<Twin>>,
     /// The replicas that this node's VM service has registered, and at which assignment.
     pub registered: watch::Sender<Arc<BTreeMap<VmId, Epoch>>>,
     /// Its part in holding the CAP's own address; `None` where the CAP has none, and on a witness.

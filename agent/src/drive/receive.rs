@@ -19,6 +19,7 @@ use landfall_proto::message::control::{Point, Traffic};
 use landfall_proto::message::data::{ChangeSet, DataAnswer, DataRequest, Hello, POINTS_TOLD, Welcome};
 use landfall_proto::model::{DiskSpec, Replica};
 use landfall_proto::trust::Caller;
+use landfall_proto::verb::Verb;
 use landfall_proto::{Class, Refusal};
 use landfall_store::State;
 use quinn::{RecvStream, SendStream};
@@ -39,7 +40,7 @@ use crate::drive::pack::Unpacker;
 use crate::drive::replica::{Begun, Epochs, ReplicaStore, Standing};
 use crate::drive::replicas::{Replicas, SharedStore};
 use crate::drive::send::capture::blocking;
-use crate::drive::{broker, confirm, peers};
+use crate::drive::{admission, broker, confirm, peers};
 
 /// How long an opener may take to say what it wants.
 const HELLO_DEADLINE: Duration = Duration::from_secs(5);
@@ -111,13 +112,17 @@ impl Receiver {
         let hello = timeout(HELLO_DEADLINE, frame::receive::<Hello, _>(&mut receive, most));
         let hello = hello.await.unwrap_or(Err(frame::FrameError::Late(HELLO_DEADLINE)))?;
         let caller = link.caller();
+        let allowed = Verb::of_session(&hello).is_allowed(&admission::parties(&self.node.state(), &caller, None));
         match (hello, caller.as_ref()) {
-            (Hello::Send { vm, epoch, sender_epoch, disks, known }, Caller::PeerNode { cap, member }) => {
+            (Hello::Send { vm, epoch, sender_epoch, disks, known }, Caller::PeerNode { cap, member }) if allowed => {
                 let asking = Asking { cap, key: member.key, vm, epoch, sender: sender_epoch };
                 let admitted = Box::pin(self.admit(asking, disks, known)).await;
                 let (admitted, welcome) = match admitted {
                     Ok(pair) => pair,
                     Err(welcome) => {
+                        if let Welcome::Refused(refusal) = &welcome {
+                            self.tell_refused(cap, vm, refusal);
+                        }
                         frame::send(&mut send, &welcome, most).await?;
                         drop(send.finish());
                         return Ok(());
@@ -126,18 +131,20 @@ impl Receiver {
                 frame::send(&mut send, &welcome, most).await?;
                 self.take(admitted, send, receive).await
             }
-            (Hello::Copy { vm, epoch }, Caller::Member { member }) => {
+            (Hello::Copy { vm, epoch }, Caller::Member { member }) if allowed => {
                 let asked = handover::Asked { to: member.id, vm, epoch };
                 Box::pin(handover::give(&self.node, &self.replicas, &self.pending, asked, send, receive)).await
             }
-            (Hello::Leaves { vm }, Caller::Member { member }) => {
+            (Hello::Leaves { vm }, Caller::Member { member }) if allowed => {
                 Box::pin(mending::give(&self.node, &self.replicas, (member.id, vm), send, receive)).await
             }
-            (Hello::Pass(hello), Caller::Member { member }) => {
+            (Hello::Pass(hello), Caller::Member { member }) if allowed => {
                 Box::pin(keep::keep(&self.node, &self.replicas, member.id, *hello, send, receive)).await
             }
-            _ => {
-                let refusal = Refusal::new(Class::Refused, "not_allowed", "this session is not for this caller");
+            (hello, caller) => {
+                let message = format!("{} may not {} here", admission::who(caller), Verb::of_session(&hello).what());
+                let refusal = Refusal::new(Class::Refused, "not_allowed", message);
+                self.node.events.refuse("session_refused", &admission::who(caller), &refusal.message);
                 frame::send(&mut send, &Welcome::Refused(refusal), most).await
             }
         }
@@ -412,6 +419,11 @@ impl Receiver {
         Ok(())
     }
 
+    fn tell_refused(&self, primary: &Fqdn, vm: VmId, refusal: &Refusal) {
+        let why = format!("data of {vm}: {}", refusal.message);
+        self.node.events.refuse("session_refused", primary.as_str(), &why);
+    }
+
     /// A refusal as the sender should take it: one for being at the wrong place says where the right one is.
     fn refusal_of(&self, admitted: &Admitted, refusal: Refusal) -> DataAnswer {
         let state = self.node.state();
@@ -422,7 +434,10 @@ impl Receiver {
             .and_then(|replica| self.elsewhere(&state, replica));
         match moved {
             Some(to) => DataAnswer::Moved(to),
-            None => DataAnswer::Refused(refusal),
+            None => {
+                self.tell_refused(&admitted.primary, admitted.vm, &refusal);
+                DataAnswer::Refused(refusal)
+            }
         }
     }
 

@@ -8,10 +8,11 @@ use landfall_proto::close::Close;
 use landfall_proto::endpoint::{Endpoint, Gone, Link};
 use landfall_proto::frame::{self, FrameError};
 use landfall_proto::limits::CONTROL_STREAMS;
-use landfall_proto::message::broker::BrokerRequest;
+use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest};
 use landfall_proto::message::control::ControlRequest;
 use landfall_proto::message::join::JoinRequest;
 use landfall_proto::trust::Caller;
+use landfall_proto::verb::Verb;
 use quinn::{RecvStream, SendStream};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -23,7 +24,7 @@ use crate::drive::enrolment::Papers;
 use crate::drive::gossip::{GossipInbox, Unfit};
 use crate::drive::raft_wire::RaftFrame;
 use crate::drive::receive::Receiver;
-use crate::drive::{broker, join, peers};
+use crate::drive::{admission, broker, join, peers};
 
 /// How long a peer may take to send the request of a stream that it has opened.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
@@ -75,7 +76,7 @@ async fn serve(link: Link, services: Services) {
         Alpn::Gossip => {
             if let Caller::Member { member } = link.caller().as_ref() {
                 let unfit = |why: Unfit| {
-                    tracing::debug!(from = %member.node, why = why.why(), "gossip not taken");
+                    services.control.node.events.refuse("gossip_refused", member.node.as_str(), why.why());
                 };
                 services.gossip.feed(member, link.connection(), unfit).await;
             }
@@ -95,7 +96,9 @@ async fn is_known(link: &Link, services: &Services) -> bool {
     if link.alpn() == Alpn::Raft || peers::vouches(node, cap, key).await {
         return true;
     }
-    link.close(Close::Removed, &format!("{fqdn} is not on the member list of {cap}"));
+    let why = format!("{fqdn} is not on the member list of {cap}");
+    node.events.refuse("peer_refused", fqdn.as_str(), &why);
+    link.close(Close::Removed, &why);
     false
 }
 
@@ -107,12 +110,25 @@ async fn streams(link: Link, services: Services) {
         tokio::spawn(async move {
             if let Err(error) = one(&link, &services, send, receive).await {
                 tracing::debug!(alpn = ?link.alpn(), from = %link.remote(), %error, "request dropped");
+                if matches!(error, FrameError::TooLong { .. } | FrameError::Codec(_) | FrameError::Late(_)) {
+                    let node = &services.control.node;
+                    node.events.refuse("request_refused", &who(&link), &error.to_string());
+                }
                 if matches!(error, FrameError::TooLong { .. } | FrameError::Codec(_)) {
                     link.close(Close::Protocol, &error.to_string());
                 }
             }
             drop(slot);
         });
+    }
+}
+
+/// How the other end is named to people: strangers by their address, for keys cost nothing to make.
+fn who(link: &Link) -> String {
+    let caller = link.caller();
+    match caller.as_ref() {
+        Caller::Stranger { .. } => link.remote().ip().to_string(),
+        caller => admission::who(caller),
     }
 }
 
@@ -123,6 +139,9 @@ async fn one(link: &Link, services: &Services, send: SendStream, receive: RecvSt
     let stream = Stream { alpn: link.alpn(), send, receive };
     match link.alpn() {
         Alpn::Raft => {
+            if admission::admit(node, &caller, Verb::Consensus, None).is_err() {
+                return Ok(());
+            }
             stream
                 .answer(async |call: RaftFrame| match node.consensus.serve(call.rpc, &call.payload).await {
                     Ok(payload) => Some(RaftFrame { rpc: call.rpc, payload }),
@@ -138,7 +157,13 @@ async fn one(link: &Link, services: &Services, send: SendStream, receive: RecvSt
         }
         Alpn::Broker => match caller.cap() {
             Some(primary) => {
-                stream.answer(async |request: BrokerRequest| Some(broker::answer(node, primary, request).await)).await
+                let ask = async |request: BrokerRequest| {
+                    Some(match admission::admit(node, &caller, Verb::of_broker(&request), None) {
+                        Ok(()) => broker::answer(node, primary, request).await,
+                        Err(refusal) => BrokerAnswer::Refused(refusal),
+                    })
+                };
+                stream.answer(ask).await
             }
             None => Ok(()),
         },

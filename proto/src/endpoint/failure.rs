@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use quinn::ConnectionError;
 use thiserror::Error;
 
 use crate::close::Close;
@@ -70,4 +71,35 @@ pub enum Gone {
     /// [`crate::endpoint::Endpoint::shut_down`] was called.
     #[error("the network endpoint is shut down")]
     ShutDown,
+}
+
+/// Somebody who was turned away: in the handshake, or from an open connection by a change of the lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TurnedAway {
+    /// From where it came.
+    pub remote: SocketAddr,
+    /// The name in its certificate, where a CA that counts vouches for that.
+    pub who: Option<String>,
+    /// Why.
+    pub why: String,
+}
+
+/// Why there is no connection from outside.
+#[derive(Debug)]
+pub(crate) enum Unwelcome {
+    /// The other end did not go on.
+    Gone(String),
+    /// This end refused: whom, by its certificate, and why.
+    Refused(Option<String>, String),
+}
+
+impl From<ConnectionError> for Unwelcome {
+    fn from(error: ConnectionError) -> Self {
+        match error {
+            ConnectionError::TransportError(_) | ConnectionError::VersionMismatch => {
+                Self::Refused(None, error.to_string())
+            }
+            other => Self::Gone(other.to_string()),
+        }
+    }
 }

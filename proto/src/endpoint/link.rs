@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 
 use crate::alpn::Alpn;
 use crate::close::Close;
+use crate::endpoint::failure::TurnedAway;
 use crate::id::Fingerprint;
 use crate::limits::{CONNECTIONS_PER_IDENTITY, STRANGERS_MAX};
 use crate::transport::lock;
@@ -168,9 +169,9 @@ impl Table {
         lock(&self.open).links.len()
     }
 
-    /// Asks the lists anew about every connection, and closes those that no longer stand.
-    pub(crate) fn examine(&self, view: &TrustView) -> usize {
-        self.links().iter().filter(|link| !link.examine(view)).count()
+    /// Asks the lists anew about every connection, and closes those that no longer stand; which those were.
+    pub(crate) fn examine(&self, view: &TrustView) -> Vec<TurnedAway> {
+        self.links().iter().filter_map(|link| link.examine(view)).collect()
     }
 }
 
@@ -195,20 +196,22 @@ const fn kept_beside_a_new_one(alpn: Alpn) -> usize {
 }
 
 impl Link {
-    /// Whether the other end still may have this connection; closes it where not.
-    pub(crate) fn examine(&self, view: &TrustView) -> bool {
+    /// Closes the connection where the other end may not have it any longer, and says why.
+    pub(crate) fn examine(&self, view: &TrustView) -> Option<TurnedAway> {
         let reason = match view.standing(&self.0.proven) {
             Ok(caller) if view.admits(self.0.alpn, &caller) => {
                 if *self.caller() != caller {
                     self.0.caller.store(Arc::new(caller));
                 }
-                return true;
+                return None;
             }
             Ok(_) => "not allowed on this protocol".to_owned(),
             Err(distrust) => distrust.to_string(),
         };
         tracing::info!(remote = %self.remote(), alpn = %self.0.alpn, %reason, "closing a connection");
+        let open = !self.is_closed();
         self.close(Close::Removed, &reason);
-        false
+        let who = self.0.proven.fqdn().map(ToString::to_string);
+        open.then(|| TurnedAway { remote: self.remote(), who, why: reason })
     }
 }

@@ -18,19 +18,20 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::timeout;
 
-pub use failure::{DialError, Gone};
+pub use failure::{DialError, Gone, TurnedAway};
 pub use link::{Direction, Link};
 
 use crate::alpn::Alpn;
 use crate::close::Close;
 use crate::id::{Fingerprint, Fqdn};
-use crate::limits::{ACCEPT_QUEUE, HANDSHAKE_TIME, SHUT_DOWN_TIME};
+use crate::limits::{ACCEPT_QUEUE, HANDSHAKE_TIME, SHUT_DOWN_TIME, TURNED_AWAY_QUEUE};
 use crate::refusal::{Class, Refusal};
 use crate::seam::Outside;
 use crate::tls::{self, Expect, Identity};
 use crate::transport;
 use crate::trust::{Caller, Distrust, Proven, Side, Trust};
 use driver::Driver;
+use failure::Unwelcome;
 use gate::{Gate, Verdict};
 use link::Table;
 
@@ -87,6 +88,8 @@ struct Inner {
     accepted: mpsc::Sender<Link>,
     waiting: Mutex<mpsc::Receiver<Link>>,
     shut: watch::Sender<bool>,
+    turned_away: mpsc::Sender<TurnedAway>,
+    told: Mutex<mpsc::Receiver<TurnedAway>>,
 }
 
 impl Endpoint {
@@ -105,6 +108,7 @@ impl Endpoint {
                 .remedy("use an address of this machine and a free UDP port")
         })?;
         let (accepted, waiting) = mpsc::channel(ACCEPT_QUEUE);
+        let (turned_away, told) = mpsc::channel(TURNED_AWAY_QUEUE);
         let inner = Arc::new(Inner {
             outside: outside.clone(),
             role,
@@ -116,6 +120,8 @@ impl Endpoint {
             accepted,
             waiting: Mutex::new(waiting),
             shut: watch::Sender::new(false),
+            turned_away,
+            told: Mutex::new(told),
         });
         inner.listen_as_identity(&inner.driver.load())?;
         inner.clone().start_listening();
@@ -166,6 +172,16 @@ impl Endpoint {
         }
     }
 
+    /// The next one that was turned away before [`Endpoint::accept`] would have yielded it, or whose open connection the
+    /// lists have ended. Past [`TURNED_AWAY_QUEUE`] that nobody took they are left out.
+    pub async fn turned_away(&self) -> TurnedAway {
+        match self.0.told.lock().await.recv().await {
+            Some(turned_away) => turned_away,
+            // Not while this handle is there.
+            None => std::future::pending().await,
+        }
+    }
+
     /// Closes every connection, takes no more, and waits until the other sides can know (bounded by a second).
     pub async fn shut_down(&self) {
         self.0.shut.send_replace(true);
@@ -197,7 +213,7 @@ impl Endpoint {
     /// Closes what the lists no longer allow; says how many. Happens by itself after [`Trust::set`]; a caller that must
     /// know that it has happened calls it.
     pub fn examine(&self) -> usize {
-        self.0.table.examine(&self.0.trust.view())
+        self.0.examine()
     }
 
     /// Every open connection.
@@ -265,9 +281,21 @@ impl Inner {
         self.outside.net.runtime().spawn(Box::pin(async move {
             while changes.changed().await.is_ok() {
                 let Some(inner) = inner.upgrade() else { return };
-                inner.table.examine(&inner.trust.view());
+                inner.examine();
             }
         }));
+    }
+
+    fn examine(&self) -> usize {
+        let ended = self.table.examine(&self.trust.view());
+        let count = ended.len();
+        ended.into_iter().for_each(|ended| self.tell(ended));
+        count
+    }
+
+    fn tell(&self, turned_away: TurnedAway) {
+        // Nobody needs to know all of a flood.
+        drop(self.turned_away.try_send(turned_away));
     }
 
     fn admit(self: Arc<Self>, incoming: quinn::Incoming) {
@@ -280,61 +308,74 @@ impl Inner {
                 }
                 return;
             }
-            Verdict::Refuse => return incoming.refuse(),
+            Verdict::Refuse => {
+                self.tell(TurnedAway {
+                    remote: incoming.remote_address(),
+                    who: None,
+                    why: "too many connections".into(),
+                });
+                return incoming.refuse();
+            }
             Verdict::Ignore => return incoming.ignore(),
         }
         let handshake = self.gate.enter(address);
         let runtime = self.outside.net.runtime();
         runtime.spawn(Box::pin(async move {
             let remote = incoming.remote_address();
-            if let Err(why) = self.welcome(incoming).await {
-                tracing::debug!(%remote, %why, "refused a connection");
+            match Arc::clone(&self).welcome(incoming).await {
+                Ok(()) => {}
+                Err(Unwelcome::Gone(why)) => tracing::debug!(%remote, %why, "a connection was given up"),
+                Err(Unwelcome::Refused(who, why)) => {
+                    tracing::debug!(%remote, %why, "refused a connection");
+                    self.tell(TurnedAway { remote, who, why });
+                }
             }
             drop(handshake);
         }));
     }
 
-    async fn welcome(self: Arc<Self>, incoming: quinn::Incoming) -> Result<(), String> {
-        let connecting = incoming.accept().map_err(|error| error.to_string())?;
+    async fn welcome(self: Arc<Self>, incoming: quinn::Incoming) -> Result<(), Unwelcome> {
+        let connecting = incoming.accept()?;
         let connection = timeout(HANDSHAKE_TIME, connecting)
             .await
-            .map_err(|_| "the handshake took too long".to_owned())?
-            .map_err(|error| error.to_string())?;
-        let refuse = |close: Close, reason: String| {
+            .map_err(|_| Unwelcome::Refused(None, "the handshake took too long".to_owned()))??;
+        let mut who = None;
+        let refuse = |who: Option<String>, close: Close, reason: String| {
             close.apply(&connection, &reason);
-            Err(reason)
+            Err(Unwelcome::Refused(who, reason))
         };
         let Some(alpn) = Alpn::of(&connection) else {
-            return refuse(Close::Protocol, "no protocol of ours".to_owned());
+            return refuse(who, Close::Protocol, "no protocol of ours".to_owned());
         };
         let chain = presented(&connection);
-        let Some(leaf) = chain.first() else { return refuse(Close::NotAllowed, "no certificate".to_owned()) };
+        let Some(leaf) = chain.first() else { return refuse(who, Close::NotAllowed, "no certificate".to_owned()) };
         let view = self.trust.view();
         let proven = match view.prove(leaf, Side::Client, self.trust.time(self.outside.clock.wall())) {
             Ok(proven) => proven,
-            Err(distrust) => return refuse(Close::NotAllowed, distrust.to_string()),
+            Err(distrust) => return refuse(who, Close::NotAllowed, distrust.to_string()),
         };
+        who = proven.fqdn().map(ToString::to_string);
         let caller = match view.standing(&proven) {
             Ok(caller) => caller,
-            Err(distrust) => return refuse(Close::Removed, distrust.to_string()),
+            Err(distrust) => return refuse(who, Close::Removed, distrust.to_string()),
         };
         if !view.admits(alpn, &caller) {
-            return refuse(Close::NotAllowed, format!("this node may not open {alpn} here"));
+            return refuse(who, Close::NotAllowed, format!("this node may not open {alpn} here"));
         }
         let link = self
             .table
             .insert(connection, alpn, Direction::Inbound, proven, caller)
-            .map_err(|close| close.to_string())?;
+            .map_err(|close| Unwelcome::Refused(who.clone(), close.to_string()))?;
         // The lists may have changed since they were asked: from here on the table is examined at every change.
-        if !link.examine(&self.trust.view()) {
-            return Err("removed meanwhile".to_owned());
+        if link.examine(&self.trust.view()).is_some() {
+            return Err(Unwelcome::Refused(who, "removed meanwhile".to_owned()));
         }
         self.accepted.try_send(link).map_err(|error| {
             let link = match error {
                 mpsc::error::TrySendError::Full(link) | mpsc::error::TrySendError::Closed(link) => link,
             };
             link.close(Close::Busy, "too many connections wait to be served");
-            "too many connections wait to be served".to_owned()
+            Unwelcome::Refused(who, "too many connections wait to be served".to_owned())
         })
     }
 
@@ -374,8 +415,8 @@ impl Inner {
         let refused = |close: Close| DialError::Refused { address, close, reason: String::new() };
         let link = self.table.insert(connection, alpn, Direction::Outbound, proven, caller).map_err(refused)?;
         match link.examine(&self.trust.view()) {
-            true => Ok(link),
-            false => Err(refused(Close::Removed)),
+            None => Ok(link),
+            Some(_) => Err(refused(Close::Removed)),
         }
     }
 

@@ -30,6 +30,18 @@ pub struct Facts {
     /// The members that it holds for lost, while it owns the CAP: only an owner asks the silent ones.
     #[serde(default)]
     pub lost: Vec<MemberId>,
+    /// The keys of others that it hears in two places.
+    #[serde(default)]
+    pub twins: Vec<TwinFacts>,
+}
+
+/// A key that a node hears in two places.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TwinFacts {
+    /// Whose key.
+    pub who: String,
+    /// Where it is heard.
+    pub addresses: Vec<String>,
 }
 
 /// What a node says of the CAP's own address.

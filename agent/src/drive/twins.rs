@@ -1,0 +1,64 @@
+//! Listening for keys that are in two hands, on every connection that came in ([`twins`](crate::decide::twins)).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use landfall_proto::alpn::Alpn;
+use landfall_proto::endpoint::{Direction, Link};
+use landfall_proto::trust::Caller;
+use tokio::sync::watch;
+
+use crate::decide::twins::{Heard, TWICE, Twin, Twins, remedy};
+use crate::drive::admission::who;
+use crate::drive::events::Happening;
+use crate::drive::node::Node;
+
+/// How often: every living connection shows itself within [`landfall_proto::limits::KEEP_ALIVE`].
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Looks for as long as the agent runs, and tells what stands.
+pub async fn watch_over(node: Node, standing: watch::Sender<Vec<Twin>>) {
+    let mut look = node.rhythm(LOOK_INTERVAL);
+    let mut twins = Twins::default();
+    let mut before: BTreeMap<(Alpn, usize), u64> = BTreeMap::new();
+    loop {
+        look.tick().await;
+        let links = [Alpn::Control, Alpn::Data].map(|alpn| node.calls.endpoint(alpn).links()).concat();
+        let mut counted = BTreeMap::new();
+        let mut heard = Vec::new();
+        for link in links.iter().filter(|link| link.direction() == Direction::Inbound) {
+            let key = (link.alpn(), link.connection().stable_id());
+            let datagrams = link.connection().stats().udp_rx.datagrams;
+            if before.get(&key).copied().unwrap_or_default() < datagrams {
+                heard.extend(of(link));
+            }
+            counted.insert(key, datagrams);
+        }
+        before = counted;
+        for twin in twins.look(&heard, node.outside.clock.now()) {
+            let addresses: Vec<String> = twin.addresses.iter().map(ToString::to_string).collect();
+            let told =
+                format!("{} is heard at {} at the same time: {}", twin.who, addresses.join(" and "), remedy(&twin.who));
+            node.events
+                .record(Happening::critical(TWICE, told).with("peer", &twin.who).with("at", &addresses.join(",")));
+        }
+        let fresh: Vec<Twin> = twins.standing().cloned().collect();
+        standing.send_if_modified(|standing| {
+            let changed = *standing != fresh;
+            *standing = fresh;
+            changed
+        });
+    }
+}
+
+/// Whose connection it is. Data goes over an endpoint of its own, with a port of its own.
+fn of(link: &Link) -> Option<Heard> {
+    let caller = link.caller();
+    let listed = matches!(caller.as_ref(), Caller::Member { .. } | Caller::PeerNode { .. });
+    (listed && link.alpn() != Alpn::Data).then(|| Heard {
+        key: caller.key(),
+        who: who(&caller),
+        here: link.connection().local_ip(),
+        there: link.remote(),
+    })
+}
