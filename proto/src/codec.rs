@@ -8,6 +8,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use crate::planted::{self, Bug};
+
 /// The version in front of every encoded value. A change of any encoded type that old bytes do not survive raises it.
 pub const FORMAT: u8 = 1;
 
@@ -87,6 +89,7 @@ fn decode_within<T: DeserializeOwned, const LIMIT: usize>(body: &[u8]) -> Result
         .map_err(|error| CodecError::Malformed(crate::refusal::quoted(&error.to_string())))?;
     match body.len() - used {
         0 => Ok(value),
+        _ if planted::is(Bug::LeftOverBytesTaken) => Ok(value),
         left => Err(CodecError::LeftOver(left)),
     }
 }

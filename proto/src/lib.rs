@@ -17,6 +17,7 @@ pub mod limits;
 pub mod machine;
 pub mod message;
 pub mod model;
+pub mod planted;
 pub mod refusal;
 pub mod seam;
 pub mod tls;

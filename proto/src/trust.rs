@@ -17,6 +17,7 @@ use crate::authority::ca_fingerprint;
 use crate::certificate::{self, Leaf};
 use crate::id::{Fingerprint, Fqdn, MemberId, UnixMillis};
 use crate::model::{Member, MemberList};
+use crate::planted::{self, Bug};
 use crate::seam::{Clock, Time};
 
 /// One cluster whose certificates count: a CA, pinned to exactly one CAP name, and who its members are.
@@ -88,7 +89,9 @@ impl Trust {
     /// Replaces the view; endpoints close at once what it no longer allows.
     pub fn set(&self, view: TrustView) {
         self.0.view.store(Arc::new(view));
-        self.0.changes.send_modify(|count| *count += 1);
+        if !planted::is(Bug::RemovedStaysConnected) {
+            self.0.changes.send_modify(|count| *count += 1);
+        }
     }
 
     /// Tells of every [`Trust::set`].
@@ -347,7 +350,7 @@ impl TrustView {
             Some(member) if self.is_own(&leaf.cap) => Ok(Caller::Member { member: member.clone() }),
             Some(member) => Ok(Caller::PeerNode { cap: leaf.cap.clone(), member: member.clone() }),
             None if cluster.list.by_key(&leaf.key).is_some() => mismatch("the member id"),
-            None if leaf.member.0 > cluster.list.position => Ok(unlisted(leaf)),
+            None if leaf.member.0 > cluster.list.position || planted::is(Bug::RemovedComesBack) => Ok(unlisted(leaf)),
             None => {
                 let Leaf { fqdn, cap, member, .. } = leaf.clone();
                 Err(Distrust::Removed { cap, fqdn, member })

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use landfall_proto::id::Revision;
+use landfall_proto::planted::{self, Bug};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -100,12 +101,13 @@ impl Watcher {
     fn advance(&mut self, state: &State) -> Option<Notice> {
         let settings = &state.settings;
         let another_life = self.stands.0.incarnation() != state.incarnation && self.stands != Revision::default();
-        if self.stands < settings.floor || another_life {
+        if (self.stands < settings.floor || another_life) && !planted::is(Bug::FeedHidesGap) {
             self.stands = settings.revision;
             return Some(Notice::Resync { from: settings.revision });
         }
         let next = settings.history.partition_point(|change| change.revision <= self.stands);
-        let change = settings.history.get(next)?;
+        let skipped = if planted::is(Bug::FeedSkipsChanges) { settings.history.len().saturating_sub(1) } else { 0 };
+        let change = settings.history.get(next.max(skipped))?;
         self.stands = change.revision;
         let revision = change.revision;
         self.ready.extend(change.changes.iter().map(|(key, (old, new))| SettingChanged {

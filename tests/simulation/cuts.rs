@@ -37,6 +37,9 @@ async fn cut(seed: u64, how: Cut) -> String {
     let took = world.until("other owner", deadline, other).await;
     world.record.note("--", format!("the next owner acts after {took:?}"));
     assert!(world.node(first).owner.acting().is_none(), "{:?}", world.audit.turns());
+    let next = world.owner().expect("it acts");
+    let vacant = world.node(next).owner.watch().borrow().unwrap().vacant;
+    assert!(!vacant, "nobody knows what an owner that was lost still has");
     world.pass(CUT_FOR).await;
     world.net.heal_all();
     world.record.note("--", "healed");
@@ -107,6 +110,25 @@ async fn bystander(seed: u64) -> String {
 #[test]
 fn a_node_that_was_cut_off_and_returns_leaves_the_owner_alone() {
     each_seed("cuts::a_node_that_was_cut_off_and_returns_leaves_the_owner_alone", 5, bystander);
+}
+
+/// The owner's machine stands still, and goes on with a lease that is over.
+async fn stood_still(seed: u64) -> String {
+    let world = World::founded(seed, Weather::CALM).await;
+    for round in 0..3 {
+        world.pass(Duration::from_millis(3000 + (seed * 137 + round * 71) % 500)).await;
+        let owner = world.owner().expect("somebody owns the CAP");
+        world.stand_still(owner, Duration::from_secs(2));
+        assert_eq!(world.node(owner).owner.acting(), None, "seed {seed}: it acts before it has asked anybody");
+        world.until("an owner", OWNER_DEADLINE, |world| world.owner().is_some()).await;
+    }
+    world.check();
+    world.trace()
+}
+
+#[test]
+fn an_owner_that_stood_still_acts_only_once_a_majority_has_confirmed_it() {
+    each_seed("cuts::an_owner_that_stood_still_acts_only_once_a_majority_has_confirmed_it", 3, stood_still);
 }
 
 /// Two clusters under one audit: two owners that know nothing of each other.

@@ -28,6 +28,11 @@ impl SimDisk {
         Self { kv, files: MemoryFiles::new() }
     }
 
+    /// Lets no write return, or those that wait and all later ones.
+    pub fn hang(&self, hangs: bool) {
+        self.kv.hang(hangs);
+    }
+
     /// Loses what was not durable yet.
     pub fn cut_power(&self) {
         self.kv.cut();

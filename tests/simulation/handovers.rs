@@ -1,11 +1,15 @@
 //! The CAP given from node to node: at once, and never to two, whatever happens on the way.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use landfall_agent::drive::owner::GiveBack;
 use landfall_agent::surface::broker::{BrokerMove, BrokerMoved};
 use landfall_agent::surface::operations::Operations;
 use landfall_kit::sim::Weather;
 use landfall_proto::Refusal;
+use landfall_proto::id::Term;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -21,9 +25,23 @@ const ASKED_MAX: Duration = Duration::from_secs(40);
 /// How long after its claim an owner may be asked to go: a lease.
 const SETTLED: Duration = Duration::from_millis(2_500);
 
+/// What an owner holds besides its lease: the terms in which it was given back.
+#[derive(Clone, Default)]
+struct Held(Arc<Mutex<Vec<Term>>>);
+
+#[async_trait]
+impl GiveBack for Held {
+    async fn give_back(&self, term: Term) -> Result<(), Refusal> {
+        self.0.lock().unwrap().push(term);
+        Ok(())
+    }
+}
+
 /// From node to node, asked at another one each time.
 async fn moves(seed: u64) -> String {
     let world = World::founded(seed, Weather::CALM).await;
+    let held = Held::default();
+    (0..NODES).for_each(|at| world.node(at).owner.gives_back(Arc::new(held.clone())));
     for round in 0..6 {
         world.pass(SETTLED).await;
         let owner = world.owner().expect("somebody owns the CAP");
@@ -33,6 +51,7 @@ async fn moves(seed: u64) -> String {
         let moved = Box::pin(world.agent(round % NODES).broker_move(request.clone())).await.unwrap();
         assert_eq!((moved.owner, world.owner()), (request.to, Some(next)));
         assert!(moved.term > before && moved.gap_ms < GAP_MAX_MS, "{} ms", moved.gap_ms);
+        assert_eq!(held.0.lock().unwrap().last(), Some(&before), "the old owner keeps what it holds");
         world.record.note("--", format!("a gap of {} ms", moved.gap_ms));
         assert!(world.node(next).owner.watch().borrow().unwrap().vacant, "the old owner has given everything back");
     }

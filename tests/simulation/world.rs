@@ -14,7 +14,7 @@ use landfall_agent::surface::token::TokenCreate;
 use landfall_agent::{Agent, Seams};
 use landfall_kit::sim::{SeededRandom, SimClock, SimNet, Weather, seeded_crypto};
 use landfall_proto::model::Timing;
-use landfall_proto::seam::Outside;
+use landfall_proto::seam::{Outside, Random};
 use tokio::time::{Instant, sleep};
 
 use crate::audit::Audit;
@@ -133,6 +133,22 @@ impl World {
 
     /// Starts the agent of a node on the disk that it has.
     pub async fn start(&mut self, at: usize) {
+        let (config, seams) = self.ground(at, SeededRandom::named);
+        let agent = Box::pin(Agent::start(config, seams, None)).await.unwrap();
+        self.settle_in(at, agent);
+    }
+
+    /// Starts the agents of two nodes at the same moment, and both draw the same wait before an election.
+    pub async fn start_in_step(&mut self, [one, other]: [usize; 2]) {
+        let ((a, b), (c, d)) = (self.ground(one, InStep::named), self.ground(other, InStep::named));
+        let (first, second) =
+            futures_util::future::join(Box::pin(Agent::start(a, b, None)), Box::pin(Agent::start(c, d, None))).await;
+        self.settle_in(one, first.unwrap());
+        self.settle_in(other, second.unwrap());
+    }
+
+    /// What the next life of a node gets.
+    fn ground<R: Random + 'static>(&mut self, at: usize, random: fn(u64, &str) -> R) -> (NodeConfig, Seams) {
         let (net, seed) = (self.net.clone(), self.seed);
         let place = &mut self.places[at];
         place.lives += 1;
@@ -141,20 +157,35 @@ impl World {
         crypto_seed.copy_from_slice(&SeededRandom::named(seed, &format!("{life} tls")).bytes::<8>());
         let outside = Outside {
             clock: place.clock.clone(),
-            random: Arc::new(SeededRandom::named(seed, &life)),
+            random: Arc::new(random(seed, &life)),
             net: net.node(place.address),
             crypto: seeded_crypto(u64::from_le_bytes(crypto_seed)),
         };
         let seams = Seams { outside, storage: Arc::new(place.disk.clone()), hosts: Arc::new(MachineHosts) };
         let testing = Testing { lease: Some(self.timing.lease()), ..Testing::default() };
-        let config = NodeConfig { witness: place.witness, testing, ..config(&place.name, place.address) };
-        let agent = Box::pin(Agent::start(config, seams, None)).await.unwrap();
+        (NodeConfig { witness: place.witness, testing, ..config(&place.name, place.address) }, seams)
+    }
+
+    fn settle_in(&mut self, at: usize, agent: Agent) {
+        let place = &mut self.places[at];
         self.record.note(&place.name, "started");
         let is_member = agent.membership().is_some();
         place.agent = Some(agent);
         if is_member {
             self.follow(at);
         }
+    }
+
+    /// A node stands still for `time`: nothing of it runs, and then its clocks show how late it is.
+    pub fn stand_still(&self, at: usize, time: Duration) {
+        self.record.note(&self.places[at].name, format!("stood still for {time:?}"));
+        self.places[at].clock.stand_still(time);
+    }
+
+    /// Has the disk of a node take no write any more, or take them again.
+    pub fn hang_disk(&self, at: usize, hangs: bool) {
+        self.record.note(&self.places[at].name, if hangs { "its disk hangs" } else { "its disk works again" });
+        self.places[at].disk.hang(hangs);
     }
 
     /// Sets the date of a node off by `millis` from the simulation's; its other clock does not notice.
@@ -297,5 +328,25 @@ fn config(name: &str, address: IpAddr) -> NodeConfig {
         vm_service: None,
         storage: Vec::new(),
         testing: Testing::default(),
+    }
+}
+
+/// The randomness of a node, but for the share of its range that the wait before an election is: the only draw of eight
+/// bytes while an agent runs in a cluster of its own.
+#[derive(Debug)]
+struct InStep(SeededRandom);
+
+impl InStep {
+    fn named(seed: u64, name: &str) -> Self {
+        Self(SeededRandom::named(seed, name))
+    }
+}
+
+impl Random for InStep {
+    fn fill(&self, bytes: &mut [u8]) {
+        match bytes.len() {
+            8 => bytes.fill(0x5a),
+            _ => self.0.fill(bytes),
+        }
     }
 }

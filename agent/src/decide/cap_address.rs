@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use landfall_proto::id::InterfaceName;
 use landfall_proto::model::{CapAddress, IpAddr};
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::seam::Time;
 
 use crate::decide::lease::{self, DRIFT_PER_MILLE, MARGIN};
@@ -58,7 +59,8 @@ pub fn gone_by(t0: Time, lease: Duration) -> Time {
 pub fn taken_from(elected: Time, lease: Duration) -> Time {
     let standing = lease / 4 + LIFETIME + LATE;
     let slow = standing * (1000 + DRIFT_PER_MILLE) / (1000 - DRIFT_PER_MILLE);
-    elected.after(slow.saturating_sub(lease) + MARGIN)
+    let wait = if planted::is(Bug::AddressTakenAtOnce) { Duration::ZERO } else { slow.saturating_sub(lease) };
+    elected.after(wait + MARGIN)
 }
 
 /// When the quorum was asked that confirmed a lease which ends at `ends_at`.
@@ -90,7 +92,7 @@ pub fn renewal(t0: Time, from: Time, lease: Duration, now: Time) -> Renewal {
 
 /// Whether an address that was sent for `t0` must be taken back, the clock showing `now` after it was sent.
 pub fn is_late(t0: Time, lease: Duration, now: Time) -> bool {
-    now < t0 || now >= sent_until(t0, lease)
+    (now < t0 || now >= sent_until(t0, lease)) && !planted::is(Bug::LateAddressKept)
 }
 
 /// The announcements of one taking.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use landfall_proto::id::{Epoch, MemberId};
 use landfall_proto::model::Replica;
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::seam::Time;
 
 /// How long files must have been superseded, without a break, before they are removed: a day. An operator can export from
@@ -60,7 +61,7 @@ pub fn kept_for(replica: Option<&Replica>, me: MemberId, files: Files) -> Option
     let reasons = [
         (replica.holder == me || replica.receiver() == me, Keep::Receives),
         (replica.seeding.is_some(), Keep::Seeding),
-        (replica.in_sync.contains(&me), Keep::InSync),
+        (replica.in_sync.contains(&me) && !planted::is(Bug::CopyIsLeftOver), Keep::InSync),
         (replica.copying_since(me).is_some(), Keep::Copies),
         (!replica.acknowledged || !replica.in_sync.contains(&replica.holder), Keep::NotAcknowledged),
         (files.epoch >= replica.epoch, Keep::NotOlder),

@@ -9,6 +9,7 @@ use std::time::Duration;
 use landfall_proto::id::{MemberId, StorageName, VmId};
 use landfall_proto::message::control::StagingFaults;
 use landfall_proto::model::Replica;
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::seam::Time;
 
 /// A pause of the owner's own loop that makes it doubt itself rather than the others. The loop runs four times a second;
@@ -44,11 +45,12 @@ impl Watch {
         let mut due = Vec::new();
         for member in live.iter().filter(|(_, live)| !**live).map(|(member, _)| *member) {
             let entry = self.suspicions.entry(member).or_insert(Suspicion { since: now, probed: None, down: false });
-            if stood_still && !entry.down {
+            if stood_still && !entry.down && !planted::is(Bug::StandstillAccuses) {
                 *entry = Suspicion { since: now, probed: None, down: false };
             }
             // One probe at least must have failed: silence alone convicts nobody.
-            entry.down |= entry.probed.is_some() && now.since(entry.since) >= down_after;
+            entry.down |=
+                (entry.probed.is_some() || planted::is(Bug::SilenceConvicts)) && now.since(entry.since) >= down_after;
             if entry.probed.is_none_or(|at| now.since(at) >= PROBE_INTERVAL) {
                 due.push(member);
             }
@@ -164,10 +166,11 @@ pub fn rehome(replica: &Replica, nodes: &Nodes, patience: Patience, now: Time) -
         nodes.down.get(&receiver).copied().or_else(|| {
             nodes.unable_since(receiver, replica).filter(|since| now.since(*since) >= patience.down_after)
         })?;
-    if let Some(copy) = replica.in_sync.iter().find(|member| **member != receiver && able(member)) {
+    let set = if planted::is(Bug::RehomedToAnyNode) { &nodes.up } else { &replica.in_sync };
+    if let Some(copy) = set.iter().find(|member| **member != receiver && able(member)) {
         return Some(Rehome::Assign(*copy));
     }
-    let waited = now.since(gone_since) >= patience.without_copy;
+    let waited = now.since(gone_since) >= patience.without_copy || planted::is(Bug::RehomedWithoutPatience);
     let nothing_to_lose = !replica.acknowledged || replica.seeding == Some(receiver);
     (waited || nothing_to_lose).then_some(Rehome::Seed { instead_of: receiver })
 }
@@ -221,6 +224,16 @@ mod tests {
         assert_eq!(watch.down_since(id(2)), Some(at(0)));
         watch.tick(at(5_250), &live(&[(1, true), (2, true)]), DOWN_AFTER);
         assert_eq!(watch.down_since(id(2)), None);
+    }
+
+    #[test]
+    fn a_node_that_was_never_asked_is_not_down_however_long_it_is_silent() {
+        let mut watch = Watch::default();
+        for step in 0..100 {
+            let due = watch.tick(at(step * 250), &live(&[(1, true), (2, false)]), DOWN_AFTER);
+            assert_eq!(due, [id(2)]);
+            assert_eq!(watch.down_since(id(2)), None, "gossip alone convicts");
+        }
     }
 
     #[test]

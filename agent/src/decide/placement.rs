@@ -6,6 +6,7 @@
 use landfall_proto::id::{MemberId, NodeName, StorageName, VmId};
 use landfall_proto::message::broker::PassedOver;
 use landfall_proto::model::Replica;
+use landfall_proto::planted::{self, Bug};
 use rand::Rng;
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
@@ -106,6 +107,7 @@ pub fn objection(candidate: &Candidate, wish: &Wish) -> Option<String> {
     }
     match candidate.standing {
         Standing::Up => {}
+        _ if planted::is(Bug::PlacedOnDeadNode) => {}
         Standing::Suspect => return Some("has stopped answering".to_owned()),
         Standing::Down => return Some("is down".to_owned()),
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use landfall_proto::certificate::{BACKDATED, LEAF_LIFE};
 use landfall_proto::id::UnixMillis;
+use landfall_proto::planted::{self, Bug};
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -18,7 +19,8 @@ fn half_life(ends_at: UnixMillis) -> UnixMillis {
 /// time has not come, since a clock that was wrong has made it.
 pub fn is_due(now: UnixMillis, ends_at: UnixMillis) -> bool {
     let begins_at = ends_at.0.saturating_sub(millis(LEAF_LIFE + BACKDATED));
-    now >= half_life(ends_at) || now.0 < begins_at
+    let renewed_at = if planted::is(Bug::CertificateRenewedLate) { ends_at } else { half_life(ends_at) };
+    now >= renewed_at || now.0 < begins_at
 }
 
 /// Whether a certificate that is good until `ends_at` has ended.
@@ -30,7 +32,8 @@ pub fn is_over(now: UnixMillis, ends_at: UnixMillis) -> bool {
 /// `committed`. One bad clock of one owner must not end everybody's certificates, so that counts only up to the half of
 /// the own one's life: as long as all renew theirs in time, none of them has ended then.
 pub fn floor(committed: Option<UnixMillis>, ends_at: UnixMillis) -> UnixMillis {
-    committed.unwrap_or_default().min(half_life(ends_at))
+    let latest = if planted::is(Bug::WildClockBelieved) { UnixMillis(u64::MAX) } else { half_life(ends_at) };
+    committed.unwrap_or_default().min(latest)
 }
 
 #[cfg(test)]

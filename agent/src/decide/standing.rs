@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use landfall_proto::id::MemberId;
+use landfall_proto::planted::{self, Bug};
 
 /// Leases without a new entry after which a witness may stand: an entry that only it and the dead leader hold would
 /// otherwise leave nobody electable. An owner that lives adds one every three seconds, two in that time; that it is the
@@ -40,7 +41,7 @@ pub fn is_due(hearing: &Hearing, lease: Duration) -> Option<bool> {
         let answered = hearing.answers.iter().filter(|(voter, _)| voters.contains(voter) && *voter != me);
         answered.filter(|(_, hears)| **hears == wanted).count()
     };
-    if (1 + said(false)) * 2 > voters.len() {
+    if (1 + said(false)) * 2 > voters.len() || planted::is(Bug::StandsUnasked) {
         return Some(true);
     }
     (said(true) * 2 >= voters.len()).then_some(false)

@@ -21,6 +21,7 @@ use std::task::Poll;
 use futures_util::poll;
 use landfall_proto::codec;
 use landfall_proto::id::{MemberId, UnixMillis};
+use landfall_proto::planted::{self, Bug};
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader};
 use serde::Serialize;
@@ -257,7 +258,9 @@ impl RaftLogStorage<Types> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let mut batch = Batch::new();
         put(&mut batch, VOTE, vote)?;
-        self.commit(batch).await?;
+        if !planted::is(Bug::VoteNotStored) {
+            self.commit(batch).await?;
+        }
         self.leads = self.is_leaders(vote);
         Ok(())
     }
@@ -265,7 +268,8 @@ impl RaftLogStorage<Types> for LogStore {
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
         let vote: Option<Vote> = read(&*self.kv, VOTE)?;
         let vote = vote.map(|mut vote| {
-            vote.committed &= self.resumes || vote.leader_id().voted_for() != Some(self.me.number());
+            let resumes = self.resumes || planted::is(Bug::LeadsOnAfterLoss);
+            vote.committed &= resumes || vote.leader_id().voted_for() != Some(self.me.number());
             vote
         });
         self.leads = vote.as_ref().is_some_and(|vote| self.is_leaders(vote));
@@ -296,7 +300,7 @@ impl RaftLogStorage<Types> for LogStore {
         }
         let members = held.iter().any(|(entry, _)| matches!(entry.payload, EntryPayload::Membership(_)));
         match held.first().map(|(entry, _)| entry.log_id.index) {
-            Some(first) if self.leads && !members => {
+            Some(first) if (self.leads || planted::is(Bug::EntryNotSynced)) && !members => {
                 self.tail.push(held);
                 self.commit_behind(first, batch).await?;
             }

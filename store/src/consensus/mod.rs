@@ -26,6 +26,7 @@ use std::time::Duration;
 use landfall_proto::codec;
 use landfall_proto::id::{MemberId, Position, UnixMillis};
 use landfall_proto::model::{Proposal, Timing};
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::seam::{Clock, Random, Time};
 use openraft::error::{CheckIsLeaderError, InitializeError, InstallSnapshotError, RaftError};
 use openraft::raft::AppendEntriesResponse;
@@ -169,7 +170,7 @@ impl Consensus {
             wire: std::sync::Mutex::new(Some(ground.wire)),
             lease: ground.timing.lease(),
             hold,
-            honours_hold,
+            honours_hold: honours_hold && !planted::is(Bug::NoVoteHold),
             heard: AtomicU64::new(0),
             stood: std::sync::Mutex::new(None),
             succeeds: AtomicBool::new(true),
@@ -237,6 +238,9 @@ impl Consensus {
     /// Confirms with a majority that this node still leads, and waits until it has applied everything that was
     /// committed before the call; returns that position.
     pub async fn linearizable(&self) -> Result<Position, ProposeError> {
+        if planted::is(Bug::LeadNotConfirmed) {
+            return Ok(self.state().applied);
+        }
         match self.inner.raft.ensure_linearizable().await {
             Ok(read) => Ok(Position::new(self.state().incarnation, read.index().unwrap_or_default())),
             Err(RaftError::APIError(CheckIsLeaderError::ForwardToLeader(forward))) => {

@@ -1,9 +1,11 @@
 //! A leader syncs its entries while they are on their way to the followers: what that gains, and that a power cut in
-//! between takes nothing that anybody was told of.
+//! between takes nothing that anybody was told of. What the others answer for is on their disks first.
 
 use std::time::Duration;
 
 use landfall_proto::model::Command;
+use openraft::CommittedLeaderId;
+use openraft::raft::{VoteRequest, VoteResponse};
 use tokio::task::JoinHandle;
 
 use super::lab::{Lab, ONE, founding};
@@ -159,4 +161,42 @@ async fn a_node_that_is_alone_goes_on_at_once_whatever_happened() {
     lab.start(ONE).await;
     assert!(!goes_on(&lab, ONE).await);
     lab.leader(&[ONE]).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_counts_once_a_majority_has_it_on_disk() {
+    let (lab, [one, two, three]) = Lab::three(26, true).await;
+    [two, three].into_iter().for_each(|id| lab.kv(id).hang(true));
+    let proposal =
+        Proposal { request: None, at: lab.clock.wall(), term: lab.node(one).state().term(), command: Command::Probe };
+    let node = lab.node(one);
+    let asked = tokio::spawn(async move { node.propose(proposal).await });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!asked.is_finished(), "counted while the leader alone has it on disk");
+    lab.kv(two).hang(false);
+    assert!(asked.await.unwrap().unwrap().answer.is_ok());
+}
+
+/// Whether `id` gives `candidate` its vote in `term`.
+async fn votes_for(lab: &Lab, id: MemberId, candidate: MemberId, term: u64) -> bool {
+    // It has heard of no leader for a lease, and of none since it was started.
+    tokio::time::sleep(Timing::STANDARD.lease() * 2).await;
+    let log = LogId::new(CommittedLeaderId::new(term - 1, candidate.number()), 1_000_000);
+    let request = VoteRequest::new(types::Vote::new(term, candidate.number()), Some(log));
+    let answer = lab.node(id).serve(Rpc::Vote, &wire::encode_one(&request).unwrap()).await.unwrap();
+    wire::decode_one::<VoteResponse<u64>>(&answer).unwrap().vote_granted
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_voter_that_lost_its_power_does_not_vote_again_in_the_same_term() {
+    let (mut lab, [one, two, three]) = Lab::three(27, true).await;
+    lab.isolate(three, true);
+    lab.node(three).set_elections(false);
+    assert!(votes_for(&lab, three, one, 100).await);
+    assert!(!votes_for(&lab, three, two, 100).await);
+    lab.power_off(three).await;
+    lab.start(three).await;
+    lab.node(three).set_elections(false);
+    assert!(!votes_for(&lab, three, two, 100).await, "two candidates of one term have its vote");
+    assert!(votes_for(&lab, three, two, 101).await);
 }

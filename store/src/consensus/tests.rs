@@ -159,7 +159,7 @@ async fn second_leader_within_a_lease(seed: u64, holds: bool) -> bool {
 #[tokio::test(start_paused = true)]
 async fn a_returning_voter_never_wins_within_a_lease() {
     for seed in 0..12 {
-        assert!(!second_leader_within_a_lease(seed, true).await, "seed {seed}");
+        assert!(!second_leader_within_a_lease(seed, true).await, "two lead within a lease, seed {seed}");
     }
 }
 

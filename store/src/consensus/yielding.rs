@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use landfall_proto::id::MemberId;
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::seam::Time;
 use openraft::Snapshot;
 use serde::{Deserialize, Serialize};
@@ -71,7 +72,8 @@ impl Consensus {
         if to == self.me() || !status.voters.contains(&to) {
             return Err(ProposeError::Membership(format!("member {to} does not vote")));
         }
-        if status.changing || status.followers.get(&to).is_none_or(|progress| progress.lag > 0) {
+        let lacks = |progress: &Progress| progress.lag > 0 && !planted::is(Bug::LaggardIsGivenLead);
+        if status.changing || status.followers.get(&to).is_none_or(lacks) {
             return Err(ProposeError::Busy("the next leader does not have the whole log yet"));
         }
         Ok(Yielding { consensus: self, yielded: Yielded { from, to: to.number() }, _changing: changing })
@@ -101,7 +103,7 @@ impl Consensus {
     /// it was asked to stand in another term than the one that it won.
     pub fn counts_from(&self, vote_term: u64) -> Option<Time> {
         let stood = *self.inner.stood.lock().unwrap_or_else(PoisonError::into_inner);
-        stood.filter(|(term, _)| *term != vote_term).map(|(_, until)| until)
+        stood.filter(|(term, _)| *term != vote_term && !planted::is(Bug::HeirWaitsForNobody)).map(|(_, until)| until)
     }
 
     pub(super) fn wire(&self) -> MutexGuard<'_, Option<Arc<dyn Wire>>> {
@@ -131,7 +133,7 @@ impl Consensus {
     pub(super) async fn serve_yield(&self, payload: &[u8]) -> Result<Vec<u8>, ServeError> {
         let yielded: Yielded = read(payload)?;
         let hold = self.inner.hold.load(Ordering::SeqCst);
-        let follows = self.vote().await.map_err(|error| fault(&error))? == yielded.from;
+        let follows = self.still_follows(yielded).await?;
         if follows {
             self.take(yielded.vote()).await.map_err(|error| fault(&error))?;
             self.release(hold);
@@ -143,7 +145,7 @@ impl Consensus {
     pub(super) async fn serve_stand(&self, payload: &[u8]) -> Result<Vec<u8>, ServeError> {
         let yielded: Yielded = read(payload)?;
         let hold = self.inner.hold.load(Ordering::SeqCst);
-        let follows = self.vote().await.map_err(|error| fault(&error))? == yielded.from;
+        let follows = self.still_follows(yielded).await?;
         let stands = follows && yielded.to == self.me().number() && self.inner.succeeds.load(Ordering::SeqCst);
         if stands {
             self.note_stood(yielded.vote().leader_id().get_term());
@@ -152,6 +154,12 @@ impl Consensus {
             elect.map_err(|error| ServeError::Stopped(error.to_string()))?;
         }
         answer(stands)
+    }
+
+    /// Whether this node still follows the lead that is given up.
+    async fn still_follows(&self, yielded: Yielded) -> Result<bool, ServeError> {
+        let vote = self.vote().await.map_err(|error| fault(&error))?;
+        Ok(vote == yielded.from || planted::is(Bug::LateYieldTaken))
     }
 
     /// Whether this node lets itself be made the leader: it starts with `true`; one that is about to stop does not.

@@ -147,6 +147,27 @@ async fn a_late_word_of_a_lead_that_is_over_releases_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_wins_another_term_than_it_was_to_stand_in_waits_for_the_lease_of_the_one_before() {
+    let (lab, all) = Lab::three(29, true).await;
+    let [one, two, three] = all;
+    lab.settled(&all).await;
+    // It is asked to stand, and nobody hears it.
+    let now = lab.node(one).status();
+    lab.isolate(two, true);
+    let (asked, word) = (lab.clock.now(), late_word(now.vote_term, one, two));
+    assert!(wire::decode_one::<bool>(&lab.node(two).serve(Rpc::Stand, &word).await.unwrap()).unwrap());
+    let until = asked.after(Timing::STANDARD.lease());
+    assert_eq!(lab.node(two).counts_from(now.vote_term + 1), None, "the term that it was asked to stand in");
+    lab.isolate(two, false);
+    lab.isolate(one, true);
+    [one, three].into_iter().for_each(|id| lab.node(id).set_elections(false));
+    lab.leader(&[two]).await;
+    let won = lab.node(two).status().vote_term;
+    assert!(won > now.vote_term + 1);
+    assert_eq!(lab.node(two).counts_from(won), Some(until), "it counts on its lease at once");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_leader_that_hears_nobody_steps_aside_and_is_elected_again() {
     let (lab, all) = Lab::three(27, true).await;
     lab.settled(&all).await;

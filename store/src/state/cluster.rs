@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use landfall_proto::id::{MemberId, Term};
 use landfall_proto::model::{Answer, CapAddress, Found, Outcome};
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::{Class, Refusal};
 
 use super::{Claim, Entry, State};
@@ -59,12 +60,12 @@ impl State {
     /// A leader takes the CAP: the entry's position is the new term, and every proposal of an older one is refused.
     pub(super) fn claim_cap(&mut self, entry: Entry, member: MemberId) -> Answer {
         let claimer = self.require_member(member)?;
-        if claimer.witness {
+        if claimer.witness && !planted::is(Bug::WitnessClaims) {
             let message = format!("{} is a witness, which never owns the CAP", claimer.node);
             return Err(Refusal::new(Class::Refused, "witness", message).field("member"));
         }
         let term = Term(entry.position);
-        let vacant = self.claim.is_none();
+        let vacant = self.claim.is_none() || planted::is(Bug::AlwaysVacant);
         self.claim = Some(Claim { member, term, since: entry.at });
         Ok(Outcome::Claimed { term, vacant })
     }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use landfall_proto::id::{Epoch, Fingerprint, Fqdn, MemberId, NodeName, VmId};
 use landfall_proto::model::{Answer, Member, Outcome, Replica, TicketKind};
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::{Class, Refusal};
 
 use super::cluster::check_own;
@@ -65,7 +66,7 @@ impl State {
     pub(super) fn join(&mut self, entry: Entry, ticket: u64, newcomer: &Newcomer<'_>) -> Answer {
         let kept = self.usable_ticket(entry, ticket, &newcomer.key, Purpose::Join)?;
         self.check_announced(newcomer.control, newcomer.data)?;
-        let used = kept.used_by.is_some();
+        let used = kept.used_by.is_some() && !planted::is(Bug::TokenTakesSecondKey);
         let TicketKind::Join { witness, replaces } = kept.kind.clone() else {
             return Err(Refusal::new(Class::Refused, "unknown_ticket", "this token admits no node").field("token"));
         };
@@ -90,7 +91,8 @@ impl State {
         if let Some(old) = replaced {
             self.take_member(entry, old);
         }
-        let id = MemberId(entry.position);
+        let free = (1..).map(MemberId::from_number).find(|id| !self.members.contains(id));
+        let id = free.filter(|_| planted::is(Bug::IdReused)).unwrap_or(MemberId(entry.position));
         let member = Member {
             id,
             node: newcomer.node.clone(),

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use landfall_proto::id::{DiskTarget, Fqdn, MemberId, SenderEpoch, UnixMillis, VmId};
 use landfall_proto::model::{Answer, Bandwidth, Frequency, Outcome, Primary, VmSpec};
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::{Class, Refusal};
 
 use super::pause::check_start;
@@ -150,7 +151,7 @@ impl State {
                 format!("the sender of {} is at epoch {}, not at {epoch}", primary.vm.name, primary.sender_epoch);
             return Err(Refusal::new(Class::Refused, "stale_epoch", message).field("epoch").remedy("look again"));
         }
-        let free = primary.sender.is_none() || down;
+        let free = primary.sender.is_none() || down || planted::is(Bug::SenderTakenFromLiveNode);
         let Some(primary) = self.primaries.edit(&vm) else { return Ok(Outcome::Done) };
         if free {
             primary.sender = Some(member);

@@ -10,6 +10,7 @@ use landfall_proto::model::{
     Answer, Departure, DepartureState, FailoverKind, FailoverStep, HandOff, Loss, Outcome, PointName, Promotion,
     PromotionId, PromotionState, Replica, TestRun,
 };
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::{Class, Refusal};
 
 use super::{Entry, State};
@@ -76,7 +77,9 @@ impl State {
     pub fn hand_off(&self, vm: VmId, from: &Fqdn, id: PromotionId, order: Position) -> HandOff {
         if self.promotions.get(&vm).is_some_and(|promotion| promotion.id == id) {
             HandOff::Taken
-        } else if self.hand_off_floors.get(&(vm, from.clone())).is_some_and(|floor| order <= *floor) {
+        } else if self.hand_off_floors.get(&(vm, from.clone())).is_some_and(|floor| order <= *floor)
+            && !planted::is(Bug::DeclinedIsTaken)
+        {
             HandOff::Declined
         } else {
             HandOff::Open

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use landfall_proto::id::{Position, RequestId};
 use landfall_proto::model::Answer;
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::{Class, Refusal};
 
 use super::State;
@@ -28,6 +29,9 @@ pub struct Session {
 impl State {
     /// The answer that `request` got before.
     pub(super) fn answered(&mut self, request: RequestId, position: Position) -> Option<Answer> {
+        if planted::is(Bug::RequestRunsTwice) {
+            return None;
+        }
         let answer = self.sessions.get(&request.session)?.answers.get(&request.sequence)?.clone();
         if let Some(session) = self.sessions.edit(&request.session) {
             session.used = position;
@@ -41,7 +45,7 @@ impl State {
             Some(session) => request.sequence > session.forgotten,
             None => (1..=limits::SESSION_ANSWERS as u64).contains(&request.sequence),
         };
-        if fresh {
+        if fresh || planted::is(Bug::ForgottenRequestRuns) {
             return Ok(());
         }
         let message = format!("request {} of this session is too old: its answer is no longer kept", request.sequence);

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use landfall_proto::id::{Revision, UnixMillis};
 use landfall_proto::model::{Answer, Outcome};
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::{Class, Refusal};
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +48,7 @@ impl State {
         by: &str,
     ) -> Answer {
         let present = &self.settings;
-        if expect.is_some_and(|expected| expected != present.revision) {
+        if expect.is_some_and(|expected| expected != present.revision) && !planted::is(Bug::ExpectedRevisionIgnored) {
             let seen = expect.unwrap_or_default();
             let message = format!("the settings stand at revision {}, not at {seen}", present.revision);
             return Err(Refusal::new(Class::Refused, "revision_conflict", message)

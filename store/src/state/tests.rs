@@ -62,7 +62,11 @@ fn the_same_request_is_applied_once_and_a_forgotten_one_is_refused() {
         assert_eq!(bench.propose(request(1), change(1)), first);
     }
     assert_eq!(bench.state.settings.history.len(), 1);
-    for sequence in 2..=101 {
+    bench.propose(request(2), change(2)).unwrap();
+    let again = bench.propose(request(1), change(1));
+    assert_eq!(bench.state.settings.values["apply_vm_limit"], "2", "carried out twice");
+    assert_eq!(again, first);
+    for sequence in 3..=101 {
         bench.propose(request(sequence), change(sequence as u32)).unwrap();
     }
     assert_eq!(bench.propose(request(1), change(1)).unwrap_err().code, "too_old");

@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use landfall_proto::id::{MemberId, VmId};
 use landfall_proto::model::Replica;
+use landfall_proto::planted::{self, Bug};
 
 /// How long a copy may keep the primary waiting: one that has not staged a change set so long after the holder has, or
 /// takes nothing for so long, leaves the in-sync set before anything is acknowledged without it.
@@ -77,7 +78,8 @@ impl Pending {
             // A node that is being filled has nothing that others have, too.
             return BTreeSet::new();
         }
-        let joining = self.with(|inner| inner.joining.get(&replica.vm.id).cloned().unwrap_or_default());
+        let mut joining = self.with(|inner| inner.joining.get(&replica.vm.id).cloned().unwrap_or_default());
+        joining.retain(|_| !planted::is(Bug::JoinerNotWaitedFor));
         replica.in_sync.iter().copied().chain(joining).filter(|member| *member != me).collect()
     }
 }

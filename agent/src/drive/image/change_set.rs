@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use landfall_proto::Refusal;
 use landfall_proto::message::data::{ChangeSet, Content, EXTENT_MAX, Extent};
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::refusal::{Class, quoted};
 
 use super::durable::{self, fault};
@@ -230,8 +231,10 @@ impl ChangeSetWriter {
             let head = encode_header(change_set, &self.path)?;
             self.file.get_ref().write_all_at(&head, 0).map_err(|error| fault("write", &self.path, &error))?;
         }
-        durable::sync(self.file.get_ref(), &self.path)?;
-        durable::sync_folder(durable::folder_of(&self.path))?;
+        if !planted::is(Bug::StagedNotSynced) {
+            durable::sync(self.file.get_ref(), &self.path)?;
+            durable::sync_folder(durable::folder_of(&self.path))?;
+        }
         self.sealed = true;
         Ok(())
     }

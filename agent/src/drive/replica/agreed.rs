@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use landfall_proto::Refusal;
 use landfall_proto::id::Epoch;
 use landfall_proto::message::data::{ChangeSet, Tip};
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::refusal::Class;
 
 use super::layout::STAGED;
@@ -81,7 +82,7 @@ impl ReplicaStore {
         let here = self.staging.as_ref().filter(|staging| staging.is_whole()).map(|staging| staging.set.tip);
         if self.applying.is_some() || here == Some(newest) {
             self.commit()?;
-        } else if self.staging.is_some() && (here.is_none() || here != staged) {
+        } else if self.staging.is_some() && (here.is_none() || here != staged || planted::is(Bug::AgreedSetDropped)) {
             self.drop_staged()?;
         }
         let here = self.staging.as_ref().map(Staging::staged).map(|staged| staged.tip);

@@ -6,6 +6,7 @@ use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use landfall_proto::Refusal;
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::refusal::{Class, quoted};
 use rustix::fs::{FlockOperation, flock};
 
@@ -100,7 +101,8 @@ impl Shared {
 
     /// Whether a point stays listed and its files as they are: somebody reads it, or will.
     pub(super) fn is_pinned(&self, sequence: u64) -> bool {
-        self.held().pins.contains_key(&sequence) || self.wants.wants(sequence)
+        let read = self.held().pins.contains_key(&sequence) && !planted::is(Bug::PinIgnored);
+        read || (self.wants.wants(sequence) && !planted::is(Bug::WantedPointGoes))
     }
 
     pub(super) fn has_pins(&self) -> bool {

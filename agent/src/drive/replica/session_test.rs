@@ -9,6 +9,7 @@ use landfall_proto::message::data::{Content, Extent, Tip};
 use super::pins::Nothing;
 use super::test_primary::{Primary, VM, check_points, epochs, exported, listed, stage};
 use super::*;
+use crate::drive::image::durable::faults;
 use crate::drive::image::extent;
 use crate::drive::send::record::{Known, Record};
 
@@ -194,6 +195,19 @@ fn staging_goes_on_where_a_broken_session_left_it() {
     store.drop_staged().unwrap();
     assert_eq!(store.commit().unwrap_err().code, "nothing_staged");
     assert_eq!(listed(&store), [1, 2]);
+}
+
+#[test]
+fn what_is_staged_whole_is_synced_with_its_name_before_that_is_answered() {
+    let (_folder, mut primary, mut store) = setup(&[200_000], 1);
+    primary.disks[0].1[0] ^= 1;
+    let (set, extents) = primary.next_set(store.standing().newest);
+    faults::fail_from(None, 0);
+    stage(&mut store, &set, &extents).unwrap();
+    let names = faults::names();
+    let written = names.iter().position(|name| name == "write trailer").expect("the log ends");
+    let after: Vec<&str> = names[written + 1..].iter().map(String::as_str).collect();
+    assert!(after.ends_with(&["sync staged.log", "sync folder"]), "answered before it is on disk: {names:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use landfall_proto::Refusal;
 use landfall_proto::message::data::{ChangeSet, Extent, Staged, Tip};
 use landfall_proto::model::DiskSpec;
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::refusal::Class;
 
 use super::fill::Present;
@@ -129,6 +130,7 @@ impl ReplicaStore {
         let newest = self.standing().newest;
         if let Some(base) = set.base
             && Some(base) != newest
+            && !planted::is(Bug::BaseNotCompared)
         {
             let show = |tip: Option<Tip>| tip.map_or("nothing".to_owned(), |tip| format!("point {}", tip.sequence));
             let message = format!("the change set is based on {}, here is {}", show(Some(base)), show(newest));
@@ -246,7 +248,7 @@ impl ReplicaStore {
 
     fn verify_disk(&mut self, set: &ChangeSet, disk: usize) -> Result<(), Refusal> {
         let (spec, wanted) = &set.disks[disk];
-        if self.leaves_after(set, disk, STAGED)? == *wanted {
+        if self.leaves_after(set, disk, STAGED)? == *wanted || planted::is(Bug::RootNotVerified) {
             return Ok(());
         }
         // The index may be what is wrong: once, it is made anew from what is really there.

@@ -11,6 +11,7 @@ use landfall_proto::id::{DiskTarget, Epoch, Fingerprint, SenderEpoch, VmId};
 use landfall_proto::message::control::{Point, PointState};
 use landfall_proto::message::data::{ChangeSet, Staged, Tip};
 use landfall_proto::model::DiskSpec;
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::refusal::{Class, quoted};
 
 use super::base::Base;
@@ -264,12 +265,12 @@ impl ReplicaStore {
             Err(Refusal::new(Class::Refused, code, format!("the {what} {found} is older than {seen}, seen here"))
                 .remedy("ask the replica's cluster where the replica is received now"))
         };
-        if epochs.assignment < self.manifest.epoch {
+        if epochs.assignment < self.manifest.epoch && !planted::is(Bug::OldAssignmentTaken) {
             let (found, seen) = (epochs.assignment.to_string(), self.manifest.epoch.to_string());
             return stale("stale_epoch", "assignment epoch", found, seen);
         }
         let seen = self.manifest.seen_of(&epochs.cluster);
-        if epochs.sender < seen {
+        if epochs.sender < seen && !planted::is(Bug::OldSenderTaken) {
             return stale("stale_sender", "sender epoch", epochs.sender.to_string(), seen.to_string());
         }
         Ok(())
