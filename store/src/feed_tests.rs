@@ -117,6 +117,26 @@ async fn a_slow_watcher_is_told_to_resync_and_goes_on_from_there() {
     assert_eq!(late.next().await, Ok(Notice::Resync { from: next }));
 }
 
+/// Nobody reads, and every change is made all the same; whoever reads at last is told once to resync, and goes on.
+#[tokio::test(start_paused = true)]
+async fn a_thousand_watchers_that_stand_still_hold_nothing_up() {
+    let mut source = Source::new();
+    let mut watchers: Vec<_> = (0..1000).map(|_| source.feed().watch(Revision::default())).collect();
+    source.count(1);
+    for watcher in watchers.iter_mut().step_by(2) {
+        changed(watcher).await;
+    }
+    let last = (0..2 * limits::SETTINGS_HISTORY as u64).map(|number| source.count(number + 2)).last();
+    assert_eq!(last, Some(source.revision()), "every change was made");
+    for watcher in &mut watchers {
+        assert_eq!(watcher.next().await, Ok(Notice::Resync { from: source.revision() }));
+    }
+    let next = source.count(900);
+    for watcher in &mut watchers {
+        assert_eq!(changed(watcher).await.revision, next);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_revision_of_another_life_is_told_to_resync_once() {
     let mut source = Source::new();

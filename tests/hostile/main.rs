@@ -3,9 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod attacker;
 mod authority;
+mod crowd;
 mod double;
 mod gossip;
+mod handshakes;
 mod process;
 mod twin;
 

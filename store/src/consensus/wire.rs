@@ -107,6 +107,17 @@ pub(super) fn decode_one<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result
     Ok(value)
 }
 
+/// Whether what a peer sends as a call of this kind can be read: for whoever tries hostile bytes. The kinds by which a lead
+/// is given hold one value each, which the codec reads.
+pub fn reads(rpc: Rpc, payload: &[u8]) -> bool {
+    match rpc {
+        Rpc::Append => decode_append(payload).is_ok(),
+        Rpc::Vote => decode_one::<VoteRequest<u64>>(payload).is_ok(),
+        Rpc::Snapshot => decode_snapshot(payload).is_ok(),
+        Rpc::Yield | Rpc::Stand => RowReader::new(payload).next_raw().is_ok(),
+    }
+}
+
 /// The answer to a part of a snapshot.
 pub(super) type SnapshotAnswer = Result<InstallSnapshotResponse<u64>, SnapshotMismatch>;
 

@@ -14,7 +14,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use chitchat::{ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig, spawn_chitchat};
+use chitchat::{
+    ChitchatConfig, ChitchatHandle, ChitchatId, ChitchatMessage, Deserializable, FailureDetectorConfig, spawn_chitchat,
+};
 use landfall_proto::id::{Fqdn, MemberId, UnixMillis};
 use landfall_proto::model::Member;
 use landfall_proto::{Class, Refusal};
@@ -155,6 +157,11 @@ impl Gossip {
     pub fn stop(&self) {
         self.handle.abort();
     }
+}
+
+/// Whether chitchat can read `bytes`: what the sieve leaves must be a message for it.
+pub fn is_understood(bytes: &[u8]) -> bool {
+    ChitchatMessage::deserialize(&mut &bytes[..]).is_ok()
 }
 
 /// What each member says of itself in the life in which it was heard last, and whether it is heard.
