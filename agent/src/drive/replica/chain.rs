@@ -39,6 +39,11 @@ pub(super) fn damaged(path: &Path, why: &str) -> Refusal {
         .remedy("fetch the replica from another copy, or let it be compared and sent again (`landfall vm resync`)")
 }
 
+/// Whether a refusal says that a file of a chain is damaged: its tables, or what it is based on.
+pub(super) fn is_damage(refusal: &Refusal) -> bool {
+    matches!(refusal.code.as_str(), "damaged" | "bad_image")
+}
+
 /// The size of the image of a disk of `bytes`.
 pub(super) fn image_bytes(bytes: u64) -> u64 {
     bytes.next_multiple_of(SECTOR_BYTES)

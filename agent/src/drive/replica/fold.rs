@@ -78,7 +78,8 @@ pub(super) struct Patch {
     pub(super) data: Vec<u8>,
 }
 
-/// Begins an overlay over `below` that shows what `layers` do, with `patch` in place of what it covers, which is not read.
+/// Begins an overlay over `below` that shows what `layers` do, with `patch` in place of what it covers, which is not read
+/// and need not be theirs: tables that are damaged may have lost it.
 pub(super) fn write_folded(
     layout: &Layout,
     layers: &[String],
@@ -89,6 +90,7 @@ pub(super) fn write_folded(
     let own = layers.iter().map(|name| OwnClusters::open(&layout.path(name))).collect::<Result<Vec<_>, _>>()?;
     let overlay = Overlay::create(layout, &layers[0], below, view.bytes())?;
     let (mut at, mut buffer) = (0, vec![0; COPY_BYTES as usize]);
+    let mut patched = false;
     while at < view.bytes() {
         let (mut found, mut until) = (false, view.bytes());
         for layer in &own {
@@ -99,6 +101,7 @@ pub(super) fn write_folded(
             if let Some(patch) = patch.filter(|patch| patch.offset == at) {
                 overlay.write(at, &patch.data)?;
                 at += patch.data.len() as u64;
+                patched = true;
                 continue;
             }
             let until =
@@ -113,7 +116,10 @@ pub(super) fn write_folded(
             }
             at += run.length;
         }
-        at = until;
+        at = until.max(at);
+    }
+    if let Some(patch) = patch.filter(|_| !patched) {
+        overlay.write(patch.offset, &patch.data)?;
     }
     Ok(overlay)
 }

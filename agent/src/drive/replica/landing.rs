@@ -57,7 +57,7 @@ impl ReplicaStore {
         }
         let landed = self.land();
         self.set_fault(landed.as_ref().err().cloned());
-        let point = landed?;
+        let point = landed.inspect_err(|refusal| self.suspect_files(refusal))?;
         if let Err(refusal) = self.note_stamps().and_then(|()| self.retain()) {
             // The point is listed: that older ones are merged late is a fault to show, not a failed commit.
             self.set_fault(Some(refusal));

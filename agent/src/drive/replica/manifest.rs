@@ -161,6 +161,12 @@ impl Manifest {
         self.points.last()
     }
 
+    /// The disk of `entry` at the newest point before `point` that shows it out of another file.
+    pub fn below(&self, point: &PointEntry, entry: &DiskEntry) -> Option<&DiskEntry> {
+        let older = self.points.iter().rev().filter(|older| older.sequence < point.sequence);
+        older.filter_map(|older| older.disk(&entry.target)).find(|below| below.file != entry.file)
+    }
+
     /// The point with this sequence number, where it is listed.
     pub fn point(&self, sequence: u64) -> Option<&PointEntry> {
         self.points.iter().find(|point| point.sequence == sequence)

@@ -1,10 +1,12 @@
 //! Repairing what was found damaged, out of another copy of the replica: only with content that has the leaf's hash.
 //!
 //! An overlay is written anew beside the old one, with the right content where it was wrong, and takes its name; in a
-//! base, whose tables are never written, the damaged cluster is written where it is. A crash leaves the damage or the
-//! repair. What another copy gives is believed by its hash alone.
+//! base, whose tables are never written, the damaged cluster is written where it is. An overlay that cannot be opened
+//! gives way to one that is empty, in which all that differs from the point below is then repaired. A crash leaves the
+//! damage or the repair. What another copy gives is believed by its hash alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 
 use landfall_proto::Refusal;
 use landfall_proto::id::DiskTarget;
@@ -12,14 +14,15 @@ use landfall_proto::message::data::Tip;
 use landfall_proto::refusal::Class;
 
 use super::base::Base;
-use super::chain::{self, OwnClusters};
+use super::chain::{self, Overlay, OwnClusters, PointDisk};
 use super::export::{PinnedPoint, sound_leaves};
 use super::fold::{Patch, write_folded};
-use super::manifest::PointEntry;
+use super::manifest::{DiskEntry, PointEntry};
 use super::proofs::Damage;
 use super::store::ReplicaStore;
 use super::verify::wrong;
 use crate::drive::image::durable;
+use crate::drive::image::index::HashIndex;
 use crate::drive::image::source::Readable;
 use crate::drive::image::tree::{self, Hash, LEAF_BYTES};
 
@@ -99,53 +102,81 @@ impl ReplicaStore {
         let (mut wanted, mut seen) = (Vec::new(), BTreeSet::new());
         for point in &self.manifest.points {
             for part in wrong(self.layout(), point, damage)? {
-                for leaf in self.leaves_of(point, &part)? {
+                self.each_leaf(point, &part, &mut |leaf| {
                     if wanted.len() == most {
-                        return Ok(wanted);
+                        return ControlFlow::Break(());
                     }
                     if seen.insert(leaf.hash) {
                         wanted.push(leaf);
                     }
-                }
+                    ControlFlow::Continue(())
+                })?;
             }
         }
         Ok(wanted)
     }
 
-    /// The leaves of a range, where it is known what they should be.
-    fn leaves_of(&self, point: &PointEntry, part: &Damage) -> Result<Vec<WantedLeaf>, Refusal> {
-        let Some(entry) = point.disk(&part.disk) else { return Ok(Vec::new()) };
-        let Some(leaves) = sound_leaves(self.layout(), entry) else { return Ok(Vec::new()) };
-        let (mut found, mut known) = (Vec::new(), leaves.hashes_from(part.start / LEAF_BYTES)?);
+    /// Hands out the leaves of a range, where it is known what they should be, until `each` has enough.
+    fn each_leaf(
+        &self,
+        point: &PointEntry,
+        part: &Damage,
+        each: &mut dyn FnMut(WantedLeaf) -> ControlFlow<()>,
+    ) -> Result<(), Refusal> {
+        let Some(entry) = point.disk(&part.disk) else { return Ok(()) };
+        let Some(leaves) = sound_leaves(self.layout(), entry) else { return Ok(()) };
+        let mut known = leaves.hashes_from(part.start / LEAF_BYTES)?;
         for leaf in part.start / LEAF_BYTES..part.end.min(entry.bytes).div_ceil(LEAF_BYTES) {
             let (offset, length) = (leaf * LEAF_BYTES, tree::node_length(entry.bytes, LEAF_BYTES, leaf));
             let Some(hash) = known.next_hash()? else { break };
             let (point, disk, disk_bytes) = (point.tip(), part.disk.clone(), entry.bytes);
-            found.push(WantedLeaf { point, disk, offset, length, hash, disk_bytes });
+            if each(WantedLeaf { point, disk, offset, length, hash, disk_bytes }).is_break() {
+                break;
+            }
         }
-        Ok(found)
+        Ok(())
+    }
+
+    /// The leaves of a range that `source` has right, with their content; with `one` no more than one of them.
+    fn right_leaves(
+        &self,
+        point: &PointEntry,
+        part: &Damage,
+        source: &mut dyn LeafSource,
+        one: bool,
+    ) -> Result<Vec<(WantedLeaf, Vec<u8>)>, Refusal> {
+        let mut right = Vec::new();
+        self.each_leaf(point, part, &mut |leaf| {
+            // Another copy may be as damaged, or not have the point: that is no fault of this one.
+            if let Ok(data) = source.leaf(&leaf)
+                && leaf.is(&data)
+            {
+                right.push((leaf, data));
+            }
+            if one && !right.is_empty() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })?;
+        Ok(right)
     }
 
     /// Repairs what is damaged in the ranges `damage`, as far as `source` gives what belongs there, in the files of every
     /// listed point that shows it. Returns how many leaves were repaired; what is left stays damaged. Refused while
     /// anything reads the replica. Blocks.
     pub fn repair(&mut self, damage: &[Damage], source: &mut dyn LeafSource) -> Result<u64, Refusal> {
-        if self.shared.has_pins() || self.applying.is_some() {
+        // A commit that failed has ended for now, perhaps for the very damage.
+        let written = self.applying.is_some() && self.fault().is_none();
+        if self.shared.has_pins() || written {
             return Err(Refusal::new(Class::Refused, "point_in_use", "the replica is being read or written")
                 .remedy("repair it when the export, copy or test that reads it has ended"));
         }
-        let mut repaired = 0;
+        let (mut repaired, mut damage) = (0, damage.to_vec());
         // A point below shows what it shares with one above: the oldest first, and what that leaves.
         for point in self.manifest.points.clone() {
-            for part in wrong(self.layout(), &point, damage)? {
-                for leaf in self.leaves_of(&point, &part)? {
-                    // Another copy may be as damaged, or not have the point: that is no fault of this one.
-                    let Ok(data) = source.leaf(&leaf) else { continue };
-                    if leaf.is(&data) {
-                        repaired += u64::from(self.repair_leaf(&point, &leaf, data)?);
-                        // Its index may be of what was damaged.
-                        self.trusted.remove(&leaf.disk);
-                    }
+            damage.extend(self.begin_anew(&point, source)?);
+            for part in wrong(self.layout(), &point, &damage)? {
+                for (leaf, data) in self.right_leaves(&point, &part, source, false)? {
+                    repaired += u64::from(self.repair_leaf(&point, &leaf, data)?);
+                    // Its index may be of what was damaged.
+                    self.trusted.remove(&leaf.disk);
                 }
             }
         }
@@ -153,13 +184,47 @@ impl ReplicaStore {
         Ok(repaired)
     }
 
+    /// Puts an empty overlay in the place of each one of a point that cannot be opened, over the point below, where that
+    /// one can and another copy has some of what belongs there. What such a disk shows then is known to be damaged from
+    /// before that on; it is returned.
+    fn begin_anew(&mut self, point: &PointEntry, source: &mut dyn LeafSource) -> Result<Vec<Damage>, Refusal> {
+        let mut lost = Vec::new();
+        for entry in &point.disks {
+            let layout = self.layout().clone();
+            let opens = |entry: &DiskEntry| PointDisk::open(&layout, &entry.file, entry.bytes).is_ok();
+            let below = self.manifest.below(point, entry).filter(|below| opens(below)).cloned();
+            let Some(below) = below.filter(|_| !opens(entry)) else { continue };
+            let whole = Damage { disk: entry.target.clone(), start: 0, end: entry.bytes };
+            if self.right_leaves(point, &whole, source, true)?.is_empty() {
+                continue;
+            }
+            for shown in self.manifest.points.clone() {
+                let disk = shown.disk(&entry.target).filter(|disk| shown.sequence >= point.sequence && !opens(disk));
+                if let Some(disk) = disk {
+                    let all = Damage { disk: entry.target.clone(), start: 0, end: disk.bytes };
+                    let known = &mut self.proofs.of_mut(&shown).damage;
+                    known.retain(|damage| damage.disk != entry.target);
+                    known.push(all);
+                }
+            }
+            self.proofs.save(&layout)?;
+            tracing::warn!(vm = %self.manifest.vm, file = entry.file, "an overlay that cannot be opened is made anew");
+            let file = Overlay::create(&layout, &entry.file, &below.file, entry.bytes)?.complete()?;
+            let _names = self.shared.renaming();
+            durable::rename(&file, &layout.path(&entry.file))?;
+            durable::sync_folder(layout.folder())?;
+            lost.push(whole);
+        }
+        Ok(lost)
+    }
+
     /// Writes the right content of a leaf into the file that has it; whether it was found.
     fn repair_leaf(&mut self, point: &PointEntry, leaf: &WantedLeaf, data: Vec<u8>) -> Result<bool, Refusal> {
         let layout = self.layout().clone();
         let Some(entry) = point.disk(&leaf.disk) else { return Ok(false) };
         let Ok(names) = chain::chain(&layout, &entry.file) else { return Ok(false) };
-        let mut owner = names.len() - 1;
-        for (at, name) in names[..names.len() - 1].iter().enumerate() {
+        let mut owner = self.layers_for(point, leaf, &names)? - 1;
+        for (at, name) in names[..owner].iter().enumerate() {
             if OwnClusters::open(&layout.path(name))?.run_at(leaf.offset)?.0 {
                 owner = at;
                 break;
@@ -167,6 +232,25 @@ impl ReplicaStore {
         }
         self.write_repaired(&names[owner..], entry.bytes, &Patch { offset: leaf.offset, data })?;
         Ok(true)
+    }
+
+    /// How many of the layers `names` can have a leaf of a point: an older point to which something else belongs there has
+    /// its own below them, whatever damaged tables say. One at least.
+    fn layers_for(&self, point: &PointEntry, leaf: &WantedLeaf, names: &[String]) -> Result<usize, Refusal> {
+        for older in self.manifest.points.iter().rev().filter(|older| older.sequence < point.sequence) {
+            let Some(entry) = older.disk(&leaf.disk) else { continue };
+            let leaves = HashIndex::open(&self.layout().path(&entry.leaves)).ok().flatten();
+            let leaves =
+                leaves.filter(|leaves| leaves.node_bytes() == LEAF_BYTES && leaves.disk_bytes() == leaf.disk_bytes);
+            let hash = leaves.map(|leaves| leaves.read(leaf.offset / LEAF_BYTES, 1)).transpose()?.unwrap_or_default();
+            if hash.first() == Some(&leaf.hash) {
+                continue;
+            }
+            if let Some(at) = names.iter().position(|name| *name == entry.file) {
+                return Ok(at.max(1));
+            }
+        }
+        Ok(names.len())
     }
 
     /// All that is known to be damaged, of whichever point.
@@ -178,10 +262,14 @@ impl ReplicaStore {
         damage
     }
 
-    /// What is left of `damage` at a point; all of it where the point is listed no more. Blocks.
-    pub fn left_of(&self, point: &PointEntry, damage: Vec<Damage>) -> Result<Vec<Damage>, Refusal> {
+    /// What is left of `damage`, and of what became known of it meanwhile, at a point; all of it where the point is listed
+    /// no more. Blocks.
+    pub fn left_of(&self, point: &PointEntry, mut damage: Vec<Damage>) -> Result<Vec<Damage>, Refusal> {
         match self.manifest.points.iter().find(|listed| listed.tip() == point.tip()) {
-            Some(listed) => wrong(self.layout(), listed, &damage),
+            Some(listed) => {
+                damage.extend(self.proofs.of(listed).into_iter().flat_map(|proof| proof.damage.clone()));
+                wrong(self.layout(), listed, &damage)
+            }
             None => Ok(damage),
         }
     }

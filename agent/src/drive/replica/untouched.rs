@@ -37,7 +37,11 @@ impl ReplicaStore {
         let newest = self.manifest.newest().cloned();
         for point in self.manifest.points.clone() {
             for disk in &point.disks {
-                let files = chain::chain(&layout, &disk.file)?;
+                // One that cannot be followed is read back, as whatever is damaged: `ReplicaStore::repair`.
+                let Ok(files) = chain::chain(&layout, &disk.file) else {
+                    self.proofs.of_mut(&point).suspect = true;
+                    continue;
+                };
                 let Some(name) = files.iter().find(|name| changed.contains(name)) else { continue };
                 if newest.as_ref() != Some(&point) {
                     self.proofs.of_mut(&point).suspect = true;

@@ -9,7 +9,7 @@ use std::ops::Range;
 use landfall_proto::Refusal;
 use landfall_proto::id::UnixMillis;
 
-use super::chain::PointDisk;
+use super::chain::{self, PointDisk};
 use super::export::{PinnedPoint, Progress, sound_leaves};
 use super::layout::Layout;
 use super::manifest::{DiskEntry, PointEntry};
@@ -169,6 +169,19 @@ impl ReplicaStore {
             self.save()?;
         }
         Ok(())
+    }
+
+    /// Has every point be read back soon where nothing could be built upon them because a file is damaged.
+    pub(super) fn suspect_files(&mut self, refusal: &Refusal) {
+        if !chain::is_damage(refusal) {
+            return;
+        }
+        for point in self.manifest.points.clone() {
+            self.proofs.of_mut(&point).suspect = true;
+        }
+        if let Err(refusal) = self.proofs.save_lightly(self.layout()) {
+            tracing::warn!(vm = %self.manifest.vm, %refusal, "that the points are to be read back is not written down");
+        }
     }
 
     /// Whether a point is known to be damaged.

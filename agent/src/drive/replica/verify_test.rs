@@ -147,6 +147,72 @@ fn a_flipped_bit_damages_the_points_that_show_it_and_no_others_and_is_repaired_f
     }
 }
 
+/// Writes `bytes` at `offset` of the file `name`, whose date stays.
+fn overwrite(folder: &Path, name: &str, offset: u64, bytes: &[u8]) {
+    let path = folder.join(name);
+    durable::set_read_only(&path, false).unwrap();
+    let file = File::options().write(true).open(&path).unwrap();
+    let date = file.metadata().unwrap().modified().unwrap();
+    file.write_all_at(bytes, offset).unwrap();
+    file.set_modified(date).unwrap();
+    durable::set_read_only(&path, true).unwrap();
+}
+
+#[test]
+fn an_overlay_that_cannot_be_opened_is_made_anew_out_of_another_copy_and_nothing_is_lost_without_one() {
+    let Pair { folder, mut primary, mut one, mut two } = pair();
+    let path = folder.path().join("one");
+    let broken = one.manifest().points[1].disks[0].file.clone();
+    overwrite(&path, &broken, 0, b"junk");
+    assert!(chain::is_damage(&primary.replicate(&mut one).unwrap_err()));
+    primary.sequence -= 1;
+    assert_eq!(one.suspects(), [1, 2, 3, 4], "nothing can be built upon it: the points are read back at once");
+    assert_eq!(examine(&mut one, 4), [2, 3, 4]);
+    let (known, before) = (one.known_damage(), std::fs::read(path.join(&broken)).unwrap());
+    assert_eq!(one.repair(&known, &mut Liar).unwrap(), 0);
+    assert_eq!(std::fs::read(path.join(&broken)).unwrap(), before, "without another copy it stays as it is");
+    // As over the network: a few leaves at a time.
+    let mut rounds = 0;
+    while one.damage().is_some() {
+        let mut fetched = Fetched::default();
+        for leaf in one.wanted(&known, 2).unwrap() {
+            assert!(fetched.take(&leaf, &Other(&mut two).leaf(&leaf).unwrap()));
+        }
+        one.repair(&known, &mut fetched).unwrap();
+        rounds += 1;
+        assert!(rounds < 20, "{:?}", one.damage());
+    }
+    assert!(!one.manifest().doubted);
+    primary.write();
+    primary.replicate(&mut one).unwrap();
+    check_points(&one, &primary.history);
+    chain_test::check_with_qemu(&one);
+    for sequence in 1..=5 {
+        assert_eq!(examine(&mut one, sequence), Vec::<u64>::new());
+    }
+}
+
+#[test]
+fn what_a_damaged_table_has_lost_is_repaired_where_it_was_and_no_older_point_is_harmed() {
+    let Pair { folder, primary, mut one, mut two } = pair();
+    let path = folder.path().join("one");
+    let overlay = one.manifest().points[2].disks[0].file.clone();
+    let bytes = std::fs::read(path.join(&overlay)).unwrap();
+    let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
+    // The entry of the third cluster, which point 3 changed, in the first table of the second level.
+    let table = number(number(40) as usize) & 0x00ff_ffff_ffff_fe00;
+    assert_ne!(number(table as usize + 16), 0);
+    overwrite(&path, &overlay, table + 16, &[0; 8]);
+    assert_eq!(examine(&mut one, 3), [3, 4]);
+    assert_eq!(one.repair(&one.known_damage(), &mut Other(&mut two)).unwrap(), 1);
+    assert_eq!((one.damage(), one.manifest().doubted), (None, false));
+    check_points(&one, &primary.history);
+    chain_test::check_with_qemu(&one);
+    for sequence in 1..=4 {
+        assert_eq!(examine(&mut one, sequence), Vec::<u64>::new());
+    }
+}
+
 #[test]
 fn a_damaged_head_is_compared_with_its_primary_and_the_next_point_is_whole() {
     let Pair { folder, mut primary, mut one, .. } = pair();
