@@ -1,5 +1,9 @@
 //! Damage in a replica's files on one node: found, named, repaired out of the other copy; and where both are damaged, said.
 
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
+
 use landfall_kit::process::{Node, eventually};
 use serde_json::{Value, json};
 
@@ -106,6 +110,47 @@ fn a_flipped_bit_is_repaired_out_of_the_other_copy_and_where_both_have_one_the_p
     });
     goes_on(held, WORK);
     p.first().cli(["vm", "pause", WORK]);
+}
+
+/// Spoils the first bytes of the file that shows `vda` at the newest point of a replica that stands still, its date as it
+/// was: nobody has touched it.
+fn spoil(node: &Node, head: u64) -> PathBuf {
+    let shown = node.cli(["vm", "show", WORK]);
+    let folder = node.storage_path().join(shown["uuid"].as_str().unwrap());
+    let file = folder.join(format!("vda-{head:020}.qcow2"));
+    let before = fs::metadata(&file).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let open = File::options().write(true).open(&file).unwrap();
+    open.write_all_at(b"junk", 0).unwrap();
+    open.set_modified(before.modified().unwrap()).unwrap();
+    fs::set_permissions(&file, before.permissions()).unwrap();
+    file
+}
+
+#[test]
+fn a_file_that_cannot_be_opened_is_made_anew_out_of_the_other_copy_and_replication_goes_on() {
+    let r = replicas().node("r1").node("r2").witness("rw").start();
+    let p = replicated(&r, 2);
+    let held = r.node(&holder(r.first(), WORK));
+    let second = other(&r, held.name());
+    // The holder repairs what it lacks; the other copy leaves the set and comes back with what it lacks.
+    for (node, told) in [(held, "point_repaired"), (second, "copy_joined")] {
+        let before = events(node).matches(told).count();
+        // Paused so that the file is the newest one until it is spoilt; the next change set finds it.
+        held.cli(["vm", "pause", WORK]);
+        spoil(node, settled(held));
+        held.cli(["vm", "resume", WORK]);
+        goes_on(held, WORK);
+        eventually(LONG, &format!("{} to tell what it did", node.name()), || {
+            let events = events(node);
+            if events.matches(told).count() > before { Ok(()) } else { Err(events) }
+        });
+        eventually(LONG, "both copies", || {
+            let shown = p.first().cli(["vm", "show", WORK])["in_sync"].clone();
+            if shown == json!(["r1", "r2"]) { Ok(()) } else { Err(shown.to_string()) }
+        });
+    }
+    every_point_restores(held);
 }
 
 fn every_point_restores(node: &Node) {
