@@ -179,7 +179,8 @@ impl Sender {
 fn own_words(news: News) -> Result<Vec<News>, Unfit> {
     let facts = news.values.into_iter().filter(|value| value.key == FACTS_KEY && value.status == 0);
     let Some(newest) = facts.max_by_key(|value: &Value| value.version) else { return Ok(Vec::new()) };
-    if newest.version > COUNT_MAX || news.collected != 0 || newest.text.len() > FACTS_MAX_BYTES {
+    // Versions begin with one; chitchat reads nothing else.
+    if newest.version == 0 || newest.version > COUNT_MAX || news.collected != 0 || newest.text.len() > FACTS_MAX_BYTES {
         return Err(Unfit::Beyond);
     }
     Ok(vec![News { id: news.id, collected: 0, from: news.from, values: vec![newest] }])

@@ -96,6 +96,7 @@ fn a_sender_is_bounded_in_what_it_says_of_itself() {
         message(vec![Known { version: u64::MAX, ..me() }], Vec::new()),
         message(vec![Known { collected: 1, ..me() }], Vec::new()),
         message(vec![me()], vec![news(id(BAD, 50), u64::MAX, "x")]),
+        message(vec![me()], vec![news(id(BAD, 50), 0, "x")]),
         message(vec![me()], vec![News { collected: 9, ..news(id(BAD, 50), 5, "x") }]),
         message(vec![me()], vec![news(id(BAD, 50), 5, &"x".repeat(FACTS_MAX_BYTES + 1))]),
     ];
