@@ -6,7 +6,6 @@
 //! may call each of ours from another one.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use landfall_proto::id::Fingerprint;
@@ -31,9 +30,9 @@ pub struct Heard {
     /// Whose key it is, as the lists have it.
     pub who: String,
     /// This node's address.
-    pub here: Option<IpAddr>,
+    pub here: String,
     /// The other end's.
-    pub there: SocketAddr,
+    pub there: String,
 }
 
 /// A key in two hands.
@@ -42,7 +41,7 @@ pub struct Twin {
     /// Whose key it is.
     pub who: String,
     /// Where it is heard.
-    pub addresses: Vec<SocketAddr>,
+    pub addresses: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,7 +53,7 @@ struct Place {
 /// What was heard of every key lately.
 #[derive(Clone, Debug, Default)]
 pub struct Twins {
-    places: BTreeMap<(Fingerprint, Option<IpAddr>), BTreeMap<SocketAddr, Place>>,
+    places: BTreeMap<(Fingerprint, String), BTreeMap<String, Place>>,
     alarms: BTreeMap<Fingerprint, (Twin, Time)>,
 }
 
@@ -68,7 +67,7 @@ impl Twins {
         self.alarms.retain(|_, (_, last)| now.since(*last) < REMEMBERED);
         let mut fresh = Vec::new();
         for one in heard {
-            let key = (one.key, one.here);
+            let key = (one.key, one.here.clone());
             if !self.places.contains_key(&key) && self.places.len() >= KEYS_MAX {
                 continue;
             }
@@ -76,19 +75,19 @@ impl Twins {
             let before = places.get(&one.there).copied();
             // Since it was last heard here, it was heard elsewhere; or at both since before the last look.
             let elsewhere = before.and_then(|before| {
-                let other = |(there, place): (&SocketAddr, &Place)| {
+                let other = |(there, place): (&String, &Place)| {
                     let came_back = place.first > before.last && place.last < now;
                     let both = place.last == now && place.first < now && before.first < now;
-                    (*there != one.there && (came_back || both)).then_some(*there)
+                    (*there != one.there && (came_back || both)).then(|| there.clone())
                 };
                 places.iter().find_map(other)
             });
             let place = Place { first: before.map_or(now, |before| before.first), last: now };
             if before.is_some() || places.len() < ADDRESSES_MAX {
-                places.insert(one.there, place);
+                places.insert(one.there.clone(), place);
             }
             if let Some(elsewhere) = elsewhere {
-                let mut addresses = vec![one.there, elsewhere];
+                let mut addresses = vec![one.there.clone(), elsewhere];
                 addresses.sort();
                 let twin = Twin { who: one.who.clone(), addresses };
                 if self.alarms.insert(one.key, (twin.clone(), now)).is_none() {
@@ -138,8 +137,7 @@ mod tests {
     use super::*;
 
     fn heard(there: &str) -> Heard {
-        let (there, here) = (there.parse().unwrap(), Some(IpAddr::from([10, 0, 0, 1])));
-        Heard { key: Fingerprint([7; 32]), who: "r3".into(), here, there }
+        Heard { key: Fingerprint([7; 32]), who: "r3".into(), here: "10.0.0.1".into(), there: there.into() }
     }
 
     /// What each look hears; at which look an alarm comes.
@@ -172,7 +170,7 @@ mod tests {
     #[test]
     fn ways_to_other_addresses_of_this_node_say_nothing_and_an_alarm_ends() {
         let mut twins = Twins::default();
-        let other = Heard { here: Some(IpAddr::from([192, 168, 0, 1])), ..heard(B) };
+        let other = Heard { here: "192.168.0.1".into(), ..heard(B) };
         for second in 0..10 {
             let fresh = twins.look(&[heard(A), other.clone()], Time(Duration::from_secs(1000 + second)));
             assert!(fresh.is_empty());

@@ -390,10 +390,7 @@ fn targets(state: &State) -> BTreeMap<std::net::SocketAddr, Target> {
 }
 
 fn twin_facts(node: &Node) -> Vec<TwinFacts> {
-    let fact = |twin: &Twin| TwinFacts {
-        who: twin.who.clone(),
-        addresses: twin.addresses.iter().map(ToString::to_string).collect(),
-    };
+    let fact = |twin: &Twin| TwinFacts { who: twin.who.clone(), addresses: twin.addresses.clone() };
     node.twins.borrow().iter().take(TWINS_TOLD).map(fact).collect()
 }
 

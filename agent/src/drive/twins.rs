@@ -36,11 +36,9 @@ pub async fn watch_over(node: Node, standing: watch::Sender<Vec<Twin>>) {
         }
         before = counted;
         for twin in twins.look(&heard, node.outside.clock.now()) {
-            let addresses: Vec<String> = twin.addresses.iter().map(ToString::to_string).collect();
-            let told =
-                format!("{} is heard at {} at the same time: {}", twin.who, addresses.join(" and "), remedy(&twin.who));
-            node.events
-                .record(Happening::critical(TWICE, told).with("peer", &twin.who).with("at", &addresses.join(",")));
+            let Twin { who, addresses } = &twin;
+            let told = format!("{who} is heard at {} at the same time: {}", addresses.join(" and "), remedy(who));
+            node.events.record(Happening::critical(TWICE, told).with("peer", who).with("at", &addresses.join(",")));
         }
         let fresh: Vec<Twin> = twins.standing().cloned().collect();
         standing.send_if_modified(|standing| {
@@ -58,7 +56,7 @@ fn of(link: &Link) -> Option<Heard> {
     (listed && link.alpn() != Alpn::Data).then(|| Heard {
         key: caller.key(),
         who: who(&caller),
-        here: link.connection().local_ip(),
-        there: link.remote(),
+        here: link.connection().local_ip().map(|address| address.to_string()).unwrap_or_default(),
+        there: link.remote().to_string(),
     })
 }
