@@ -147,6 +147,8 @@ bugs! {
     FrameLengthBelieved,
     /// Bytes that follow a message are passed over.
     LeftOverBytesTaken,
+    /// A question is answered by what is applied here, however far the asker has seen.
+    AtLeastIgnored,
 }
 
 /// Whether this process has `bug`.

@@ -1,4 +1,4 @@
-//! Three nodes on one simulated network, and what can be done to them.
+//! Some nodes on one simulated network, and what can be done to them.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -6,22 +6,27 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_agent::config::{NodeConfig, Testing};
+use landfall_agent::drive::attach::Link;
 use landfall_agent::drive::cap_address::host::MachineHosts;
 use landfall_agent::drive::node::Node;
 use landfall_agent::surface::cluster::ClusterJoin;
 use landfall_agent::surface::operations::Operations;
 use landfall_agent::surface::token::TokenCreate;
+use landfall_agent::vm_service::VmService;
 use landfall_agent::{Agent, Seams};
 use landfall_kit::sim::{SeededRandom, SimClock, SimNet, Weather, seeded_crypto};
 use landfall_proto::model::Timing;
 use landfall_proto::seam::{Outside, Random};
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::audit::Audit;
 use crate::disk::SimDisk;
 use crate::record::Record;
+use crate::running::Running;
+use crate::vms::SimVms;
 
-/// How many nodes a world has.
+/// How many nodes most worlds have.
 pub const NODES: usize = 3;
 
 /// R9: once faults stop there is one owner within 4 L + 2 s.
@@ -38,7 +43,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// What the nodes' clocks gain in a million: a machine's clock may be off by a thousandth either way (decide/lease.rs).
 /// The founder's is slow: it believes in its lease for longest.
-const SKEW_PPM: [i64; NODES] = [-1000, 0, 1000];
+const SKEW_PPM: [i64; 3] = [-1000, 0, 1000];
 
 /// One node: its agent comes and goes, the rest stays.
 struct Place {
@@ -48,6 +53,9 @@ struct Place {
     disk: SimDisk,
     lives: u32,
     witness: bool,
+    vms: Option<Arc<SimVms>>,
+    /// What attaches the VM service to the agent.
+    link: Option<JoinHandle<()>>,
     agent: Option<Agent>,
 }
 
@@ -56,29 +64,59 @@ pub struct World {
     pub net: SimNet,
     pub record: Record,
     pub audit: Audit,
+    pub running: Running,
     start: Instant,
     seed: u64,
     places: Vec<Place>,
     /// The lease of the cluster that is founded.
     pub timing: Timing,
+    /// The storage of nodes that keep replicas.
+    _storage: Option<tempfile::TempDir>,
 }
 
 impl World {
     /// Three nodes without agents. To be made inside of the simulation: its time starts now.
     pub fn new(seed: u64, weather: Weather) -> Self {
-        let place = |(at, ppm): (usize, &i64)| Place {
+        Self::of(NODES, seed, weather)
+    }
+
+    /// So many nodes without agents.
+    fn of(nodes: usize, seed: u64, weather: Weather) -> Self {
+        let place = |at: usize| Place {
             name: format!("r{}", at + 1),
             address: Ipv4Addr::new(10, 0, 0, at as u8 + 1).into(),
-            clock: Arc::new(SimClock::with_skew(*ppm)),
+            clock: Arc::new(SimClock::with_skew(SKEW_PPM[at % SKEW_PPM.len()])),
             disk: SimDisk::new(),
             lives: 0,
             witness: false,
+            vms: None,
+            link: None,
             agent: None,
         };
         let (net, audit) = (SimNet::new(seed, weather), Audit::default());
         tokio::spawn(audit.clone().run());
-        let places = SKEW_PPM.iter().enumerate().map(place).collect();
-        Self { net, record: Record::new(), audit, start: Instant::now(), seed, places, timing: Timing::STANDARD }
+        let places = (0..nodes).map(place).collect();
+        let (record, running, start) = (Record::new(), Running::default(), Instant::now());
+        Self { net, record, audit, running, start, seed, places, timing: Timing::STANDARD, _storage: None }
+    }
+
+    /// As [`World::founded`], and each node has a VM service and keeps replicas.
+    pub async fn hosting(seed: u64, weather: Weather) -> Self {
+        let mut world = Self::new(seed, weather);
+        let storage = tempfile::tempdir().unwrap();
+        for place in &mut world.places {
+            let folder = storage.path().join(&place.name);
+            std::fs::create_dir(&folder).unwrap();
+            place.vms = Some(Arc::new(SimVms::new(folder)));
+        }
+        world._storage = Some(storage);
+        Box::pin(world.found()).await;
+        world
+    }
+
+    /// How many nodes there are.
+    pub fn nodes(&self) -> usize {
+        self.places.len()
     }
 
     /// Three agents, all of them voters, and `r1` the owner.
@@ -104,21 +142,21 @@ impl World {
 
     /// Starts the agents, founds a cluster at `r1` and joins the others through the join protocol.
     pub async fn found(&mut self) {
-        for at in 0..NODES {
+        for at in 0..self.nodes() {
             Box::pin(self.start(at)).await;
         }
         self.found_alone(0).await;
         self.until("an owner", SETUP_DEADLINE, |world| world.audit.acting().is_some()).await;
-        for at in 1..NODES {
+        for at in 1..self.nodes() {
             let token = self.token(0, at).await;
             Box::pin(self.agent(at).clone().cluster_join(ClusterJoin { token })).await.unwrap();
             self.follow(at);
         }
-        self.until("three voters", SETUP_DEADLINE, |world| {
-            (0..NODES).all(|at| {
-                let node = world.node(at);
+        self.until("as many voters as nodes", SETUP_DEADLINE, |world| {
+            (0..world.nodes()).all(|at| {
+                let (node, nodes) = (world.node(at), world.nodes());
                 let status = node.consensus.status();
-                status.voters.len() == NODES && !status.changing && node.state().members.values().count() == NODES
+                status.voters.len() == nodes && !status.changing && node.state().members.values().count() == nodes
             })
         })
         .await;
@@ -134,7 +172,8 @@ impl World {
     /// Starts the agent of a node on the disk that it has.
     pub async fn start(&mut self, at: usize) {
         let (config, seams) = self.ground(at, SeededRandom::named);
-        let agent = Box::pin(Agent::start(config, seams, None)).await.unwrap();
+        let service = self.places[at].vms.clone().map(|vms| vms as Arc<dyn VmService>);
+        let agent = Box::pin(Agent::start(config, seams, service)).await.unwrap();
         self.settle_in(at, agent);
     }
 
@@ -163,13 +202,19 @@ impl World {
         };
         let seams = Seams { outside, storage: Arc::new(place.disk.clone()), hosts: Arc::new(MachineHosts) };
         let testing = Testing { lease: Some(self.timing.lease()), ..Testing::default() };
-        (NodeConfig { witness: place.witness, testing, ..config(&place.name, place.address) }, seams)
+        let storage = place.vms.iter().map(|vms| vms.storage()).collect();
+        (NodeConfig { witness: place.witness, testing, storage, ..config(&place.name, place.address) }, seams)
     }
 
     fn settle_in(&mut self, at: usize, agent: Agent) {
         let place = &mut self.places[at];
         self.record.note(&place.name, "started");
         let is_member = agent.membership().is_some();
+        if let Some(vms) = place.vms.clone() {
+            let link = Link::new(vms, Arc::new(agent.clone()));
+            place.link = Some(tokio::spawn(async move { link.run().await }));
+        }
+        self.running.set(at, Some(agent.clone()));
         place.agent = Some(agent);
         if is_member {
             self.follow(at);
@@ -201,6 +246,10 @@ impl World {
         let place = &mut self.places[at];
         self.record.note(&place.name, "killed");
         self.audit.forget(&place.name);
+        self.running.set(at, None);
+        if let Some(link) = place.link.take() {
+            link.abort();
+        }
         if let Some(agent) = place.agent.take() {
             agent.stop().await;
         }
@@ -234,7 +283,7 @@ impl World {
     }
 
     fn others(&self, at: usize) -> Vec<IpAddr> {
-        (0..NODES).filter(|other| *other != at).map(|other| self.address(other)).collect()
+        (0..self.nodes()).filter(|other| *other != at).map(|other| self.address(other)).collect()
     }
 
     fn address(&self, at: usize) -> IpAddr {
