@@ -39,7 +39,7 @@ impl Double {
         let identity = Identity::member(key, &enrolment.certificate, &own.ca).unwrap();
         let own_name = identity.leaf().unwrap().fqdn.to_string();
         let peers = if theirs.cap == own.cap { Vec::new() } else { vec![theirs] };
-        let (runtime, calls) = endpoints(identity, TrustView { own: Some(own), peers }, control);
+        let (runtime, calls) = endpoints(&identity, TrustView { own: Some(own), peers }, control);
         Self { runtime, calls, me: enrolment.member, own_name, other: cap, list }
     }
 
@@ -49,7 +49,7 @@ impl Double {
         let (list, cap) = (theirs.list.clone(), theirs.cap.clone());
         let key = Arc::new(NodeKey::generate(Outside::machine().random.as_ref()).unwrap());
         let view = TrustView { own: None, peers: vec![theirs] };
-        let (runtime, calls) = endpoints(Identity::stranger(key), view, "127.0.0.1:0".parse().unwrap());
+        let (runtime, calls) = endpoints(&Identity::stranger(key), view, "127.0.0.1:0".parse().unwrap());
         Self { runtime, calls, me: enrolment.member, own_name: String::new(), other: cap, list }
     }
 
@@ -65,7 +65,7 @@ impl Double {
     }
 }
 
-fn endpoints(identity: Identity, view: TrustView, control: SocketAddr) -> (tokio::runtime::Runtime, Calls) {
+fn endpoints(identity: &Identity, view: TrustView, control: SocketAddr) -> (tokio::runtime::Runtime, Calls) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let (outside, trust) = (Outside::machine(), Trust::new(view));
     let calls = {
