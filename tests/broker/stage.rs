@@ -210,34 +210,67 @@ pub fn service_has(node: &Node, revision: u64) {
 }
 
 /// Flips a bit of `vda` in a file of the replica, where the guest never writes.
-pub fn flip(node: &Node) -> PathBuf {
-    let shown = node.cli(["vm", "show", WORK]);
-    let folder = node.storage_path().join(text(&shown["uuid"]));
-    // The harness fills the disk but for its second MiB.
-    let to = node.folder().join("before-the-flip");
-    let _ = fs::remove_dir_all(&to);
-    export(node, WORK, None, &to).unwrap();
-    let content = fs::read(to.join("vda.raw")).unwrap()[5000..5064].to_vec();
-    // A change set that was on its way may still be merged into its base, which takes another name then.
-    eventually(SOON, "the base to be there", || flip_base(&folder, &content).map_err(|error| error.to_string()))
+pub fn flip(node: &Node) {
+    flip_at_once(&[node]);
 }
 
-fn flip_base(folder: &Path, content: &[u8]) -> std::io::Result<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let file = entry?.path();
-        let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with(DISKS[0].0) && name.ends_with(".qcow2") {
-            files.push(file);
+/// Flips the same bit in the copies on all of `nodes`, whose agents stand still meanwhile: none can repair itself out of
+/// another that is whole yet.
+pub fn flip_at_once(nodes: &[&Node]) {
+    let shown = nodes[0].cli(["vm", "show", WORK]);
+    let folder = |node: &Node| node.storage_path().join(text(&shown["uuid"]));
+    // The harness fills the disk but for its second MiB.
+    let to = nodes[0].folder().join("before-the-flip");
+    let _ = fs::remove_dir_all(&to);
+    export(nodes[0], WORK, None, &to).unwrap();
+    let content = fs::read(to.join("vda.raw")).unwrap()[5000..5064].to_vec();
+    // A change set that was on its way may still be merged into its base, which takes another name then.
+    eventually(SOON, "the bases to be there", || {
+        let places: Vec<Place> =
+            nodes.iter().map(|node| Place::of(&folder(node), &content)).collect::<Result<_, _>>()?;
+        nodes.iter().for_each(|node| node.stop_agent());
+        let flipped = match places.iter().all(|place| place.still_has(&content)) {
+            true => places.iter().try_for_each(|place| place.write(content[0] ^ 1)),
+            false => Err(std::io::ErrorKind::NotFound.into()),
+        };
+        nodes.iter().for_each(|node| node.continue_agent());
+        flipped
+    });
+}
+
+/// Where some content of `vda` is in a replica's base.
+struct Place {
+    base: PathBuf,
+    at: u64,
+}
+
+impl Place {
+    fn of(folder: &Path, content: &[u8]) -> std::io::Result<Self> {
+        let mut files = Vec::new();
+        for entry in fs::read_dir(folder)? {
+            let file = entry?.path();
+            let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with(DISKS[0].0) && name.ends_with(".qcow2") {
+                files.push(file);
+            }
         }
+        files.sort();
+        let base = files.first().cloned().ok_or(std::io::ErrorKind::NotFound)?;
+        let bytes = fs::read(&base)?;
+        let at = bytes.windows(content.len()).position(|window| window == content);
+        Ok(Self { base, at: at.ok_or(std::io::ErrorKind::NotFound)? as u64 })
     }
-    files.sort();
-    let base = files.first().cloned().ok_or(std::io::ErrorKind::NotFound)?;
-    let bytes = fs::read(&base)?;
-    let at = bytes.windows(content.len()).position(|window| window == content).ok_or(std::io::ErrorKind::NotFound)?;
-    let mut mode = fs::metadata(&base)?.permissions();
-    std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o644);
-    fs::set_permissions(&base, mode)?;
-    fs::File::options().write(true).open(&base)?.write_all_at(&[content[0] ^ 1], at as u64)?;
-    Ok(base)
+
+    fn still_has(&self, content: &[u8]) -> bool {
+        let mut bytes = vec![0; content.len()];
+        let read = fs::File::open(&self.base).and_then(|file| file.read_exact_at(&mut bytes, self.at));
+        read.is_ok() && bytes == content
+    }
+
+    fn write(&self, byte: u8) -> std::io::Result<()> {
+        let mut mode = fs::metadata(&self.base)?.permissions();
+        std::os::unix::fs::PermissionsExt::set_mode(&mut mode, 0o644);
+        fs::set_permissions(&self.base, mode)?;
+        fs::File::options().write(true).open(&self.base)?.write_all_at(&[byte], self.at)
+    }
 }

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use crate::pair::{held_by, in_sync, other, reasons, replicated};
 use crate::stage::{
-    LONG, WORK, check, enable, export, flip, goes_on, holder, join_up, newest, primaries, put, replicas, testing,
-    workload,
+    LONG, WORK, check, enable, export, flip, flip_at_once, goes_on, holder, join_up, newest, primaries, put, replicas,
+    testing, workload,
 };
 
 fn states(node: &Node) -> Vec<Value> {
@@ -73,8 +73,7 @@ fn a_flipped_bit_is_repaired_out_of_the_other_copy_and_where_both_have_one_the_p
     // Both, at the same place.
     held.cli(["vm", "pause", WORK]);
     settled(held);
-    flip(second);
-    flip(held);
+    flip_at_once(&[second, held]);
     let failure = held.try_cli(["point", "verify", WORK, "--wait"]).unwrap_err();
     assert_eq!((failure.exit, failure.code.as_str()), (1, "damaged"), "{failure}");
     assert!(failure.message.contains("disk vda, bytes 0 to 65536"), "{failure}");
