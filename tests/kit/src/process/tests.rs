@@ -24,7 +24,7 @@ case "$1 $2" in
     LANDFALL_KIT_ROLE="$LANDFALL_SOCKET" exec @TEST@ process::tests::agent_stand_in --exact --nocapture ;;
   "token create") echo '{"token": "TOKEN", "expires_at": "2026-01-01T00:00:00Z"}' ;;
   "peer invite") echo '{"code": "CODE", "expires_at": "2026-01-01T00:00:00Z"}' ;;
-  "cluster status") echo '{"quorate": true, "members": [{"node": "r1"}, {"node": "r2"}, {"node": "rw"}, {"node": "p1"}]}' ;;
+  "cluster status") echo '{"quorate": true, "members": [{"node": "r1", "role": "voter"}, {"node": "r2", "role": "voter"}, {"node": "rw", "role": "witness"}, {"node": "p1", "role": "voter"}]}' ;;
   "node remove")
     echo "talk" >&2
     echo '{"error": {"code": "not_found", "message": "there is no node", "field": "node", "remedy": null}}' >&2
