@@ -18,12 +18,6 @@ const WATCHED: Duration = Duration::from_secs(15);
 /// parted or the machine that tests is busy.
 const CHANGES_MAX: usize = 3;
 
-/// Events of `kind` that the agent of `node` has recorded.
-fn recorded(node: &Node, kind: &str) -> Vec<String> {
-    let answer = node.call(["event", "tail", "--recent", "1000", "--no-follow", "-o", "json"]);
-    answer.stdout.lines().filter(|line| line.contains(&format!("\"{kind}\""))).map(str::to_owned).collect()
-}
-
 /// Who owns the CAP while the cluster is watched through `at`, one name for each time that it changed hands.
 fn owners(at: &Node) -> Vec<String> {
     let begun = Instant::now();
@@ -42,8 +36,12 @@ fn owners(at: &Node) -> Vec<String> {
 
 fn nobody_else_is_accused(r: &Cluster, slow: &Node) {
     for node in r.nodes() {
-        for event in recorded(node, "node_down") {
-            assert!(event.contains(&format!("{} is held for lost", slow.name())), "{}: {event}", node.name());
+        for event in node.events().into_iter().filter(|event| event["kind"] == "node_down") {
+            assert!(
+                event.to_string().contains(&format!("{} is held for lost", slow.name())),
+                "{}: {event}",
+                node.name()
+            );
             assert_ne!(node.name(), slow.name(), "who limps doubts itself first: {event}");
         }
     }

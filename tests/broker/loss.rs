@@ -45,8 +45,9 @@ fn a_holder_that_dies_within_the_initial_copy_is_replaced_at_once() {
     let left = if lost == "r1" { "r2" } else { "r1" };
     let (lost, left) = (r.node(&lost), r.node(left));
     eventually(SOON, "the first content to come", || {
-        let answer = lost.call(["event", "tail", "--recent", "1000", "--no-follow", "-o", "json"]);
-        if answer.stdout.contains("replica_receiving") { Ok(()) } else { Err(answer.to_string()) }
+        let events = lost.events();
+        let receives = events.iter().any(|event| event["kind"] == "replica_receiving");
+        if receives { Ok(()) } else { Err(format!("{events:?}")) }
     });
     let epoch = number(&left.cli(["vm", "locate", WORK])["epoch"]);
     assert_eq!(left.cli(["point", "list", WORK]), Value::Array(Vec::new()));

@@ -61,8 +61,6 @@ pub fn reasons(node: &Node) -> Vec<String> {
 
 /// The field of the last event of a kind that `node` has noted, as a number.
 pub fn noted(node: &Node, kind: &str, field: &str) -> Option<u64> {
-    let answer = node.call(["event", "tail", "--recent", "1000", "--no-follow", "-o", "json"]);
-    let events = answer.stdout.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let last = events.rev().find(|event| event["kind"] == kind)?;
+    let last = node.events().into_iter().rev().find(|event| event["kind"] == kind)?;
     last["fields"][field].as_str()?.parse().ok()
 }

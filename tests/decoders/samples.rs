@@ -11,24 +11,8 @@ use landfall_proto::codec;
 use landfall_proto::id::{Fingerprint, SenderEpoch, VmId};
 use landfall_proto::invitation::{self, Purpose};
 
-/// A node's file with everything in it.
-const CONFIG: &str = r#"
-node = "r1"
-data_dir = "/var/lib/landfall"
-listen = "0.0.0.0:7443"
-advertise = "10.0.0.11:7443"
-socket = "/run/landfall/landfall.sock"
-witness = false
-[vm_service]
-kind = "directory"
-path = "/var/lib/landfall/vms"
-[[storage]]
-name = "default"
-path = "/srv/replicas"
-shared = false
-[testing]
-interval_ms = 200
-"#;
+/// A node's file.
+const CONFIG: &str = include_str!("../../agent/src/config/node/example.toml");
 
 /// Values of settings, names, addresses.
 const TEXTS: &[&str] = &[

@@ -67,13 +67,8 @@ fn opens(double: &Double, node: &Node, hello: &Hello) -> Result<Welcome, String>
     })
 }
 
-fn events(node: &Node) -> Vec<serde_json::Value> {
-    let answer = node.call(["event", "tail", "--recent", "1000", "--no-follow", "-o", "json"]);
-    answer.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
-}
-
 fn told(node: &Node, kind: &str, peer: &str) -> usize {
-    events(node).iter().filter(|event| event["kind"] == kind && event["fields"]["peer"] == peer).count()
+    node.events().iter().filter(|event| event["kind"] == kind && event["fields"]["peer"] == peer).count()
 }
 
 #[test]
@@ -136,7 +131,7 @@ fn every_caller_gets_what_is_its_own_and_every_refusal_is_told() {
     assert!(opens(&bad, r.node(&holder), &copy).is_err(), "a copy for a node that was not told to have one");
 
     for double_name in [member.name(), "rw"] {
-        assert!(told(owner, "request_refused", double_name) > 0, "{double_name}: {:?}", events(owner));
+        assert!(told(owner, "request_refused", double_name) > 0, "{double_name}: {:?}", owner.events());
     }
     assert!(told(r.node(&holder), "session_refused", "rw") > 0);
     flooded(&peer, owner);
@@ -146,7 +141,7 @@ fn every_caller_gets_what_is_its_own_and_every_refusal_is_told() {
 /// A thousand refusals are a few events, which say how many were left out.
 fn flooded(peer: &Double, node: &Node) {
     let name = peer.own_name.clone();
-    let others = || events(node).iter().filter(|event| event["kind"] != "request_refused").count();
+    let others = || node.events().iter().filter(|event| event["kind"] != "request_refused").count();
     let (before, kept) = (told(node, "request_refused", &name), others());
     for _ in 0..FLOOD {
         asks(peer, node, &ControlRequest::ProbeFor(MemberId::from_number(1))).unwrap();
@@ -167,7 +162,7 @@ fn strangers(r: &landfall_kit::process::Cluster, node: &Node, removed: &Node, do
     assert!(error.contains("removed") || error.contains("refuse"), "{error}");
     eventually(SOON, "the removed node to be told of", || {
         let name = format!("{}.contoso.test", removed.name());
-        if told(node, "connection_refused", &name) > 0 { Ok(()) } else { Err(format!("{:?}", events(node))) }
+        if told(node, "connection_refused", &name) > 0 { Ok(()) } else { Err(format!("{:?}", node.events())) }
     });
     let stranger = Double::stranger(r.first());
     assert!(asks(&stranger, node, &ControlRequest::Probe).is_err());

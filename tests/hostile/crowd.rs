@@ -14,7 +14,7 @@ use landfall_proto::endpoint::Target;
 use landfall_proto::id::{Position, VmId};
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest};
 
-use crate::attacker::config;
+use crate::attacker::{client, tls};
 use crate::double::Double;
 use crate::{LONG, SOON, cluster, process};
 
@@ -32,7 +32,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 fn first_flights(runtime: &tokio::runtime::Runtime, count: usize) -> Vec<Vec<u8>> {
     let _inside = runtime.enter();
     let endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
-    let config = config(&None, Alpn::Control.name());
+    let config = client(tls(None, Alpn::Control.name()));
     let flight = |_| {
         // An address of its own, so that nothing of another connection comes there.
         let sink = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -122,8 +122,8 @@ fn half_open_and_dripping_peers_take_little_and_others_are_answered() {
         done.store(true, Ordering::Relaxed);
         drop(dripping);
     });
-    let events = owner.call(["event", "tail", "--recent", "1000", "--no-follow", "-o", "json"]).stdout;
-    assert!(events.lines().filter(|line| line.contains("_refused")).count() < 100, "{events}");
+    let events = owner.events();
+    assert!(events.iter().filter(|event| event.to_string().contains("_refused")).count() < 100, "{events:?}");
 }
 
 /// Opens requests that say one byte of their length every half second and never more; they live as long as what is

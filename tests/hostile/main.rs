@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "../../proto/tests/wire/attacker.rs"]
 mod attacker;
 mod authority;
 mod crowd;

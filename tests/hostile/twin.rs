@@ -37,9 +37,8 @@ fn a_key_that_is_live_at_two_addresses_raises_an_alarm_and_its_removal_shuts_bot
     });
     assert!(finding["level"] == "critical" && finding["about"] == "r3", "{finding}");
     assert!(finding["remedy"].as_str().unwrap().contains("landfall node remove r3"), "{finding}");
-    let events = r1.call(["event", "tail", "--recent", "1000", "--no-follow", "-o", "json"]).stdout;
-    let event =
-        events.lines().find(|line| line.contains("identity_twice")).expect("an event at the node that hears it");
+    let event = r1.events().into_iter().find(|event| event["kind"] == "identity_twice");
+    let event = event.expect("an event at the node that hears it").to_string();
     assert!(event.contains("\"critical\"") && event.contains(r3.address().as_str()), "{event}");
 
     // The remedy: the key is shut out, whoever has it.

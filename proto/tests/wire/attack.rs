@@ -12,105 +12,22 @@ use landfall_proto::id::Fqdn;
 use landfall_proto::machine::SeededRandom;
 use landfall_proto::seam::Random;
 use quinn::ConnectionError;
-use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ClientSessionMemoryCache, ClientSessionStore, Resumption};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
-use rustls::sign::CertifiedKey;
-use rustls::{DigitallySignedStruct, SignatureScheme};
+use rustls::pki_types::ServerName;
 
+use crate::attacker::{self, Forged};
 use crate::cast::{Agent, Cluster, DAY, LIMIT, TODAY, outside, soon, until};
 
 /// A leaf that `authority` signs with whatever names, `usable` with the right extended key usages.
 pub fn forge(
     authority: &Authority,
     issuer: &Fqdn,
-    dns: &[&str],
+    names: &[&str],
     member: &str,
-    public_key: &[u8],
+    key: &NodeKey,
     usable: bool,
 ) -> Vec<u8> {
-    struct Raw(Vec<u8>);
-    impl rcgen::PublicKeyData for Raw {
-        fn der_bytes(&self) -> &[u8] {
-            &self.0
-        }
-        fn algorithm(&self) -> &'static rcgen::SignatureAlgorithm {
-            &rcgen::PKCS_ED25519
-        }
-    }
-    let signing =
-        KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(authority.pkcs8()), &rcgen::PKCS_ED25519)
-            .unwrap();
-    let mut params = CertificateParams::default();
-    params.not_after = rcgen::date_time_ymd(2027, 6, 1);
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, "forged");
-    params.subject_alt_names = dns.iter().map(|name| SanType::DnsName((*name).try_into().unwrap())).collect();
-    params.subject_alt_names.push(SanType::URI(format!("landfall:member:{member}").try_into().unwrap()));
-    params.extended_key_usages = match usable {
-        true => vec![ExtendedKeyUsagePurpose::ClientAuth, ExtendedKeyUsagePurpose::ServerAuth],
-        false => vec![ExtendedKeyUsagePurpose::CodeSigning],
-    };
-    let mut ca = CertificateParams::default();
-    ca.distinguished_name = DistinguishedName::new();
-    ca.distinguished_name.push(DnType::OrganizationName, "Landfall");
-    ca.distinguished_name.push(DnType::OrganizationalUnitName, "Cluster CA");
-    ca.distinguished_name.push(DnType::CommonName, issuer.as_str());
-    let issuer = Issuer::new(ca, signing);
-    params.signed_by(&Raw(public_key[12..].to_vec()), &issuer).unwrap().der().to_vec()
-}
-
-/// Believes any server: an attacker does not care.
-#[derive(Debug)]
-struct Gullible;
-
-impl ServerCertVerifier for Gullible {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-}
-
-#[derive(Debug)]
-struct Shows(Arc<CertifiedKey>);
-
-impl rustls::client::ResolvesClientCert for Shows {
-    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(Arc::clone(&self.0))
-    }
-
-    fn has_certs(&self) -> bool {
-        true
-    }
+    Forged { authority, issuer, names, member, usable, years: (1975, 2028) }.leaf(key)
 }
 
 /// A bare QUIC client with any certificate and key, or none, and any protocol name.
@@ -121,29 +38,13 @@ struct Attacker {
 
 impl Attacker {
     fn new(shown: Option<(&[u8], &NodeKey)>, alpn: &str) -> Self {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_protocol_versions(&[&rustls::version::TLS13])
-            .unwrap()
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Gullible));
-        let mut tls = match shown {
-            None => builder.with_no_client_auth(),
-            Some((leaf, key)) => {
-                let der = PrivatePkcs8KeyDer::from(key.pkcs8().to_vec()).into();
-                let signing = provider.key_provider.load_private_key(der).unwrap();
-                let chain = vec![CertificateDer::from(leaf.to_vec())];
-                builder.with_client_cert_resolver(Arc::new(Shows(Arc::new(CertifiedKey::new(chain, signing)))))
-            }
-        };
-        tls.alpn_protocols = vec![alpn.into()];
+        let tls = attacker::tls(shown, alpn);
         let quinn = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
         Self { quinn, tls }
     }
 
     async fn dial(&self, victim: &Endpoint) -> Result<quinn::Connection, ConnectionError> {
-        let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(self.tls.clone()).unwrap();
-        let config = quinn::ClientConfig::new(Arc::new(crypto));
+        let config = attacker::client(self.tls.clone());
         soon(self.quinn.connect_with(config, victim.local_address().unwrap(), "landfall").unwrap()).await
     }
 
@@ -227,10 +128,10 @@ async fn another_clusters_ca_cannot_make_a_node_of_this_one() {
     r.tell(&r1, &[&p, &q]);
     let key = p1.control.identity().key().clone();
     let names = [p1.member().fqdn.as_str(), p.cap.as_str()];
-    let forged = forge(&q.authority, &q.cap, &names, "1", key.public_key(), true);
+    let forged = forge(&q.authority, &q.cap, &names, "1", &key, true);
     Attacker::new(Some((&forged, &key)), Alpn::Broker.name()).is_turned_away_by_tls(&r1.control, 46).await;
     let names = ["r1.contoso.com", r.cap.as_str()];
-    let forged = forge(&p.authority, &p.cap, &names, "1", key.public_key(), true);
+    let forged = forge(&p.authority, &p.cap, &names, "1", &key, true);
     Attacker::new(Some((&forged, &key)), Alpn::Raft.name()).is_turned_away_by_tls(&r1.control, 46).await;
 }
 

@@ -94,7 +94,7 @@ async fn a_ca_vouches_for_its_own_cap_only() {
     let p1 = p.member("p1", 1);
     let key = p1.control.identity().key().clone();
     // Q's own CA signs that Q's node is P's member 1, key, name and all.
-    let forged = forge(&q.authority, &q.cap, &[p1.member().fqdn.as_str(), p.cap.as_str()], "1", key.public_key(), true);
+    let forged = forge(&q.authority, &q.cap, &[p1.member().fqdn.as_str(), p.cap.as_str()], "1", &key, true);
     let distrust = view(&r, &[&p, &q]).classify(&forged, Side::Client, NOW).unwrap_err();
     assert_eq!(distrust, Distrust::WrongCap { pinned: q.cap.clone(), claimed: p.cap.clone() });
     // A CA of the same name as P's, with another key.
@@ -117,10 +117,10 @@ async fn certificates_end_and_begin_and_serve_their_purpose_only() {
     assert_eq!(trusted.classify(&r1.leaf, Side::Client, at(-1)), Err(Distrust::NotValidYet));
     let key = r1.control.identity().key().clone();
     let names = ["r1.contoso.com", r.cap.as_str()];
-    let wrong_use = forge(&r.authority, &r.cap, &names, "1", key.public_key(), false);
+    let wrong_use = forge(&r.authority, &r.cap, &names, "1", &key, false);
     assert!(matches!(trusted.classify(&wrong_use, Side::Client, NOW), Err(Distrust::Malformed(_))));
     for (names, id) in [(&names[..1], "1"), (&names[..], "01"), (&names[..], "x"), (&names[..], "-1")] {
-        let odd = forge(&r.authority, &r.cap, names, id, key.public_key(), true);
+        let odd = forge(&r.authority, &r.cap, names, id, &key, true);
         assert!(matches!(trusted.classify(&odd, Side::Client, NOW), Err(Distrust::Malformed(_))), "{names:?} {id}");
     }
     assert_eq!(r1.clock.wall().0, r1.clock.0.load(Ordering::Relaxed));

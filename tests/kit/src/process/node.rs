@@ -293,6 +293,12 @@ impl Node {
         found.into_iter().filter(|&id| self.family.signal_one(id, Signal::KILL)).count()
     }
 
+    /// What the agent has told lately, the oldest first: the last thousand events. Nothing where it does not answer.
+    pub fn events(&self) -> Vec<Value> {
+        let answer = self.call(["event", "tail", "--recent", "1000", "--no-follow", "-o", "json"]);
+        answer.stdout.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
     /// Calls the command line at this node's socket, for JSON, and returns what it printed (`null` where nothing).
     ///
     /// # Panics

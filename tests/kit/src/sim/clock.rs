@@ -45,9 +45,7 @@ impl SimClock {
     pub fn set_wall_offset(&self, millis: i64) {
         self.wall_offset_ms.store(millis, Ordering::Relaxed);
     }
-}
 
-impl SimClock {
     fn stood_still(&self) -> Duration {
         Duration::from_millis(self.stood_still_ms.load(Ordering::Relaxed))
     }

@@ -1,21 +1,16 @@
-//! A bare QUIC client that shows whatever certificate it likes, or none, and believes any server.
+//! A bare QUIC client that shows whatever certificate it likes, or none, and believes any server. `tests/hostile` sends the
+//! same one against real agents.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use landfall_proto::authority::Authority;
 use landfall_proto::certificate::NodeKey;
 use landfall_proto::id::Fqdn;
-use quinn::{Connection, ConnectionError};
 use rcgen::{CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{DigitallySignedStruct, SignatureScheme};
-
-/// For one handshake and its end.
-const DEADLINE: Duration = Duration::from_secs(20);
 
 /// What a forged certificate says.
 pub struct Forged<'a> {
@@ -24,7 +19,7 @@ pub struct Forged<'a> {
     /// By which name.
     pub issuer: &'a Fqdn,
     /// The names in it.
-    pub names: [&'a str; 2],
+    pub names: &'a [&'a str],
     /// The member id in it.
     pub member: &'a str,
     /// Whether it is for servers and clients.
@@ -70,11 +65,8 @@ impl Forged<'_> {
     }
 }
 
-/// What a client shows: a certificate with whatever key, or nothing.
-pub type Shown = Option<(Vec<u8>, Arc<NodeKey>)>;
-
-/// The client's settings.
-pub fn config(shown: &Shown, alpn: &str) -> quinn::ClientConfig {
+/// The TLS of a client that shows a certificate with whatever key, or nothing.
+pub fn tls(shown: Option<(&[u8], &NodeKey)>, alpn: &str) -> rustls::ClientConfig {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -86,30 +78,18 @@ pub fn config(shown: &Shown, alpn: &str) -> quinn::ClientConfig {
         Some((leaf, key)) => {
             let der = PrivatePkcs8KeyDer::from(key.pkcs8().to_vec()).into();
             let signing = provider.key_provider.load_private_key(der).unwrap();
-            let chain = vec![CertificateDer::from(leaf.clone())];
+            let chain = vec![CertificateDer::from(leaf.to_vec())];
             builder.with_client_cert_resolver(Arc::new(Shows(Arc::new(CertifiedKey::new(chain, signing)))))
         }
     };
     tls.alpn_protocols = vec![alpn.into()];
-    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
-    quinn::ClientConfig::new(Arc::new(crypto))
+    tls
 }
 
-/// Dials `victim` and waits for how it ends; a connection that stays open is the error.
-pub async fn ends(
-    endpoint: &quinn::Endpoint,
-    victim: SocketAddr,
-    config: quinn::ClientConfig,
-) -> Result<ConnectionError, Connection> {
-    let connecting = endpoint.connect_with(config, victim, "landfall").unwrap();
-    match tokio::time::timeout(DEADLINE, connecting).await.expect("a handshake ends") {
-        Err(error) => Ok(error),
-        // In TLS 1.3 a client learns only after its own handshake that it was refused.
-        Ok(connection) => match tokio::time::timeout(DEADLINE, connection.closed()).await {
-            Ok(error) => Ok(error),
-            Err(_) => Err(connection),
-        },
-    }
+/// A client's settings with that TLS.
+pub fn client(tls: rustls::ClientConfig) -> quinn::ClientConfig {
+    let crypto = quinn::crypto::rustls::QuicClientConfig::try_from(tls).unwrap();
+    quinn::ClientConfig::new(Arc::new(crypto))
 }
 
 /// Believes any server: an attacker does not care.
