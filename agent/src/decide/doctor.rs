@@ -11,7 +11,7 @@ use crate::decide::cap_address_findings::{self, CapAddressFact};
 use crate::decide::health_rules::skewed;
 use crate::decide::peer_list::LIST_LIFETIME;
 use crate::decide::placement::RESERVE_BYTES;
-use crate::decide::twins;
+use crate::decide::twins::{self, Twin};
 use crate::surface::doctor::{Finding, Level};
 use crate::surface::vm::{Health, HealthDetail};
 
@@ -49,8 +49,8 @@ pub struct Facts {
     pub left_static: Vec<(String, String, Family)>,
     /// The CAP's own address, where it has one.
     pub cap_address: Option<CapAddressFact>,
-    /// Keys that are heard in two places: by which node, whose, and where.
-    pub twins: Vec<(String, String, Vec<String>)>,
+    /// Keys that are heard in two places, each with the node that hears it.
+    pub twins: Vec<(String, Twin)>,
     /// What gave no answer in time.
     pub unfinished: Vec<String>,
 }
@@ -386,7 +386,9 @@ mod tests {
             (
                 Critical,
                 "identity_twice",
-                Box::new(|f| f.twins.push(("r1".into(), "r2".into(), vec!["a".into(), "b".into()]))),
+                Box::new(|f| {
+                    f.twins.push(("r1".into(), Twin { who: "r2".into(), addresses: vec!["a".into(), "b".into()] }));
+                }),
             ),
             (Critical, "node_down", Box::new(|f| f.nodes[1].live = false)),
             (Critical, "vm_service", Box::new(|f| f.nodes[1].vm_service = Some((Critical, "is stopped".into())))),

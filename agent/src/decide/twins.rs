@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use landfall_proto::id::Fingerprint;
 use landfall_proto::seam::Time;
+use serde::{Deserialize, Serialize};
 
 use crate::surface::doctor::{Finding, Level};
 
@@ -36,7 +37,7 @@ pub struct Heard {
 }
 
 /// A key in two hands.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Twin {
     /// Whose key it is.
     pub who: String,
@@ -105,13 +106,13 @@ impl Twins {
 }
 
 /// What is wrong, and what to do: about `twins`, each as told by the node that hears it.
-pub fn findings(twins: &[(String, String, Vec<String>)]) -> Vec<Finding> {
-    let finding = |(heard_by, who, addresses): &(String, String, Vec<String>)| Finding {
+pub fn findings(twins: &[(String, Twin)]) -> Vec<Finding> {
+    let finding = |(heard_by, twin): &(String, Twin)| Finding {
         level: Level::Critical,
         code: TWICE.to_owned(),
-        about: who.clone(),
-        message: message(heard_by, addresses),
-        remedy: remedy(who),
+        about: twin.who.clone(),
+        message: message(heard_by, &twin.addresses),
+        remedy: remedy(&twin.who),
     };
     twins.iter().map(finding).collect()
 }
@@ -182,7 +183,7 @@ mod tests {
         assert_eq!(twins.standing().count(), 1);
         twins.look(&[heard(A)], at(200));
         assert_eq!(twins.standing().count(), 0);
-        let finding = &findings(&[("r1".into(), "r3".into(), vec![A.into(), B.into()])])[0];
+        let finding = &findings(&[("r1".into(), Twin { who: "r3".into(), addresses: vec![A.into(), B.into()] })])[0];
         assert!(finding.message.contains(B) && finding.remedy.contains("landfall node remove r3"));
     }
 }

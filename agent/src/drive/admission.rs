@@ -42,11 +42,15 @@ pub fn admit(node: &Node, caller: &Caller, verb: Verb, vm: Option<VmId>) -> Resu
     if verb.is_allowed(&parties(&node.state(), caller, vm)) {
         return Ok(());
     }
-    let message = format!("{} may not {} here", who(caller), verb.what());
-    let refusal = Refusal::new(Class::Refused, "not_allowed", message)
-        .remedy("only nodes of this cluster, or the clusters of that VM, may ask for it");
+    let refusal =
+        not_allowed(caller, verb).remedy("only nodes of this cluster, or the clusters of that VM, may ask for it");
     node.events.refuse("request_refused", &who(caller), &refusal.message);
     Err(refusal)
+}
+
+/// What `caller` is told that may not do `verb`.
+pub fn not_allowed(caller: &Caller, verb: Verb) -> Refusal {
+    Refusal::new(Class::Refused, "not_allowed", format!("{} may not {} here", who(caller), verb.what()))
 }
 
 /// How a caller is named to people.

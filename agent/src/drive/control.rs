@@ -160,10 +160,7 @@ impl Control {
         let node = &self.node;
         let Some(term) = node.owner.acting() else { return ControlAnswer::Refused(no_quorum()) };
         let state = node.state();
-        let remembered = request.is_some_and(|request| {
-            let session = state.sessions.get(&request.session);
-            session.is_some_and(|session| session.answers.contains_key(&request.sequence))
-        });
+        let remembered = request.is_some_and(|request| state.remembers(request));
         if !remembered && let Err(refusal) = proposing::check(&state, from, &command) {
             node.events.refuse("request_refused", from.node.as_str(), &refusal.message);
             return ControlAnswer::Applied { answer: Err(refusal), position: state.applied };

@@ -30,9 +30,7 @@ use crate::drive::control::Control;
 use crate::drive::enrolment::{Enrolment, Papers};
 use crate::drive::events::{Events, Happening};
 use crate::drive::failover::Failover;
-use crate::drive::gossip::{
-    Facts, GOSSIP_INTERVAL, Gossip, GossipInbox, GossipLinks, StorageFacts, TwinFacts, VmServiceFacts,
-};
+use crate::drive::gossip::{Facts, GOSSIP_INTERVAL, Gossip, GossipInbox, GossipLinks, StorageFacts, VmServiceFacts};
 use crate::drive::loss::DownSince;
 use crate::drive::node::Node;
 use crate::drive::owner::Owner;
@@ -389,11 +387,6 @@ fn targets(state: &State) -> BTreeMap<std::net::SocketAddr, Target> {
     state.members.values().map(target).collect()
 }
 
-fn twin_facts(node: &Node) -> Vec<TwinFacts> {
-    let fact = |twin: &Twin| TwinFacts { who: twin.who.clone(), addresses: twin.addresses.clone() };
-    node.twins.borrow().iter().take(TWINS_TOLD).map(fact).collect()
-}
-
 /// Tells whom the endpoint that speaks `alpn` has turned away.
 async fn turned_away(node: Node, alpn: Alpn) {
     let endpoint = node.calls.endpoint(alpn).clone();
@@ -417,6 +410,6 @@ fn facts(node: &Node, state: &State) -> Facts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         cap_address: node.cap_address.as_ref().map(|keeper| keeper.facts()).unwrap_or_default(),
         lost: node.down.borrow().keys().copied().collect(),
-        twins: twin_facts(node),
+        twins: node.twins.borrow().iter().take(TWINS_TOLD).cloned().collect(),
     }
 }

@@ -112,7 +112,8 @@ impl Receiver {
         let hello = timeout(HELLO_DEADLINE, frame::receive::<Hello, _>(&mut receive, most));
         let hello = hello.await.unwrap_or(Err(frame::FrameError::Late(HELLO_DEADLINE)))?;
         let caller = link.caller();
-        let allowed = Verb::of_session(&hello).is_allowed(&admission::parties(&self.node.state(), &caller, None));
+        let verb = Verb::of_session(&hello);
+        let allowed = verb.is_allowed(&admission::parties(&self.node.state(), &caller, None));
         match (hello, caller.as_ref()) {
             (Hello::Send { vm, epoch, sender_epoch, disks, known }, Caller::PeerNode { cap, member }) if allowed => {
                 let asking = Asking { cap, key: member.key, vm, epoch, sender: sender_epoch };
@@ -141,9 +142,8 @@ impl Receiver {
             (Hello::Pass(hello), Caller::Member { member }) if allowed => {
                 Box::pin(keep::keep(&self.node, &self.replicas, member.id, *hello, send, receive)).await
             }
-            (hello, caller) => {
-                let message = format!("{} may not {} here", admission::who(caller), Verb::of_session(&hello).what());
-                let refusal = Refusal::new(Class::Refused, "not_allowed", message);
+            (_, caller) => {
+                let refusal = admission::not_allowed(caller, verb);
                 self.node.events.refuse("session_refused", &admission::who(caller), &refusal.message);
                 frame::send(&mut send, &Welcome::Refused(refusal), most).await
             }

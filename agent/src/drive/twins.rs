@@ -20,14 +20,15 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 pub async fn watch_over(node: Node, standing: watch::Sender<Vec<Twin>>) {
     let mut look = node.rhythm(LOOK_INTERVAL);
     let mut twins = Twins::default();
-    let mut before: BTreeMap<(Alpn, usize), u64> = BTreeMap::new();
+    let mut before: BTreeMap<usize, u64> = BTreeMap::new();
     loop {
         look.tick().await;
-        let links = [Alpn::Control, Alpn::Data].map(|alpn| node.calls.endpoint(alpn).links()).concat();
+        // Not where data comes in: that is an endpoint of its own at the other end, too, with a port of its own.
+        let links = node.calls.endpoint(Alpn::Control).links();
         let mut counted = BTreeMap::new();
         let mut heard = Vec::new();
         for link in links.iter().filter(|link| link.direction() == Direction::Inbound) {
-            let key = (link.alpn(), link.connection().stable_id());
+            let key = link.connection().stable_id();
             let datagrams = link.connection().stats().udp_rx.datagrams;
             if before.get(&key).copied().unwrap_or_default() < datagrams {
                 heard.extend(of(link));
@@ -49,11 +50,11 @@ pub async fn watch_over(node: Node, standing: watch::Sender<Vec<Twin>>) {
     }
 }
 
-/// Whose connection it is. Data goes over an endpoint of its own, with a port of its own.
+/// Whose connection it is.
 fn of(link: &Link) -> Option<Heard> {
     let caller = link.caller();
     let listed = matches!(caller.as_ref(), Caller::Member { .. } | Caller::PeerNode { .. });
-    (listed && link.alpn() != Alpn::Data).then(|| Heard {
+    listed.then(|| Heard {
         key: caller.key(),
         who: who(&caller),
         here: link.connection().local_ip().map(|address| address.to_string()).unwrap_or_default(),

@@ -27,6 +27,11 @@ pub struct Session {
 }
 
 impl State {
+    /// Whether `request` was applied, and its answer is still kept.
+    pub fn remembers(&self, request: RequestId) -> bool {
+        self.sessions.get(&request.session).is_some_and(|session| session.answers.contains_key(&request.sequence))
+    }
+
     /// The answer that `request` got before.
     pub(super) fn answered(&mut self, request: RequestId, position: Position) -> Option<Answer> {
         if planted::is(Bug::RequestRunsTwice) {

@@ -1,23 +1,7 @@
 use super::*;
 
-const EXAMPLE: &str = r#"
-node = "r1"
-data_dir = "/var/lib/landfall"
-listen = "0.0.0.0:7443"
-advertise = "10.0.0.11:7443"
-socket = "/run/landfall/landfall.sock"
-witness = false
-[vm_service]
-kind = "directory"
-path = "/var/lib/landfall/vms"
-[[storage]]
-name = "default"
-path = "/srv/replicas"
-shared = false
-[testing]
-interval_ms = 200
-point_interval_ms = 900
-"#;
+/// Its first line is a comment, and the lines of its keys are named below.
+const EXAMPLE: &str = include_str!("example.toml");
 
 fn parse(text: &str) -> Result<NodeConfig, Faults> {
     NodeConfig::parse(Path::new("node.toml"), text)

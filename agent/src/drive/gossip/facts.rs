@@ -3,6 +3,8 @@
 use landfall_proto::id::{MemberId, Position, Revision, StorageName};
 use serde::{Deserialize, Serialize};
 
+use crate::decide::twins::Twin;
+
 /// The longest text that is read: a node says a few hundred bytes, whoever says more is not understood.
 pub(super) const FACTS_MAX_BYTES: usize = 16 * 1024;
 
@@ -32,16 +34,7 @@ pub struct Facts {
     pub lost: Vec<MemberId>,
     /// The keys of others that it hears in two places.
     #[serde(default)]
-    pub twins: Vec<TwinFacts>,
-}
-
-/// A key that a node hears in two places.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct TwinFacts {
-    /// Whose key.
-    pub who: String,
-    /// Where it is heard.
-    pub addresses: Vec<String>,
+    pub twins: Vec<Twin>,
 }
 
 /// What a node says of the CAP's own address.

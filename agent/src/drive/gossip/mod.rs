@@ -22,7 +22,7 @@ use landfall_proto::model::Member;
 use landfall_proto::{Class, Refusal};
 use tokio::sync::watch;
 
-pub use facts::{CapAddressFacts, Facts, StorageFacts, TwinFacts, VmServiceFacts};
+pub use facts::{CapAddressFacts, Facts, StorageFacts, VmServiceFacts};
 pub use sieve::Unfit;
 pub use transport::{GossipInbox, GossipLinks};
 

@@ -116,7 +116,7 @@ fn committed(node: &Node, state: &State) -> Result<Facts, Refusal> {
             .members
             .values()
             .filter_map(|member| Some((member.node.to_string(), facts_of(member.id)?)))
-            .flat_map(|(node, facts)| facts.twins.into_iter().map(move |t| (node.clone(), t.who, t.addresses)))
+            .flat_map(|(node, facts)| facts.twins.into_iter().map(move |twin| (node.clone(), twin)))
             .collect(),
         certificates: own.map(|until| (node.name.to_string(), until)).into_iter().collect(),
         peers: state.peers.iter().map(|(cap, peer)| (cap.clone(), peer.confirmed_at)).collect(),

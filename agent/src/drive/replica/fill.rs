@@ -197,7 +197,7 @@ impl ReplicaStore {
     /// Writes content into a replica that has no point yet. It is durable, and a point, only by a change set later.
     pub fn fill(&mut self, epochs: &Epochs, extent: &Extent) -> Result<(), Refusal> {
         self.check_session(epochs)?;
-        self.check_open().inspect_err(|refusal| self.suspect_files(refusal))?;
+        self.check_open()?;
         if !self.manifest.points.is_empty() || self.staging.is_some() || self.applying.is_some() {
             return Err(Refusal::new(Class::Refused, "not_filling", "the replica has a point, or one is being made")
                 .remedy("send a change set"));

@@ -7,11 +7,11 @@
 
 use std::collections::BTreeSet;
 
-use landfall_proto::Refusal;
+use landfall_proto::{Class, Refusal};
 
 use super::chain::{self, COPY_BYTES, Overlay, OwnClusters};
 use super::layout::Layout;
-use super::manifest::PointEntry;
+use super::manifest::{POINTS_MAX, PointEntry};
 use super::store::ReplicaStore;
 use crate::decide::points;
 use crate::drive::image::durable::{self, fault};
@@ -45,6 +45,19 @@ impl ReplicaStore {
                 }
             } else if !read.contains(file) {
                 self.fold_layers(&names[..=between], &names[1 + between])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses where nothing can be built upon the newest point: a chain that cannot be followed, or is too deep.
+    pub(super) fn check_depth(&self) -> Result<(), Refusal> {
+        for disk in self.manifest.newest().iter().flat_map(|point| &point.disks) {
+            let depth = chain::chain(self.layout(), &disk.file)?.len();
+            if depth >= POINTS_MAX {
+                let message = format!("disk {} is {depth} overlays deep", disk.target);
+                return Err(Refusal::new(Class::Failed, "too_many_points", message)
+                    .remedy("see why older points are not merged: the replica's fault says it"));
             }
         }
         Ok(())

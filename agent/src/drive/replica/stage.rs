@@ -80,7 +80,7 @@ impl ReplicaStore {
     /// part is dropped; one that is staged whole must be committed or dropped first.
     pub fn begin(&mut self, epochs: &Epochs, set: &ChangeSet) -> Result<Begun, Refusal> {
         self.check_session(epochs)?;
-        self.check_open().inspect_err(|refusal| self.suspect_files(refusal))?;
+        self.check_open()?;
         self.check_untouched()?;
         if self.applying.is_some() {
             self.land()?;

@@ -16,7 +16,6 @@ use landfall_proto::refusal::{Class, quoted};
 
 use super::base::Base;
 use super::branch::{self, Branches};
-use super::chain;
 use super::export::PinnedPoint;
 use super::layout::{APPLYING, FILES_MAX, LOGS, Layout, MANIFEST, is_point_name};
 use super::manifest::{self, Manifest, POINTS_MAX, PointEntry, RECOVERY_POINTS_MAX, SenderSeen};
@@ -366,7 +365,7 @@ impl ReplicaStore {
     }
 
     /// Refuses to take anything new: where a reader froze the replica, or it cannot hold another point.
-    pub(super) fn check_open(&self) -> Result<(), Refusal> {
+    pub(super) fn check_open(&mut self) -> Result<(), Refusal> {
         let applying = self.layout().path(APPLYING);
         if self.applying.is_none() && applying.exists() {
             // It may have been acknowledged: nothing may take its place.
@@ -378,15 +377,7 @@ impl ReplicaStore {
                 .remedy("end the exports, copies and tests that read old points"));
         }
         // A chain that cannot be followed takes no overlay: better said before anything is sent.
-        for disk in self.manifest.newest().iter().flat_map(|point| &point.disks) {
-            let depth = chain::chain(self.layout(), &disk.file)?.len();
-            if depth >= POINTS_MAX {
-                let message = format!("disk {} is {depth} overlays deep", disk.target);
-                return Err(Refusal::new(Class::Failed, "too_many_points", message)
-                    .remedy("see why older points are not merged: the replica's fault says it"));
-            }
-        }
-        Ok(())
+        self.check_depth().inspect_err(|refusal| self.suspect_files(refusal))
     }
 }
 
