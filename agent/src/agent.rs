@@ -18,7 +18,11 @@ use landfall_proto::model::{CapAddress, Found, HostAddress, Member, MemberList};
 use landfall_proto::tls::Identity;
 use landfall_proto::trust::{Trust, TrustView};
 use landfall_proto::{Class, Refusal};
+use landfall_store::State;
+use landfall_store::consensus;
 use landfall_store::files::Files;
+use landfall_store::kv::Kv;
+use landfall_store::state::Survivor;
 use tokio::sync::{Mutex, watch};
 use tokio::time::timeout;
 
@@ -267,8 +271,13 @@ impl Agent {
     /// Starts to act as the member that `enrolment` makes this node.
     async fn take_up(&self, enrolment: Enrolment) -> Result<(), Refusal> {
         let inner = &self.inner;
-        let identity = Identity::member(inner.key.load_full(), &enrolment.certificate, &enrolment.found.ca)?;
         let kv = inner.seams.storage.store(&inner.config.data_dir.join(STORE_FOLDER), &inner.config.node)?;
+        self.take_up_on(kv, enrolment).await
+    }
+
+    async fn take_up_on(&self, kv: Arc<dyn Kv>, enrolment: Enrolment) -> Result<(), Refusal> {
+        let inner = &self.inner;
+        let identity = Identity::member(inner.key.load_full(), &enrolment.certificate, &enrolment.found.ca)?;
         for alpn in [Alpn::Control, Alpn::Data] {
             inner.calls.endpoint(alpn).set_identity(identity.clone())?;
         }
@@ -302,6 +311,33 @@ impl Agent {
             Ok(Err(refusal)) => tracing::info!(%refusal, "the CAP is not handed over before this agent stops"),
             Err(_) => tracing::warn!("the CAP was not handed over in time: its next owner is elected"),
         }
+    }
+
+    /// Begins the cluster's next life with this node alone, which is `survivor`: ends what it does as a member, rewrites its
+    /// state, and goes on. The state that the new life begins with. Where that fails the node goes on in the old one.
+    pub async fn begin_next_life(&self, survivor: Survivor) -> Result<Arc<State>, Refusal> {
+        let inner = &self.inner;
+        let _enrolling = inner.enrolling.lock().await;
+        let membership = inner.membership.send_replace(None).ok_or_else(|| {
+            Refusal::new(Class::Refused, "no_cluster", format!("node {} belongs to no cluster", inner.config.node))
+        })?;
+        membership.stop().await;
+        let (kv, enrolment) = (membership.store(), membership.enrolment.clone());
+        drop(membership);
+        for alpn in [Alpn::Control, Alpn::Data] {
+            let links = inner.calls.endpoint(alpn).links();
+            links.iter().for_each(|link| link.close(Close::Done, "this node's cluster is being recovered"));
+        }
+        let begun = consensus::recover(Arc::clone(&kv), &survivor).await;
+        if let Ok(state) = &begun
+            && let Some(list) = state.member_list()
+        {
+            inner.papers.remember(&list)?;
+        }
+        // A certificate that was renewed since is in the papers.
+        let enrolment = inner.papers.enrolment(&inner.config.node)?.unwrap_or(enrolment);
+        self.take_up_on(kv, enrolment).await?;
+        begun.map_err(|error| Refusal::new(Class::Failed, "consensus", error.to_string()).field("data_dir"))
     }
 
     /// Belongs to no cluster any more: sets aside what this node has as a member, and waits for [`Agent::found`] or

@@ -141,6 +141,7 @@ verbs! {
     Branches Control SIDES "ask for a branch";
     Abandon Control SIDES "have a branch abandoned";
     GiveUp Control SIDES "have a VM given up";
+    Rights Control SIDES "ask where the right to run is";
 
     AskReady Broker PEERS "ask whether it may replicate";
     Place Broker PEERS "have a replica placed";
@@ -195,6 +196,7 @@ impl Verb {
             ControlRequest::HandOver { .. } => Self::HandOver,
             ControlRequest::Hears => Self::Hears,
             ControlRequest::CouldHoldAddress => Self::CouldHoldAddress,
+            ControlRequest::Rights { .. } => Self::Rights,
         }
     }
 
@@ -231,7 +233,8 @@ pub fn vm_between(request: &ControlRequest) -> Option<VmId> {
         | ControlRequest::Branch { vm, .. }
         | ControlRequest::Branches(vm)
         | ControlRequest::Abandon { vm, .. }
-        | ControlRequest::GiveUp { vm, .. } => Some(*vm),
+        | ControlRequest::GiveUp { vm, .. }
+        | ControlRequest::Rights { vm, .. } => Some(*vm),
         _ => None,
     }
 }

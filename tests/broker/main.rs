@@ -23,6 +23,7 @@ mod placing;
 mod points;
 mod proofs;
 mod quorum;
+mod recovering;
 mod rejoining;
 mod removing;
 mod returning;

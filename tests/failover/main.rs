@@ -12,6 +12,7 @@ mod difference;
 mod network;
 mod pinned;
 mod planned;
+mod recovered;
 mod reverse;
 mod seed;
 mod stage;

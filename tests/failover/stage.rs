@@ -15,7 +15,7 @@ pub const WORK: &str = "VirtualMachine_Workload";
 pub const LANDFALL: &str = env!("CARGO_BIN_EXE_landfall");
 
 pub const R_CAP: &str = "r-broker-cap.contoso.test";
-const P_CAP: &str = "p-broker-cap.contoso.test";
+pub const P_CAP: &str = "p-broker-cap.contoso.test";
 /// Where the guest writes on each disk, and how much of it, over and over.
 const GUEST_OFFSET: &str = "1048576";
 const GUEST_LENGTH: &str = "131072";
@@ -24,7 +24,8 @@ pub const DISKS_BYTES: u64 = (20 << 20) + 3 * 512;
 /// The disks and their sizes.
 const DISKS: [(&str, u64); 2] = [("vda", 16 << 20), ("vdb", (4 << 20) + 3 * 512)];
 
-fn quick(node: &str) -> NodeSpec {
+/// A node whose change sets are due at once.
+pub fn quick(node: &str) -> NodeSpec {
     let mut spec = NodeSpec::new(node);
     spec.config.insert("testing".to_owned(), toml::toml! { interval_ms = 300 }.into());
     spec

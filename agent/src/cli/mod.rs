@@ -13,7 +13,6 @@ mod amount;
 pub mod client;
 mod command;
 mod console;
-mod later;
 mod noun;
 mod session;
 mod table;

@@ -7,7 +7,7 @@ use landfall_proto::id::{DiskTarget, VmId};
 use landfall_proto::message::control::{Consistency, HandOffWish, Point, PointState};
 use landfall_proto::model::{
     Departure, DepartureState, FailoverStep, HandOff, Launch, Loss, PointName, Promotion, PromotionId, PromotionState,
-    Rival, Side,
+    Rival, Side, UnknownRight,
 };
 
 use crate::decide::health::Verdict;
@@ -88,6 +88,31 @@ pub fn at_branch(vm: VmId, rival: Option<&Rival>, verdict: Verdict) -> Verdict {
     };
     reasons.critical("branched", format!("{} runs a branch of it since a failover, {why}", rival.from), command);
     reasons.verdict(ReplicationState::Error)
+}
+
+/// The verdict over a VM of which this cluster does not know whether it may run it.
+pub fn at_unknown(vm: VmId, mark: Option<&UnknownRight>, verdict: Verdict) -> Verdict {
+    let Some(mark) = mark else { return verdict };
+    let mut reasons = Reasons::of(vm);
+    let command = format!("landfall failover resolve {vm} --keep here|there");
+    match mark.decided {
+        None => {
+            let why = "this cluster was recovered, and does not know whether it has the right to run it until the other \
+                       cluster answers";
+            reasons.critical("right_unknown", why, command);
+            reasons.verdict(ReplicationState::Error)
+        }
+        Some(Side::There) => {
+            reasons.critical(
+                "right_given_up",
+                "it was decided that the other cluster runs it, which does not say so",
+                command,
+            );
+            reasons.verdict(ReplicationState::Error)
+        }
+        // By an operator's word: the other cluster has not heard of it yet.
+        Some(Side::Here) => verdict,
+    }
 }
 
 fn failed_over(vm: VmId, state: ReplicationState, reason: &str) -> Verdict {

@@ -28,6 +28,7 @@ pub mod points;
 pub mod proposing;
 pub mod ration;
 pub mod reason;
+pub mod recovery;
 pub mod renewal;
 pub mod resync;
 pub mod seed;

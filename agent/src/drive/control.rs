@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::decide::proposing;
 use crate::drive::enrolment::Papers;
-use crate::drive::failover::{Failover, hand_off, sibling};
+use crate::drive::failover::{Failover, hand_off, rights, sibling};
 use crate::drive::members::control_target;
 use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
@@ -87,6 +87,9 @@ impl Control {
                 ControlRequest::Branches(vm) => sibling::branch_of(self, cap, vm),
                 ControlRequest::Abandon { vm, id, look } => sibling::abandon(self, cap, vm, id, look).await,
                 ControlRequest::GiveUp { vm, id } => sibling::give_up(self, cap, vm, id).await,
+                ControlRequest::Rights { vm, before, contested } => {
+                    rights::answer(self, cap, vm, before, contested).await
+                }
                 ControlRequest::Clock => ControlAnswer::Clock(self.node.outside.clock.wall()),
                 _ => ControlAnswer::Refused(not_for_peers()),
             },
@@ -126,6 +129,7 @@ impl Control {
             | ControlRequest::GiveUp { .. }
             | ControlRequest::Renew { .. }
             | ControlRequest::Propose { .. }
+            | ControlRequest::Rights { .. }
             | ControlRequest::Resumed(_) => ControlAnswer::Refused(not_for_members()),
             ControlRequest::Clock => ControlAnswer::Clock(node.outside.clock.wall()),
             ControlRequest::CouldHoldAddress => cap_address::could_hold(node),

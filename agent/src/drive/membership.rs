@@ -29,7 +29,8 @@ use crate::drive::confirm::Confirmed;
 use crate::drive::control::Control;
 use crate::drive::enrolment::{Enrolment, Papers};
 use crate::drive::events::{Events, Happening};
-use crate::drive::failover::Failover;
+use crate::drive::exclusion::Exclusion;
+use crate::drive::failover::{Failover, rights};
 use crate::drive::gossip::{Facts, GOSSIP_INTERVAL, Gossip, GossipInbox, GossipLinks, StorageFacts, VmServiceFacts};
 use crate::drive::loss::DownSince;
 use crate::drive::node::Node;
@@ -87,12 +88,25 @@ fn control_of(node: &Node, papers: &Papers) -> Control {
     Control { node: node.clone(), replicas, senders, failover, papers: papers.clone() }
 }
 
+async fn consensus_of(
+    enrolment: &Enrolment,
+    kv: Arc<dyn Kv>,
+    wire: RaftWire,
+    outside: &Outside,
+) -> Result<Consensus, Refusal> {
+    let (me, timing, wire) = (enrolment.member, enrolment.found.timing, Arc::new(wire));
+    let (clock, random) = (Arc::clone(&outside.clock), Arc::clone(&outside.random));
+    let opened = Consensus::open(consensus::Ground { kv, me, timing, wire, clock, random }).await;
+    opened.map_err(|error| Refusal::new(Class::Failed, "consensus", error.to_string()))
+}
+
 /// This node as a member, with all that it runs. Dropping it ends its tasks.
 pub struct Membership {
     /// What it was enrolled with.
     pub enrolment: Enrolment,
     /// The node's handles, its replicas and its senders.
     pub control: Control,
+    kv: Arc<dyn Kv>,
     tasks: Mutex<JoinSet<()>>,
     broken: watch::Sender<Option<Refusal>>,
 }
@@ -107,17 +121,8 @@ impl Membership {
         let remembered = papers.members()?.unwrap_or_else(|| enrolment.members.clone());
         trust.set(TrustView { own: Some(own_trust(&enrolment.found, remembered.clone())), peers: Vec::new() });
         let wire = RaftWire::new(calls.clone(), remembered);
-        let health = kv.health();
-        let consensus = Consensus::open(consensus::Ground {
-            kv,
-            me,
-            timing,
-            wire: Arc::new(wire.clone()),
-            clock: Arc::clone(&outside.clock),
-            random: Arc::clone(&outside.random),
-        })
-        .await
-        .map_err(|error| Refusal::new(Class::Failed, "consensus", error.to_string()))?;
+        let (health, store) = (kv.health(), Arc::clone(&kv));
+        let consensus = consensus_of(&enrolment, kv, wire.clone(), &outside).await?;
         let down = watch::Sender::new(DownSince::new());
         let owner = Owner::new(me, config.witness, timing.lease(), consensus.clone(), Arc::clone(&outside.clock));
         let proposer = Proposer::new(me, consensus.clone(), owner.clone(), calls.clone(), &outside, down.subscribe());
@@ -140,13 +145,19 @@ impl Membership {
             registered: watch::Sender::new(Arc::default()),
             cap_address,
             events,
+            exclusion: Exclusion::default(),
             since: Instant::now(),
         };
         renewal::know_the_time(&node, &enrolment);
         let control = control_of(&node, &papers);
         let Control { replicas, senders, failover, .. } = control.clone();
-        let membership =
-            Self { enrolment, control: control.clone(), tasks: Mutex::default(), broken: watch::Sender::new(None) };
+        let membership = Self {
+            enrolment,
+            control: control.clone(),
+            kv: store,
+            tasks: Mutex::default(),
+            broken: watch::Sender::new(None),
+        };
         let confirmed = Confirmed::new(Arc::clone(&node.outside.clock), timing.lease());
         let receiver = Receiver::new(node.clone(), replicas.clone(), confirmed.clone());
         let gossip = GossipInbox::new(Arc::clone(&node.outside.clock));
@@ -180,6 +191,7 @@ impl Membership {
         self.run(peers::keep_fresh(node.clone()));
         self.run(copies::owner::keep(node.clone()));
         self.run(draining::keep(node.clone()));
+        self.run(rights::settle(node.clone()));
     }
 
     /// Runs what watches over those who call.
@@ -231,6 +243,17 @@ impl Membership {
                 .remedy("make the token at a node of that cluster; to leave it, set the node's data_dir aside"));
         }
         renewal::adopt(&self.control.node, papers, &self.enrolment, welcome.certificate).map(drop)
+    }
+
+    /// The consensus store.
+    pub fn store(&self) -> Arc<dyn Kv> {
+        Arc::clone(&self.kv)
+    }
+
+    /// The state with which the cluster's next life would begin at this node: with everything that its log has.
+    pub async fn foresee(&self) -> Result<Arc<State>, Refusal> {
+        let foreseen = consensus::foresee(self.store(), self.enrolment.member).await;
+        foreseen.map_err(|error| Refusal::new(Class::Failed, "consensus", error.to_string()).field("data_dir"))
     }
 
     /// Ends the tasks and the consensus, in that order: what is acknowledged is durable already.

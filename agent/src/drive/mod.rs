@@ -16,6 +16,7 @@ pub mod directory;
 pub mod draining;
 pub mod enrolment;
 pub mod events;
+pub mod exclusion;
 pub mod failover;
 pub mod gossip;
 pub mod group;

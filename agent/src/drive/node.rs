@@ -17,6 +17,7 @@ use crate::config::NodeConfig;
 use crate::decide::twins::Twin;
 use crate::drive::cap_address::CapAddressKeeper;
 use crate::drive::events::Events;
+use crate::drive::exclusion::Exclusion;
 use crate::drive::gossip::View;
 use crate::drive::loss::DownSince;
 use crate::drive::owner::Owner;
@@ -58,6 +59,8 @@ pub struct Node {
     pub cap_address: Option<Arc<CapAddressKeeper>>,
     /// What happened lately, for people.
     pub events: Events,
+    /// Whether the others refuse it.
+    pub exclusion: Exclusion,
     /// Since when it runs, which is where its rhythms begin.
     pub since: Instant,
 }

@@ -14,6 +14,7 @@ use landfall_proto::{Class, Refusal};
 use landfall_store::state::State;
 
 use crate::decide::peer_list;
+use crate::drive::events::Happening;
 use crate::drive::members::peer_targets;
 use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
@@ -51,7 +52,16 @@ async fn relist(node: &Node, list: MemberList) -> Result<(), Refusal> {
     let age = node.outside.clock.wall().0.saturating_sub(peer.confirmed_at.0);
     let stale = u128::from(age) >= REFRESH_INTERVAL.as_millis() / 2;
     if list.position > peer.list.position || (list.position == peer.list.position && stale) {
+        let (cap, position, before) = (list.cap.clone(), list.position, peer.list.position);
         node.proposer.commit(Command::Relist(list)).await?;
+        if position.incarnation() > before.incarnation() {
+            let told = format!(
+                "{cap} was recovered and is in its life {}: what it had decided last may be lost, and its members of before \
+                 are refused",
+                position.incarnation()
+            );
+            node.events.record(Happening::warning("peer_recovered", told).node(&node.name));
+        }
     }
     Ok(())
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::surface::WaitSeconds;
 use crate::surface::cap_address::CapAddressStatus;
+use crate::surface::failure::ErrorBody;
 use crate::surface::node::{MemberRole, NodeState};
 
 /// `cluster init`: founds a cluster with this agent as its only member.
@@ -64,6 +65,39 @@ pub struct ClusterLeft {
     pub set_aside: PathBuf,
     /// What force left to be done.
     pub warnings: Vec<String>,
+}
+
+/// `cluster recover`: begins the cluster's next life with the asked agent's node alone.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClusterRecover {
+    /// The operator is sure that the others are gone for good, and knows what is given up.
+    #[serde(default)]
+    pub yes: bool,
+    /// Only say what would be given up.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// The answer of `cluster recover`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterRecovered {
+    /// The node.
+    pub node: NodeName,
+    /// The cluster.
+    pub cluster: ClusterName,
+    /// Whether it was done; false where only that was asked.
+    pub recovered: bool,
+    /// The cluster's life, counted from 0: the one that has begun, or would begin.
+    pub incarnation: u16,
+    /// The members that are none any more, or would be.
+    pub removed: Vec<NodeName>,
+    /// What is given up, a sentence each.
+    pub lost: Vec<String>,
+    /// What to do afterwards, a sentence each.
+    pub next: Vec<String>,
+    /// Why it would be refused.
+    pub blockers: Vec<ErrorBody>,
 }
 
 /// `cluster status`: the cluster as the asked agent sees it. Also the answer of `cluster init` and `cluster join`.

@@ -89,7 +89,8 @@ pub struct FailoverStatus {
     pub kind: Option<FailoverWord>,
     /// How far it is: `none`; at the replica's cluster `preparing`, `starting`, `running`, `stopped`, `stopping`,
     /// `completed`, `reversing`, `abandoning`, `returning`; at the primary's `stopping`, `sending`, `released`, `recalling`,
-    /// `departed`, `branched`, `yielded`.
+    /// `departed`, `branched`, `yielded`; at either `unknown`, after `cluster recover`, until it is known which cluster may
+    /// run the VM.
     pub step: String,
     /// Whether this cluster has the right to run the VM.
     pub right_to_run: bool,

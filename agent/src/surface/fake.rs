@@ -82,6 +82,9 @@ impl Operations for Fake {
     async fn cluster_leave(&self, request: ClusterLeave) -> Result<ClusterLeft, Refusal> {
         self.called("cluster_leave", request, samples::cluster_left())
     }
+    async fn cluster_recover(&self, request: ClusterRecover) -> Result<ClusterRecovered, Refusal> {
+        self.called("cluster_recover", request, samples::cluster_recovered())
+    }
     async fn token_create(&self, request: TokenCreate) -> Result<TokenCreated, Refusal> {
         self.called("token_create", request, samples::token_created())
     }

@@ -7,7 +7,9 @@ use landfall_proto::id::{Fqdn, NodeName, PrimaryPattern, Revision};
 
 use super::authorization::{Authorization, AuthorizationRemoved};
 use super::broker::{BrokerMove, BrokerMoved, BrokerStatus};
-use super::cluster::{ClusterInit, ClusterJoin, ClusterLeave, ClusterLeft, ClusterStatus};
+use super::cluster::{
+    ClusterInit, ClusterJoin, ClusterLeave, ClusterLeft, ClusterRecover, ClusterRecovered, ClusterStatus,
+};
 use super::disabled::VmDisabled;
 use super::doctor::DoctorReport;
 use super::event::{Event, EventQuery};
@@ -61,6 +63,8 @@ pub trait Operations: Send + Sync + 'static {
 
     /// Takes this agent's node out of its cluster; its state is set aside, and the agent waits for init or join.
     async fn cluster_leave(&self, request: ClusterLeave) -> Result<ClusterLeft, Refusal>;
+    /// Begins the cluster's next life with this agent's node alone, where its majority is gone for good.
+    async fn cluster_recover(&self, request: ClusterRecover) -> Result<ClusterRecovered, Refusal>;
 
     /// Makes a join token.
     async fn token_create(&self, request: TokenCreate) -> Result<TokenCreated, Refusal>;

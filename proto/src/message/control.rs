@@ -4,11 +4,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, MemberId, NodeName, Position, Revision, Root, SenderEpoch, Term, UnixMillis, VmId};
 use crate::message::broker::{Location, Place};
+pub use crate::message::cycle::{Compared, InFlight};
 pub use crate::message::difference::{DIFFERENCE_RANGES_MAX, DiskDifference};
 pub use crate::message::faults::{FAULT_TEXT_MAX, FAULTS_MAX, StagingFaults};
 pub use crate::message::point::{Consistency, Point, PointState, ProofFigures};
 pub use crate::message::traffic::Traffic;
-use crate::model::{Answer, Command, HandOff, MemberList, PointName, PromotionId, Return};
+use crate::model::{Answer, Command, HandOff, MemberList, PointName, PromotionId, Return, Right};
 use crate::refusal::Refusal;
 
 /// A request between agents. Verbs marked *peer* are also taken from paired clusters.
@@ -186,6 +187,15 @@ pub enum ControlRequest {
     Hears,
     /// Could you have the CAP's own address? Done, or refused with what is in the way.
     CouldHoldAddress,
+    /// *peer*: this cluster has begun its next life: where is the right to run this VM, as you have committed it?
+    Rights {
+        /// The VM.
+        vm: VmId,
+        /// Where our present life begins: nothing that we released before is to be taken any more.
+        before: Position,
+        /// Whether an operator has decided here that we have it.
+        contested: bool,
+    },
 }
 
 /// What the primary's cluster wants of the replica's.
@@ -292,6 +302,8 @@ pub enum ControlAnswer {
     Hears(bool),
     /// A new certificate, DER.
     Renewed(Vec<u8>),
+    /// To Rights.
+    Right(Right),
 }
 
 /// What trying one port gave.
@@ -420,26 +432,4 @@ pub struct Statistics {
     pub latency_ms: u64,
     /// The longest.
     pub latency_max_ms: u64,
-}
-
-/// A change set on its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct InFlight {
-    /// The point that it makes.
-    pub sequence: u64,
-    /// The instant, by the sender's wall clock.
-    pub taken_at: UnixMillis,
-    /// Its size in the spool.
-    pub bytes: u64,
-}
-
-/// A comparison of both sides.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Compared {
-    /// Why, one word of a fixed list.
-    pub code: String,
-    /// Why, a sentence.
-    pub message: String,
-    /// When it began, by the sender's wall clock.
-    pub at: UnixMillis,
 }

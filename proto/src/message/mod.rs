@@ -4,6 +4,7 @@
 
 pub mod broker;
 pub mod control;
+mod cycle;
 pub mod data;
 pub mod difference;
 pub mod faults;

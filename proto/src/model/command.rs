@@ -13,7 +13,7 @@ use crate::id::{
 };
 use crate::model::{
     AuthorizationEntry, Bandwidth, FailoverStep, Found, Frequency, HandOff, MemberList, NetworkChange, Peer,
-    PromotionId, Replica, Ticket, VmSpec,
+    PromotionId, Replica, Right, Ticket, VmSpec,
 };
 use crate::refusal::Refusal;
 
@@ -306,6 +306,8 @@ pub enum Outcome {
     SenderEpoch(SenderEpoch),
     /// What became of a hand-over.
     HandOff(HandOff),
+    /// What this cluster has committed about the right to run a VM.
+    Right(Right),
 }
 
 /// The answer of a command: the same on every node, and remembered for its request.

@@ -13,6 +13,7 @@ mod member;
 mod network;
 mod promotion;
 mod relationship;
+mod right;
 mod vm;
 
 pub use adapter_addresses::{AddressFault, AddressList, Addresses};
@@ -29,4 +30,5 @@ pub use promotion::{
     PromotionState, TestRun,
 };
 pub use relationship::{Frequency, Handover, Joiner, Primary, Replica, Stop};
+pub use right::{Right, UnknownRight};
 pub use vm::{Adapter, AdapterKind, DiskSpec, Launch, LaunchImage, VmSpec};

@@ -10,7 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Epoch, Fqdn, MemberId, Position, Root, UnixMillis};
-use crate::model::{Return, Rival, Side};
+use crate::model::{Return, Right, Rival, Side};
 use crate::refusal::Refusal;
 
 /// One failover: random, so that two that were made apart are never taken for one.
@@ -308,6 +308,30 @@ pub enum FailoverStep {
         id: PromotionId,
         /// Whether the other cluster has decided so.
         decided_there: bool,
+    },
+    /// The other cluster of the VM has begun its next life and asks where the right to run is: nothing is taken any more
+    /// that it released before.
+    Account {
+        /// Where its present life begins.
+        before: Position,
+        /// The cluster, as its certificate proved it.
+        from: Fqdn,
+        /// Whether an operator has decided there that it has the right: what was taken is a branch then.
+        contested: bool,
+    },
+    /// This cluster has begun its next life, and the other one has answered where the right to run is.
+    Learn {
+        /// Its answer.
+        right: Right,
+    },
+    /// This cluster has begun its next life, and an operator decides where the right to run is.
+    Decide {
+        /// The cluster that has it.
+        keep: Side,
+        /// What the other cluster has answered; `Unknown` where it has not.
+        right: Right,
+        /// What the VM begins with where this cluster takes a right that is released, and the epoch that was decided on.
+        begin: Option<(Epoch, PointName)>,
     },
 }
 

@@ -50,6 +50,7 @@ const TABLE: &str = "
     Branches         . . P K A . . . .
     Abandon          . . P K A . . . .
     GiveUp           . . P K A . . . .
+    Rights           . . P K A . . . .
     AskReady         . . P K A O . . .
     Place            . . P K A O . . .
     Locate           . . P K A O . . .

@@ -29,7 +29,7 @@ use landfall_proto::model::{
     Adapter, AdapterKind, Addresses, Answer, AuthorizationEntry, CapAddress, Command, Departure, DepartureState,
     DiskSpec, FailoverKind, FailoverStep, Family, Found, Frequency, HandOff, Handover, Joiner, Launch, LaunchImage,
     Loss, Member, MemberList, NetworkChange, NetworkRule, Outcome, Peer, PointName, Primary, Promotion, PromotionId,
-    PromotionState, Proposal, Replica, Return, Rival, Side, Stop, TestRun, Ticket, TicketKind, Timing, VmSpec,
+    PromotionState, Proposal, Replica, Return, Right, Rival, Side, Stop, TestRun, Ticket, TicketKind, Timing, VmSpec,
 };
 use landfall_proto::refusal::{Class, Refusal};
 use serde::Serialize;
@@ -432,6 +432,13 @@ fn failover_steps() -> Vec<FailoverStep> {
         FailoverStep::Yielded { id },
         FailoverStep::Merged { id },
         FailoverStep::Abandon { id, decided_there: true },
+        FailoverStep::Account { before: at(9), from: cap(), contested: true },
+        FailoverStep::Learn { right: Right::Taken { id, order, point } },
+        FailoverStep::Decide {
+            keep: Side::Here,
+            right: Right::Released { id, order, point },
+            begin: Some((epoch, point)),
+        },
     ]
 }
 
@@ -494,6 +501,7 @@ fn commands_and_outcomes() {
         Outcome::Epoch(epoch(4)),
         Outcome::SenderEpoch(SenderEpoch::from_number(5)),
         Outcome::HandOff(HandOff::Taken),
+        Outcome::Right(Right::NotTaken),
     ];
     check_all("outcome", &outcomes);
     check::<Answer>("answer", &[Ok(Outcome::Done), Err(refusal())]);
@@ -575,6 +583,7 @@ fn control_requests() {
         ControlRequest::HandOver { to: Some(id(2)) },
         ControlRequest::Hears,
         ControlRequest::CouldHoldAddress,
+        ControlRequest::Rights { vm: vm(), before: at(9), contested: false },
     ];
     check_all("control_request", &requests);
 }
@@ -626,6 +635,7 @@ fn control_answers() {
         ControlAnswer::HandedOver { owner: id(2), term, gap_ms: 90 },
         ControlAnswer::Hears(true),
         ControlAnswer::Renewed(vec![0x30, 0x82]),
+        ControlAnswer::Right(Right::Branch { id: promotion_id(), parent: None, point: point_name() }),
     ];
     check_all("control_answer", &answers);
 }

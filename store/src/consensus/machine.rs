@@ -9,6 +9,7 @@
 use std::io::Cursor;
 use std::sync::Arc;
 
+use landfall_proto::Refusal;
 use landfall_proto::id::Position;
 use landfall_proto::model::Outcome;
 use openraft::storage::RaftStateMachine;
@@ -119,11 +120,20 @@ impl Machine {
         self.applied.map_or(0, |id| id.index + 1)
     }
 
-    /// Changes state and voters outside the log, where no consensus runs on it.
-    pub(super) fn rewrite(&mut self, membership: Membership, change: impl FnOnce(&mut State)) -> Arc<State> {
-        self.membership = membership;
-        self.state.send_modify(|state| change(Arc::make_mut(state)));
-        self.state.borrow().clone()
+    /// Changes state and voters outside the log, where no consensus runs on it, as if by an entry `at`. Nothing changes
+    /// where `change` refuses.
+    pub(super) fn rewrite(
+        &mut self,
+        at: LogId,
+        members: openraft::Membership<u64, openraft::EmptyNode>,
+        change: impl FnOnce(&mut State) -> Result<(), Refusal>,
+    ) -> Result<Arc<State>, Refusal> {
+        let mut state = State::clone(&self.state.borrow());
+        change(&mut state)?;
+        self.applied = Some(at);
+        self.membership = Membership::new(Some(at), members);
+        self.state.send_replace(Arc::new(state));
+        Ok(self.state.borrow().clone())
     }
 
     /// Applies one entry to `state`.

@@ -42,7 +42,7 @@ pub use error::{OpenError, ProposeError, ServeError};
 use error::{serve_fault, stopped, write_error};
 use log_store::LogStore;
 use machine::Machine;
-pub use recovery::recover;
+pub use recovery::{foresee, recover};
 pub use status::{Progress, Status};
 use tail::Tail;
 pub use types::Applied;

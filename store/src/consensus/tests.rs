@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use super::lab::{Lab, ONE};
 use super::*;
-use landfall_proto::model::{Command, Outcome};
+use crate::state::Survivor;
+use landfall_proto::model::Command;
 
 fn transfers(node: &Consensus) -> usize {
     node.state().resolved_settings().maximum_active_transfers
@@ -266,7 +267,8 @@ async fn a_cluster_begins_its_next_life_with_one_node() {
     for id in [one, two, three] {
         lab.power_off(id).await;
     }
-    recover(Arc::new(lab.kv(two).clone()), two).await.unwrap();
+    let survivor = Survivor { member: two, points: BTreeSet::new(), at: UnixMillis(9) };
+    recover(Arc::new(lab.kv(two).clone()), &survivor).await.unwrap();
     lab.start(two).await;
     assert_eq!(lab.leader(&[two]).await, two);
     let state = lab.node(two).state();
@@ -276,7 +278,35 @@ async fn a_cluster_begins_its_next_life_with_one_node() {
     assert_eq!(lab.node(two).status().voters, BTreeSet::from([two]));
     let term = lab.claim(two).await;
     assert!(Some(term) > before.term());
-    assert_eq!(lab.propose(two, Command::Remove(one)).await, Outcome::Done);
+    assert_eq!(lab.node(two).state().members.keys().copied().collect::<Vec<_>>(), [two]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_crash_while_the_next_life_is_begun_leaves_either_life_whole() {
+    let (mut lab, [one, two, three]) = Lab::three(12, true).await;
+    lab.set(one, 6).await;
+    lab.settled(&[one, two, three]).await;
+    for id in [one, two, three] {
+        lab.power_off(id).await;
+    }
+    let survivor = Survivor { member: two, points: BTreeSet::new(), at: UnixMillis(9) };
+    let mut lives = Vec::new();
+    for syncs in 0..3 {
+        let kv = lab.kv(two).clone();
+        kv.fail_sync_after(syncs);
+        let begun = recover(Arc::new(kv.clone()), &survivor).await;
+        kv.cut();
+        lab.start(two).await;
+        let life = lab.node(two).state().incarnation;
+        if life > 0 {
+            assert_eq!(lab.leader(&[two]).await, two);
+            lab.claim(two).await;
+            lab.set(two, 7).await;
+        }
+        lives.push((begun.is_ok(), life));
+        lab.power_off(two).await;
+    }
+    assert_eq!(lives, [(false, 0), (false, 1), (true, 2)]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,7 +4,7 @@
 use landfall_proto::id::{Fqdn, MemberId, Position, Revision, VmId};
 use landfall_proto::model::{
     Addresses, Answer, AuthorizationEntry, Departure, Found, Member, NetworkRule, Peer, Primary, Promotion,
-    PromotionId, Replica, Return, Rival, TestRun, Ticket,
+    PromotionId, Replica, Return, Rival, TestRun, Ticket, UnknownRight,
 };
 use serde::{Deserialize, Serialize};
 
@@ -67,6 +67,7 @@ enum Row {
     Rival(VmId, Box<Rival>),
     Dropped(VmId, Vec<PromotionId>),
     Drained(MemberId),
+    UnknownRight(VmId, UnknownRight),
 }
 
 impl State {
@@ -117,7 +118,8 @@ impl State {
         let returns = self.returns.iter().map(|(vm, back)| Row::Return(*vm, *back));
         let rivals = self.rivals.iter().map(|(vm, row)| Row::Rival(*vm, Box::new(row.clone())));
         let dropped = self.dropped.iter().map(|(vm, ids)| Row::Dropped(*vm, ids.clone()));
-        let reversals = lineages.chain(returns).chain(rivals).chain(dropped);
+        let unknown = self.unknown_rights.iter().map(|(vm, mark)| Row::UnknownRight(*vm, *mark));
+        let reversals = lineages.chain(returns).chain(rivals).chain(dropped).chain(unknown);
         let failovers = promotions.chain(tests).chain(departures).chain(floors).chain(reversals);
         let addresses = self.failover_addresses.iter();
         let addresses =
@@ -173,6 +175,7 @@ impl State {
             Row::Dropped(vm, ids) => self.dropped.put(vm, ids),
             Row::Rival(vm, row) => self.rivals.put(vm, *row),
             Row::Drained(member) => drop(self.drained.insert(member)),
+            Row::UnknownRight(vm, mark) => self.unknown_rights.put(vm, mark),
             Row::Session { id, forgotten, used } => {
                 self.sessions.put(id, super::Session { forgotten, used, ..Default::default() });
             }

@@ -11,7 +11,7 @@ use landfall_proto::model::{
 };
 use uuid::Uuid;
 
-use super::State;
+use super::{State, Survivor};
 
 pub(super) const R1: MemberId = Found::FOUNDER;
 pub(super) const HOUR: u64 = 3_600_000;
@@ -117,6 +117,16 @@ impl Bench {
         }
         self.log.push((position, proposal));
         answer
+    }
+
+    /// Goes on with `state`, which may lack what was committed last, as the next life of `member`, which has a point of each
+    /// of `points`. Somebody owns the CAP then.
+    pub(super) fn recover(&mut self, state: State, member: MemberId, points: &[VmId]) {
+        self.state = state;
+        self.index += 1;
+        let survivor = Survivor { member, points: points.iter().copied().collect(), at: UnixMillis(self.at) };
+        self.state.begin_next_life(self.index, &survivor).unwrap();
+        self.ok(Command::Claim(member));
     }
 
     pub(super) fn run(&mut self, command: Command) -> Answer {

@@ -14,8 +14,10 @@ mod pause;
 mod peer;
 mod primary;
 mod promotion;
+mod recovery;
 mod replica;
 mod reversal;
+mod right;
 mod session;
 mod setting;
 mod table;
@@ -27,7 +29,7 @@ use std::collections::BTreeSet;
 use landfall_proto::id::{Fqdn, MemberId, NodeName, Position, PrimaryPattern, Revision, Term, UnixMillis, VmId};
 use landfall_proto::model::{
     Addresses, Answer, AuthorizationEntry, CapAddress, Command, Departure, Found, Member, MemberList, Outcome, Peer,
-    Primary, Promotion, PromotionId, Proposal, Replica, Return, Rival, Subnet, TestRun, Ticket, Timing,
+    Primary, Promotion, PromotionId, Proposal, Replica, Return, Rival, Subnet, TestRun, Ticket, Timing, UnknownRight,
 };
 use landfall_proto::planted::{self, Bug};
 use landfall_proto::{Class, Refusal};
@@ -36,6 +38,7 @@ use crate::settings::{Settings, Values};
 pub use archive::ArchiveError;
 pub use authorization::Permit;
 pub use pause::check_start;
+pub use recovery::{GivenUp, Survivor};
 pub use session::Session;
 pub use setting::{SettingsChange, SettingsState};
 pub use table::Table;
@@ -102,6 +105,8 @@ pub struct State {
     pub dropped: Table<VmId, Vec<PromotionId>>,
     /// Members that are drained: they get nothing new, and what they hold is moved away.
     pub drained: BTreeSet<MemberId>,
+    /// VMs of which this cluster does not know whether it has the right to run them, since it was recovered.
+    pub unknown_rights: Table<VmId, UnknownRight>,
 }
 
 /// Where and when a command is applied.
@@ -278,6 +283,8 @@ mod property_tests;
 mod replica_tests;
 #[cfg(test)]
 mod reversal_tests;
+#[cfg(test)]
+mod right_tests;
 #[cfg(test)]
 mod sibling_tests;
 #[cfg(test)]

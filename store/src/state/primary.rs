@@ -113,6 +113,7 @@ impl State {
 
     pub(super) fn disable(&mut self, vm: VmId) -> Answer {
         self.require_primary(vm)?;
+        self.refuse_unknown(vm)?;
         self.refuse_departing(vm)?;
         if self.rivals.get(&vm).is_none_or(|rival| !rival.yielded) {
             self.refuse_branched(vm)?;

@@ -18,16 +18,17 @@ use crate::limits;
 
 /// What a promotion is made of.
 #[derive(Clone, Copy)]
-struct Rise {
-    id: PromotionId,
-    kind: FailoverKind,
-    point: PointName,
-    order: Option<Position>,
-    loss: Loss,
+pub(super) struct Rise {
+    pub(super) id: PromotionId,
+    pub(super) kind: FailoverKind,
+    pub(super) point: PointName,
+    pub(super) order: Option<Position>,
+    pub(super) loss: Loss,
 }
 
 impl State {
     pub(super) fn failover(&mut self, entry: Entry, vm: VmId, step: &FailoverStep) -> Answer {
+        self.check_right(vm, step)?;
         match step {
             FailoverStep::Test { epoch, id, point } => self.begin_test(entry, vm, *epoch, *id, *point),
             FailoverStep::EndTest { id } => self.end_test(vm, *id),
@@ -60,6 +61,9 @@ impl State {
             FailoverStep::Merged { id } => self.merged(entry, vm, *id),
             FailoverStep::Detach { id } => self.detach(vm, *id),
             FailoverStep::Abandon { id, decided_there } => self.abandon(vm, *id, *decided_there),
+            FailoverStep::Account { before, from, contested } => self.account(vm, *before, from, *contested),
+            FailoverStep::Learn { right } => self.learn_right(entry, vm, right),
+            FailoverStep::Decide { keep, right, begin } => self.decide_right(entry, vm, *keep, right, *begin),
         }
     }
 
@@ -70,7 +74,7 @@ impl State {
             && self.departures.get(&vm).is_none_or(|departure| departure.state.released().is_none())
             && self.rivals.get(&vm).is_none_or(|rival| !rival.yielded);
         let promoted = self.promotions.get(&vm).is_some_and(|promotion| promotion.order.is_some());
-        primary || promoted
+        (primary || promoted) && !self.is_right_unknown(vm)
     }
 
     /// What became of the hand-over `id` of `from`, which it committed at `order`.
@@ -161,7 +165,7 @@ impl State {
         Ok(Outcome::Done)
     }
 
-    fn promote(&mut self, entry: Entry, vm: VmId, epoch: Epoch, rise: Rise) -> Result<(), Refusal> {
+    pub(super) fn promote(&mut self, entry: Entry, vm: VmId, epoch: Epoch, rise: Rise) -> Result<(), Refusal> {
         if self.promotions.get(&vm).is_some_and(|standing| standing.id == rise.id) {
             return Ok(());
         }
@@ -344,7 +348,7 @@ impl State {
         }
     }
 
-    fn room_for_floor(&self, vm: VmId, from: &Fqdn) -> Result<(), Refusal> {
+    pub(super) fn room_for_floor(&self, vm: VmId, from: &Fqdn) -> Result<(), Refusal> {
         if self.hand_off_floors.contains(&(vm, from.clone())) {
             return Ok(());
         }

@@ -42,6 +42,7 @@ impl State {
         self.returns.take(&vm);
         self.rivals.take(&vm);
         self.dropped.take(&vm);
+        self.unknown_rights.take(&vm);
     }
 
     /// Refuses what must not happen to a replica whose holder still takes in the disks of the VM that ran there.

@@ -6,12 +6,13 @@ use landfall_proto::id::{ClusterName, Fqdn, InterfaceName};
 use landfall_proto::model::HostAddress;
 
 use crate::cli::amount::timeout;
-use crate::cli::later::{Later, comes_later};
 use crate::cli::session::{Ended, Session};
 use crate::cli::table::{Facts, Shown, Table, or_dash, word};
 use crate::surface::WaitSeconds;
 use crate::surface::cap_address::CapAddressStatus;
-use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterLeave, ClusterLeft, ClusterStatus};
+use crate::surface::cluster::{
+    ClusterInit, ClusterJoin, ClusterLeave, ClusterLeft, ClusterRecover, ClusterRecovered, ClusterStatus,
+};
 
 #[derive(Debug, Subcommand)]
 pub(in crate::cli) enum Verb {
@@ -39,8 +40,17 @@ pub(in crate::cli) enum Verb {
     },
     /// The cluster as this agent sees it.
     Status,
-    /// Starts the cluster's next life from one surviving node (comes later).
-    Recover(Later),
+    /// Begins the cluster's next life with this node alone: the last resort where a majority is gone for good. The other
+    /// members can only join anew, and what only they know is lost. Refused while the cluster can decide, or another member
+    /// answers.
+    Recover {
+        /// Is sure that every other member is off for good, and that what is given up is given up. Default: off.
+        #[arg(long)]
+        yes: bool,
+        /// Only says what would be given up, and what stands in the way. Default: off.
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Takes this node out of its cluster: moves its replicas and the CAP away, has it removed, and sets its state aside. The
     /// agent waits for init or join then. Refused where the cluster would lose something by it.
     Leave {
@@ -57,6 +67,9 @@ pub(in crate::cli) enum Verb {
 /// How long `cluster leave` waits for replicas to be moved away where no time is given, and for the removal.
 const LEAVE_SECONDS: u64 = 3660;
 
+/// How long `cluster recover` may take: silent members are asked, and what this node does is ended first.
+const RECOVER_SECONDS: u64 = 60;
+
 pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result<(), Ended> {
     let answer = match verb {
         Verb::Init { name, cap, cap_address, cap_interface } => {
@@ -68,7 +81,13 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
             session.ask(Method::POST, "/v1/cluster/join", Some(&ClusterJoin { token }), None, "joining").await?
         }
         Verb::Status => return session.read::<ClusterStatus>("/v1/cluster").await,
-        Verb::Recover(_) => return Err(comes_later("cluster recover").into()),
+        Verb::Recover { yes, dry_run } => {
+            let request = ClusterRecover { yes, dry_run };
+            let patience = WaitSeconds::try_from(RECOVER_SECONDS).ok();
+            let answer =
+                session.ask(Method::POST, "/v1/cluster/recover", Some(&request), patience, "recovering").await?;
+            return session.print::<ClusterRecovered>(&answer);
+        }
         Verb::Leave { force, timeout } => {
             let request = ClusterLeave { force, wait_seconds: timeout };
             let patience = timeout.or_else(|| WaitSeconds::try_from(LEAVE_SECONDS).ok());
@@ -86,6 +105,23 @@ impl Shown for ClusterLeft {
             .fact("has left", &self.cluster)
             .fact("its state is in", self.set_aside.display())
             .each("warning", &self.warnings)
+            .text()
+    }
+}
+
+impl Shown for ClusterRecovered {
+    fn text(&self) -> String {
+        let removed: Vec<String> = self.removed.iter().map(ToString::to_string).collect();
+        let blocked: Vec<String> = self.blockers.iter().map(|blocker| blocker.message.clone()).collect();
+        Facts::default()
+            .fact("node", &self.node)
+            .fact("cluster", &self.cluster)
+            .fact("recovered", if self.recovered { "yes" } else { "no" })
+            .fact("life", self.incarnation)
+            .fact("no members any more", removed.join(", "))
+            .each("given up", &self.lost)
+            .each("next", &self.next)
+            .each("blocked", &blocked)
             .text()
     }
 }

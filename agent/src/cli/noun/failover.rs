@@ -97,11 +97,12 @@ pub(in crate::cli) enum Verb {
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Chooses between two branches of a VM. What the other one wrote is kept aside. At either cluster.
+    /// Chooses between two branches of a VM, or says which cluster may run it where that is not known since `cluster recover`.
+    /// What the other branch wrote is kept aside. At either cluster.
     Resolve {
         /// Its UUID or name.
         vm: VmSelector,
-        /// The branch to keep: of the cluster that is asked, or of the other one. Example: --keep there
+        /// The branch to keep, or the cluster that may run it: the one that is asked, or the other. Example: --keep there
         #[arg(long, value_name = "here|there", value_parser = side)]
         keep: Side,
         #[command(flatten)]

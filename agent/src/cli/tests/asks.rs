@@ -72,6 +72,18 @@ fn cluster_changes() -> Vec<Ask> {
         ("token revoke 000000000000001f", "token_revoke", id.clone(), json!({"id": id})),
         ("cluster leave", "cluster_leave", leave(false, None), shape(samples::cluster_left())),
         ("cluster leave --force --timeout 2m", "cluster_leave", leave(true, Some(120)), shape(samples::cluster_left())),
+        (
+            "cluster recover --yes",
+            "cluster_recover",
+            json!({"yes": true, "dry_run": false}),
+            shape(samples::cluster_recovered()),
+        ),
+        (
+            "cluster recover --dry-run",
+            "cluster_recover",
+            json!({"yes": false, "dry_run": true}),
+            shape(samples::cluster_recovered()),
+        ),
         ("node drain r2", "node_drain", json!(["r2", null]), shape(samples::node_drained())),
         ("node drain r2 --wait", "node_drain", json!(["r2", 3600]), shape(samples::node_drained())),
         ("node restore r2", "node_restore", json!("r2"), shape(samples::node_drained())),

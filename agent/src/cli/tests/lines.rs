@@ -80,13 +80,3 @@ fn walk(command: &clap::Command, look: &mut impl FnMut(&str, &clap::Arg)) {
         walk(verb, look);
     }
 }
-
-#[test]
-fn what_comes_later_says_so_and_asks_nobody() {
-    let agent = Agent::start();
-    let done = agent.ask(&["cluster", "recover"]);
-    let error: serde_json::Value = serde_json::from_str(&done.err).unwrap();
-    assert_eq!((done.code, error["error"]["code"].as_str()), (2, Some("comes_later")));
-    assert!(done.err.contains("`landfall cluster recover` comes later"), "{}", done.err);
-    assert_eq!(agent.fake.take(), []);
-}

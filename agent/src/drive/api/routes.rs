@@ -20,7 +20,7 @@ use super::feed::{self, Feed};
 use super::limits::{FEEDS_MAX, REQUESTS_MAX};
 use crate::surface::authorization::Authorization;
 use crate::surface::broker::BrokerMove;
-use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterLeave};
+use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterLeave, ClusterRecover};
 use crate::surface::event::EventQuery;
 use crate::surface::failover::FailoverRequest;
 use crate::surface::network::{NetworkClear, NetworkMapAdd, NetworkMapRemove, NetworkSet};
@@ -91,6 +91,7 @@ pub(super) fn router(operations: Arc<dyn Operations>, ending: watch::Receiver<bo
         .route("/v1/cluster", get(cluster_status).post(cluster_init))
         .route("/v1/cluster/join", post(cluster_join))
         .route("/v1/cluster/leave", post(cluster_leave))
+        .route("/v1/cluster/recover", post(cluster_recover))
         .route("/v1/tokens", get(token_list).post(token_create))
         .route("/v1/tokens/{id}", axum::routing::delete(token_revoke))
         .route("/v1/nodes", get(node_list))
@@ -212,6 +213,7 @@ asked! {
     cluster_init(Ask<ClusterInit>);
     cluster_join(Ask<ClusterJoin>);
     cluster_leave(Ask<ClusterLeave>);
+    cluster_recover(Ask<ClusterRecover>);
     broker_move(Ask<BrokerMove>);
     token_create(Ask<TokenCreate>);
     authorization_add(Ask<Authorization>);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::id::{Fqdn, Position, VmId};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest, HandOffWish, HolderFigures, PointState};
-use landfall_proto::model::{Command, FailoverStep, Outcome, PointName, PromotionId, Replica};
+use landfall_proto::model::{Command, FailoverStep, HandOff, Outcome, PointName, PromotionId, Replica};
 use landfall_proto::{Class, Refusal};
 use landfall_store::State;
 
@@ -47,9 +47,15 @@ async fn settle(control: &Control, from: &Fqdn, asked: Asked) -> Result<ControlA
         Refusal::new(Class::NotFound, "no_replica", format!("this cluster keeps no replica of {vm} for {from}"))
             .field("vm")
     })?;
+    // Nor is said what became of it: that may be lost.
+    state.refuse_unknown(vm)?;
     let step = match wish {
         HandOffWish::Look => return Ok(ControlAnswer::HandOff(state.hand_off(vm, from, id, order))),
         HandOffWish::Decline => FailoverStep::Decline { id, order, from: from.clone() },
+        // Declined for good: whatever is here of the content, and nothing may be.
+        HandOffWish::Take if state.hand_off(vm, from, id, order) == HandOff::Declined => {
+            return Ok(ControlAnswer::HandOff(HandOff::Declined));
+        }
         HandOffWish::Take => {
             let point = present(&holder_of(control, &state, replica).await?, point)?;
             FailoverStep::Take { epoch: replica.epoch, id, order, from: from.clone(), point }

@@ -1,5 +1,5 @@
-//! Keeping a VM whose right to run is on its way, or of which another cluster runs a branch, from being started, at every
-//! node of the primary's cluster.
+//! Keeping a VM whose right to run is on its way or unknown, or of which another cluster runs a branch, from being started,
+//! at every node of the primary's cluster.
 //!
 //! A lock is set as soon as the departure is applied. It is taken away only after a commit has shown that what is applied
 //! here is not older than what the cluster has decided: a node that was away must not give free what was released.
@@ -21,7 +21,7 @@ pub(super) struct Locks(Arc<Mutex<BTreeMap<VmId, bool>>>);
 
 /// Whether a VM of this cluster may not be started.
 fn is_locked(state: &State, vm: VmId) -> bool {
-    state.departures.contains(&vm) || state.rivals.contains(&vm)
+    state.departures.contains(&vm) || state.rivals.contains(&vm) || state.is_right_unknown(vm)
 }
 
 impl Failover {

@@ -11,6 +11,7 @@
 //! - `hand_off`: any node of the replica's cluster answers that offer by commit;
 //! - `locks`: every node keeps a VM whose right to run is on its way, or disputed, from being started;
 //! - `reversing` and `returning`: the two halves of a reversal, where the VM runs and where its old disks are;
+//! - `rights`: after `cluster recover`, what this cluster does not know of itself;
 //! - `rivals`: each cluster tells the other of a branch, and carries out what was decided; `sibling` answers.
 
 mod departing;
@@ -20,6 +21,7 @@ mod locks;
 mod network;
 mod returning;
 mod reversing;
+pub mod rights;
 mod rivals;
 mod runs;
 mod seed_image;
@@ -104,6 +106,7 @@ impl Failover {
             self.settle_reversals(&now);
             self.settle_returns(&now);
             self.settle_rivals(&now);
+            self.settle_given_up(&now);
             lock(&self.figures).retain(|vm, _| {
                 let begun = now.tests.contains(vm) || now.promotions.contains(vm) || now.departures.contains(vm);
                 begun || now.returns.contains(vm) || now.rivals.contains(vm)

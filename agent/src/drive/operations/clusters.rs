@@ -32,6 +32,7 @@ pub fn status(node: &Node) -> Result<ClusterStatus, Refusal> {
         warnings
             .push("two voters: no loss can be survived; add a witness (landfall token create --witness)".to_owned());
     }
+    warnings.extend(node.exclusion.reason());
     for (unfit, why) in cap_address::unfit(node, &state) {
         warnings.push(format!("{unfit} cannot have the CAP's address: {why}"));
     }
@@ -55,7 +56,7 @@ pub fn status(node: &Node) -> Result<ClusterStatus, Refusal> {
         term: owner.as_ref().and(state.claim.as_ref().map(|claim| claim.term)),
         cap_address: cap_address::status(node, &state, owner.as_ref()),
         owner,
-        quorate: consensus.leader.is_some() && has_majority(node),
+        quorate: quorate(node),
         settings_revision: state.settings.revision,
         members,
         tolerates_losses: tolerates,
@@ -93,6 +94,11 @@ pub fn broker(node: &Node) -> Result<BrokerStatus, Refusal> {
 /// The address that stands for all of them.
 fn first(cap: &CapAddress) -> Option<IpAddr> {
     cap.addresses().first().map(HostAddress::ip)
+}
+
+/// Whether this node follows or is a leader, and hears from a majority of the voters.
+pub(super) fn quorate(node: &Node) -> bool {
+    node.consensus.status().leader.is_some() && has_majority(node)
 }
 
 fn has_majority(node: &Node) -> bool {

@@ -2,10 +2,8 @@
 //!
 //! Whatever follows is done by `drive::failover` at the node whose part it is; a verb at most waits for it.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use landfall_proto::alpn::Alpn;
 use landfall_proto::id::{MemberId, VmId};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest, Point, PointState};
 use landfall_proto::model::{Command, FailoverStep, Loss, PointName, PromotionId, Replica, Side};
@@ -15,14 +13,13 @@ use landfall_store::State;
 use tokio::time::{Instant, sleep};
 
 use super::census::{committed_names, name, newest, resolve};
-use super::failover_status::status_of;
+use super::failover_status::{lists, status_of};
 use super::network;
 use super::proofs;
 use crate::decide::failover::loss;
-use crate::drive::control::{Control, local_vms};
+use crate::drive::control::Control;
 use crate::drive::events::Happening;
 use crate::drive::failover::{hand_off, test_vm};
-use crate::drive::members::control_target;
 use crate::drive::peers;
 use crate::surface::failover::{FailoverAction, FailoverAnswer, FailoverPlan, FailoverRequest};
 use crate::surface::vm::VmSelector;
@@ -30,9 +27,6 @@ use crate::surface::wait::{WaitSeconds, timed_out};
 
 /// How often a wait looks again.
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-
-/// How long a node may take to say what it does.
-const FIGURES_DEADLINE: Duration = Duration::from_millis(1_500);
 
 /// What a verb would do, and what it needs to do it.
 struct Prepared {
@@ -44,6 +38,8 @@ struct Prepared {
     /// wanted.
     to_prove: Option<MemberId>,
     keep: Option<Side>,
+    /// What decides about a right to run that is unknown.
+    decided: Option<FailoverStep>,
 }
 
 /// One verb.
@@ -67,8 +63,11 @@ pub async fn verb(control: &Control, vm: &VmSelector, request: FailoverRequest) 
         proofs::before_failover(control, id, member, point, request.wait_seconds).await?;
     }
     let state = control.node.state();
-    let step = step_of(control, &state, id, request.action, &prepared)?;
-    if request.action == FailoverAction::Resolve && request.keep == Some(Side::Here) {
+    let step = match &prepared.decided {
+        Some(step) => step.clone(),
+        None => step_of(control, &state, id, request.action, &prepared)?,
+    };
+    if prepared.decided.is_none() && request.action == FailoverAction::Resolve && request.keep == Some(Side::Here) {
         // Before anything is promised here: the other side must give way.
         super::resolving::ask_to_give_up(control, &state, id).await?;
     }
@@ -106,9 +105,11 @@ fn confirm(request: &FailoverRequest, vm: &str) -> Result<(), Refusal> {
             Err(Refusal::new(Class::Refused, "other_name", message).field("name").remedy("look which VM is meant"))
         }
         None if asked && !request.yes => {
-            let message = format!("nobody has said that {} is meant", quoted(vm));
-            let remedy = format!("give --name {} or --yes; --dry-run shows what would be done", quoted(vm));
-            Err(Refusal::new(Class::Refused, "not_confirmed", message).field("name").remedy(remedy))
+            let (vm, code) = (quoted(vm), "not_confirmed");
+            let remedy = format!("give --name {vm} or --yes; --dry-run shows what would be done");
+            Err(Refusal::new(Class::Refused, code, format!("nobody has said that {vm} is meant"))
+                .field("name")
+                .remedy(remedy))
         }
         _ => Ok(()),
     }
@@ -185,7 +186,7 @@ async fn prepare(control: &Control, vm: VmId, request: &FailoverRequest) -> Prep
         blockers: Vec::new(),
     };
     let (chosen, loss, keep) = (None, Loss::default(), request.keep);
-    let mut prepared = Prepared { plan, blockers: Vec::new(), chosen, loss, to_prove: None, keep };
+    let mut prepared = Prepared { plan, blockers: Vec::new(), chosen, loss, to_prove: None, keep, decided: None };
     let choosing = matches!(request.action, FailoverAction::Test | FailoverAction::Unplanned);
     if request.point.is_some() && !choosing {
         let remedy = "choose a point for test and unplanned only";
@@ -199,15 +200,21 @@ async fn prepare(control: &Control, vm: VmId, request: &FailoverRequest) -> Prep
             super::planned::prepare(&state, vm, &mut prepared.plan, &mut prepared.blockers);
         }
         FailoverAction::Reverse => {
-            let (plan, blockers) = (&mut prepared.plan, &mut prepared.blockers);
+            let Prepared { plan, blockers, .. } = &mut prepared;
             super::resolving::prepare_reverse(control, &state, vm, plan, blockers).await;
+        }
+        FailoverAction::Resolve if state.unknown_rights.contains(&vm) && !state.rivals.contains(&vm) => {
+            match super::rights::prepare(control, &state, vm, request.keep, &mut prepared.plan).await {
+                Ok(step) => prepared.decided = Some(step),
+                Err(refusal) => prepared.blockers.push(refusal),
+            }
         }
         FailoverAction::Resolve => {
             super::resolving::prepare(&state, vm, request.keep, &mut prepared.plan, &mut prepared.blockers);
         }
         FailoverAction::Discard => {
-            let (plan, branch) = (&mut prepared.plan, request.branch.as_deref());
-            prepared.blockers.extend(super::discarding::prepare(control, vm, branch, plan).await.err());
+            let gone = super::discarding::prepare(control, vm, request.branch.as_deref(), &mut prepared.plan);
+            prepared.blockers.extend(gone.await.err());
         }
         FailoverAction::StopTest => {
             prepared.plan.steps.push("stop the test's VM, remove it and its images".to_owned());
@@ -245,8 +252,9 @@ async fn prepare_replica(
     let (steps, warnings) = network::told(state, replica);
     prepared.plan.steps.splice(1..1, steps);
     prepared.plan.warnings.extend(warnings);
-    if let Some(refusal) = at_rest(state, replica, request.action) {
-        prepared.blockers.push(refusal);
+    prepared.blockers.extend(at_rest(state, replica, request.action));
+    if request.action == FailoverAction::Unplanned {
+        prepared.blockers.extend(state.refuse_unknown(vm).err());
     }
     match hand_off::holder_of(control, state, replica).await {
         Ok(holder) => {
@@ -355,8 +363,7 @@ fn at_rest(state: &State, replica: &Replica, action: FailoverAction) -> Option<R
 /// Whether the primary answers, and runs: then an unplanned failover would make it run twice.
 async fn ask_primary(control: &Control, state: &State, replica: &Replica, force: bool, prepared: &mut Prepared) {
     let Some(peer) = state.peers.get(&replica.primary) else { return };
-    let answer = peers::first_answer(&control.node, peer, &ControlRequest::Runs(replica.vm.id)).await;
-    let runs = match answer {
+    let runs = match peers::first_answer(&control.node, peer, &ControlRequest::Runs(replica.vm.id)).await {
         Ok(ControlAnswer::Runs(Some(runs))) => runs,
         Ok(_) => {
             let told = format!("{} answers, but cannot say whether the VM runs", replica.primary);
@@ -396,6 +403,7 @@ async fn settled(control: &Control, vm: VmId, step: &FailoverStep, wait: WaitSec
             FailoverStep::Recall { .. } => !state.departures.contains(&vm),
             FailoverStep::Withdraw { .. } | FailoverStep::Abandon { .. } => !state.promotions.contains(&vm),
             FailoverStep::Reverse { .. } => state.primaries.get(&vm).is_some_and(|primary| primary.sender.is_some()),
+            FailoverStep::Decide { .. } => status.step != "unknown" || state.primaries.contains(&vm),
             FailoverStep::Resolve { keep: Side::Here, .. } => !state.rivals.contains(&vm),
             FailoverStep::Resolve { .. } => status.step == "yielded" || !state.rivals.contains(&vm),
             _ => true,
@@ -416,24 +424,4 @@ async fn settled(control: &Control, vm: VmId, step: &FailoverStep, wait: WaitSec
         }
         sleep(LOOK_INTERVAL).await;
     }
-}
-
-/// Whether any node that answers still has the VM of a test.
-async fn lists(control: &Control, state: &Arc<State>, vm: VmId) -> bool {
-    for member in state.members.values().filter(|member| !member.witness) {
-        let listed = if member.id == control.node.me {
-            local_vms(&control.node)
-        } else {
-            let Some(target) = control_target(state, member.id) else { continue };
-            let asked = control.node.calls.call(&target, Alpn::Control, &ControlRequest::Vms, FIGURES_DEADLINE);
-            match asked.await {
-                Ok(ControlAnswer::Vms(listed)) => listed,
-                _ => continue,
-            }
-        };
-        if listed.iter().any(|local| local.vm.id == vm) {
-            return true;
-        }
-    }
-    false
 }

@@ -10,7 +10,7 @@ use landfall_proto::model::{DepartureState, FailoverKind, PromotionState, Rival}
 use landfall_store::State;
 
 use super::census::{self, committed_names, name, resolve};
-use crate::drive::control::Control;
+use crate::drive::control::{Control, local_vms};
 use crate::drive::failover::test_vm;
 use crate::drive::members::control_target;
 use crate::surface::failover::{FailoverBranch, FailoverStatus, FailoverWord};
@@ -18,6 +18,13 @@ use crate::surface::vm::VmSelector;
 
 /// How long a node may take to say what it does.
 const FIGURES_DEADLINE: Duration = Duration::from_millis(1_500);
+
+/// The step of a VM of which this cluster does not know whether it may run it.
+const UNKNOWN: &str = "unknown";
+
+/// Steps that are committed as they are: what a node does says nothing more of them.
+const FINAL: [&str; 9] =
+    [UNKNOWN, "completed", "departed", "recalling", "released", "reversing", "returning", "branched", "yielded"];
 
 /// How far the failover of a VM is.
 pub async fn status(control: &Control, vm: &VmSelector) -> Result<FailoverStatus, Refusal> {
@@ -53,12 +60,13 @@ pub(super) async fn status_of(control: &Control, vm: VmId) -> FailoverStatus {
         let branches = holder.and_then(|figures| figures.holder).map(|holder| holder.branches).unwrap_or_default();
         status.branches = branches.iter().map(ToString::to_string).collect();
     }
+    if state.is_right_unknown(vm) {
+        UNKNOWN.clone_into(&mut status.step);
+    }
     let Some(member) = at else { return status };
     status.node = Some(name(&state, member));
     if let Some(figures) = figures(control, &state, member, vm).await {
-        let final_word =
-            ["completed", "departed", "recalling", "released", "reversing", "returning", "branched", "yielded"]
-                .contains(&status.step.as_str());
+        let final_word = FINAL.contains(&status.step.as_str());
         if !final_word && !figures.step.is_empty() {
             status.step = figures.step;
         }
@@ -154,4 +162,24 @@ async fn figures(control: &Control, state: &State, member: MemberId, vm: VmId) -
         Ok(ControlAnswer::Run(figures)) => figures.map(|figures| *figures),
         _ => None,
     }
+}
+
+/// Whether any node that answers still has the VM of a test.
+pub(super) async fn lists(control: &Control, state: &State, vm: VmId) -> bool {
+    for member in state.members.values().filter(|member| !member.witness) {
+        let listed = if member.id == control.node.me {
+            local_vms(&control.node)
+        } else {
+            let Some(target) = control_target(state, member.id) else { continue };
+            let asked = control.node.calls.call(&target, Alpn::Control, &ControlRequest::Vms, FIGURES_DEADLINE);
+            match asked.await {
+                Ok(ControlAnswer::Vms(listed)) => listed,
+                _ => continue,
+            }
+        };
+        if listed.iter().any(|local| local.vm.id == vm) {
+            return true;
+        }
+    }
+    false
 }

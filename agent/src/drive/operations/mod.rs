@@ -16,8 +16,10 @@ mod planned;
 mod points;
 mod policy;
 mod proofs;
+mod recovering;
 mod relationships;
 mod resolving;
+mod rights;
 mod seeds;
 mod steering;
 mod vms;
@@ -37,7 +39,9 @@ use crate::drive::control::Control;
 use crate::drive::membership::Membership;
 use crate::surface::authorization::{Authorization, AuthorizationRemoved};
 use crate::surface::broker::{BrokerMove, BrokerMoved, BrokerStatus};
-use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterLeave, ClusterLeft, ClusterStatus};
+use crate::surface::cluster::{
+    ClusterInit, ClusterJoin, ClusterLeave, ClusterLeft, ClusterRecover, ClusterRecovered, ClusterStatus,
+};
 use crate::surface::disabled::VmDisabled;
 use crate::surface::doctor::DoctorReport;
 use crate::surface::event::{Event, EventQuery};
@@ -115,6 +119,10 @@ impl Operations for Agent {
 
     async fn cluster_status(&self) -> Result<ClusterStatus, Refusal> {
         clusters::status(&self.control()?.node)
+    }
+
+    async fn cluster_recover(&self, request: ClusterRecover) -> Result<ClusterRecovered, Refusal> {
+        recovering::recover(self, request).await
     }
 
     async fn cluster_leave(&self, request: ClusterLeave) -> Result<ClusterLeft, Refusal> {

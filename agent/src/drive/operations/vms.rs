@@ -94,6 +94,7 @@ pub(super) async fn primary_status(
     let verdict = health::of_primary(primary, sender.as_ref(), now);
     let verdict = failover::at_primary(primary.vm.id, state.departures.get(&primary.vm.id), verdict);
     let verdict = failover::at_branch(primary.vm.id, state.rivals.get(&primary.vm.id), verdict);
+    let verdict = failover::at_unknown(primary.vm.id, state.unknown_rights.get(&primary.vm.id), verdict);
     let newest = sender.as_ref().and_then(|sender| sender.acknowledged.clone());
     let age = newest.as_ref().map(|point| now.0.saturating_sub(point.taken_at.0) / 1000);
     let status = VmStatus {
@@ -127,6 +128,7 @@ async fn replica_status(control: &Control, state: &State, replica: &Replica) -> 
     let verdict = health::of_replica(replica, &told, now);
     let holder = told.holder;
     let verdict = failover::at_replica(replica.vm.id, state.promotions.get(&replica.vm.id), verdict);
+    let verdict = failover::at_unknown(replica.vm.id, state.unknown_rights.get(&replica.vm.id), verdict);
     let newest = holder.as_ref().and_then(|holder| newest(&holder.points)).cloned();
     let age = newest.as_ref().map(|point| now.0.saturating_sub(point.taken_at.0) / 1000);
     let status = VmStatus {

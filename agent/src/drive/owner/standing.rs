@@ -83,6 +83,9 @@ pub async fn stand_when_due(node: Node) {
         if grew.0 != status.last_log {
             grew = (status.last_log, now);
         }
+        if hears(&node) {
+            node.exclusion.lift();
+        }
         let mut hearing = Hearing {
             me: node.me,
             voters: status.voters.clone(),
@@ -115,8 +118,14 @@ async fn ask(node: &Node, hearing: &mut Hearing, lease: Duration) -> bool {
         })
         .collect();
     while let Some((voter, answer)) = asked.next().await {
-        if let Ok(ControlAnswer::Hears(hears)) = answer {
-            hearing.answers.insert(voter, hears);
+        match answer {
+            Ok(ControlAnswer::Hears(hears)) => drop(hearing.answers.insert(voter, hears)),
+            Ok(_) => {}
+            Err(error) => {
+                if let Some(other) = state.members.get(&voter) {
+                    node.exclusion.note(&node.name, &other.node, &error, &node.events);
+                }
+            }
         }
         if let Some(due) = standing::is_due(hearing, lease) {
             return due;

@@ -1,10 +1,10 @@
-//! What moving the CAP, draining a node and leaving a cluster answer.
+//! What moving the CAP, draining a node, leaving a cluster and recovering one answer.
 
 use landfall_proto::id::{MemberId, Term};
 
 use super::{name, named_vm};
 use crate::surface::broker::BrokerMoved;
-use crate::surface::cluster::ClusterLeft;
+use crate::surface::cluster::{ClusterLeft, ClusterRecovered};
 use crate::surface::node::{NodeDrained, NodeState, RemainingReplica};
 
 pub fn cluster_left() -> ClusterLeft {
@@ -29,5 +29,18 @@ pub fn node_drained() -> NodeDrained {
         state: NodeState::Drained,
         owner: false,
         remaining: vec![RemainingReplica { uuid: vm.uuid, name: vm.name, stays }],
+    }
+}
+
+pub fn cluster_recovered() -> ClusterRecovered {
+    ClusterRecovered {
+        node: name("r1"),
+        cluster: name("Cluster-R"),
+        recovered: true,
+        incarnation: 1,
+        removed: vec![name("r2")],
+        lost: vec!["r2: no member any more; make sure that it is off, it can only join anew".to_owned()],
+        next: vec!["`landfall cluster status` shows this node as the owner within seconds".to_owned()],
+        blockers: Vec::new(),
     }
 }

@@ -36,6 +36,13 @@ async fn every_route_reaches_its_operation() {
             "cluster_leave",
             json!({"force": true, "wait_seconds": null}),
         ),
+        (
+            "POST",
+            "/v1/cluster/recover",
+            json!({"yes": true}),
+            "cluster_recover",
+            json!({"yes": true, "dry_run": false}),
+        ),
         ("POST", "/v1/cluster/join", json!({"token": "t"}), "cluster_join", json!({"token": "t"})),
         ("GET", "/v1/tokens", none.clone(), "token_list", none.clone()),
         (
