@@ -265,6 +265,7 @@ impl Membership {
         }
         let mut tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
+        self.control.replicas.close_all().await;
         self.control.node.consensus.shutdown().await;
     }
 }

@@ -65,6 +65,11 @@ pub struct Replicas {
     pub(super) proving: Proving,
 }
 
+/// How long a node that begins anew waits for work on its replicas' disks to end, and how often it looks: a change set of
+/// some hundred MiB is applied within.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+const CLOSE_LOOK: Duration = Duration::from_millis(10);
+
 /// What an export wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exported {
@@ -168,6 +173,18 @@ impl Replicas {
         lock(&self.unstaged).remove(&vm);
         lock(&self.unlisted).remove(&vm);
         self.spacing.forget(vm);
+    }
+
+    /// Closes every store once whoever works on it has done with it, so that this node's next life finds them free. What
+    /// takes longer than [`CLOSE_DEADLINE`] is closed by itself later.
+    pub async fn close_all(&self) {
+        let open = std::mem::take(&mut *self.open.lock().await);
+        let until = Instant::now() + CLOSE_DEADLINE;
+        for store in open.into_values() {
+            while Arc::strong_count(&store) > 1 && Instant::now() < until {
+                sleep(CLOSE_LOOK).await;
+            }
+        }
     }
 
     /// The points of a store with the nodes that have them, oldest first: what was acknowledged is on every node of the
