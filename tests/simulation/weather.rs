@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use landfall_kit::sim::{Fate, Weather};
+use tokio::time::Instant;
 
 use crate::seeds::each_seed;
 use crate::world::{OWNER_DEADLINE, World};
@@ -57,4 +58,34 @@ async fn rough(seed: u64) -> String {
 #[test]
 fn a_rough_network_never_gives_two_owners_and_one_once_it_is_calm() {
     each_seed("weather::a_rough_network_never_gives_two_owners_and_one_once_it_is_calm", 5, rough);
+}
+
+/// How long a cluster of five must be left in peace.
+const TEN_MINUTES: Duration = Duration::from_secs(600);
+
+/// How often it is looked whom the owner holds for dead: it takes a node five seconds to become so.
+const DEATHS_LOOK: Duration = Duration::from_millis(250);
+
+/// Five nodes and nothing but loss: nobody is held for dead, and the owner stays who it is.
+async fn five(seed: u64) -> String {
+    let world = World::founded_of(5, seed, Weather::CALM).await;
+    world.net.set_weather(LOSSY);
+    world.record.note("--", "one in ten is lost from here on");
+    let begun = Instant::now();
+    while begun.elapsed() < TEN_MINUTES {
+        world.pass(DEATHS_LOOK).await;
+        for at in 0..world.nodes() {
+            let down = world.node(at).down.borrow().clone();
+            assert!(down.is_empty(), "seed {seed}: {down:?} held for dead\n{}", world.record.lines().join("\n"));
+        }
+    }
+    let turns = world.audit.turns();
+    assert_eq!(turns.len(), 1, "seed {seed}: the owner changed: {turns:?}\n{}", world.record.lines().join("\n"));
+    world.check();
+    world.net.digest().to_string()
+}
+
+#[test]
+fn five_nodes_hold_nobody_for_dead_in_ten_minutes_of_one_in_ten_lost() {
+    each_seed("weather::five_nodes_hold_nobody_for_dead_in_ten_minutes_of_one_in_ten_lost", 4, five);
 }

@@ -100,6 +100,13 @@ impl World {
         Self { net, record, audit, running, start, seed, places, timing: Timing::STANDARD, _storage: None }
     }
 
+    /// So many agents, all of them voters, `r1` the owner, and no replicas on any.
+    pub async fn founded_of(nodes: usize, seed: u64, weather: Weather) -> Self {
+        let mut world = Self::of(nodes, seed, weather);
+        Box::pin(world.found()).await;
+        world
+    }
+
     /// As [`World::founded`], and each node has a VM service and keeps replicas.
     pub async fn hosting(seed: u64, weather: Weather) -> Self {
         let mut world = Self::new(seed, weather);
