@@ -152,3 +152,37 @@ fn two_that_act_at_once_are_caught() {
     let faults = run("cuts::two_that_act_at_once_are_caught", 0, &folder.path().join("trace"));
     assert!(faults.contains("act at once"), "{faults}");
 }
+
+/// Longer than gossip remembers the dead.
+const FORGOTTEN: Duration = Duration::from_secs(16 * 60);
+
+/// How soon two nodes hear each other once there is a way again: connections that were given up, and a greeting.
+const HEARD_AGAIN: Duration = Duration::from_secs(12);
+
+/// One of the ways that no owner needs is cut for so long that each end has forgotten the other. Of five nodes: with fewer,
+/// chitchat comes upon one of its first addresses again.
+async fn forgotten(seed: u64) -> String {
+    let world = World::founded_of(5, seed, Weather::CALM).await;
+    let (first, one, other) = (world.owner(), 1, 2);
+    assert_eq!(first, Some(0), "who founded it owns the CAP");
+    let hears = |world: &World, at: usize, whom: usize| {
+        let view = world.node(at).view.borrow().clone();
+        view.get(&world.node(whom).me).is_some_and(|seen| seen.live && seen.facts.is_some())
+    };
+    let hear = |world: &World| hears(world, one, other) && hears(world, other, one);
+    world.until("gossip between all", HEARD_AGAIN, hear).await;
+    world.sever(one, other);
+    world.pass(FORGOTTEN).await;
+    assert!(!hears(&world, one, other) && !hears(&world, other, one), "there was a way");
+    assert_eq!(world.owner(), first, "it was no reason to change the owner");
+    world.net.heal_all();
+    world.record.note("--", "healed");
+    world.until("gossip between the two", HEARD_AGAIN, hear).await;
+    world.check();
+    world.net.digest().to_string()
+}
+
+#[test]
+fn two_nodes_that_have_forgotten_each_other_speak_again() {
+    each_seed("cuts::two_nodes_that_have_forgotten_each_other_speak_again", 1, forgotten);
+}

@@ -14,7 +14,7 @@ use landfall_agent::surface::operations::Operations;
 use landfall_agent::surface::token::TokenCreate;
 use landfall_agent::vm_service::VmService;
 use landfall_agent::{Agent, Seams};
-use landfall_kit::sim::{SeededRandom, SimClock, SimNet, Weather, seeded_crypto};
+use landfall_kit::sim::{SeededRandom, Share, SimClock, SimNet, Weather, seeded_crypto};
 use landfall_proto::model::Timing;
 use landfall_proto::seam::{Outside, Random};
 use tokio::task::JoinHandle;
@@ -277,6 +277,12 @@ impl World {
         self.net.partition(&[self.address(at)], &self.others(at));
     }
 
+    /// Cuts the way between two nodes.
+    pub fn sever(&self, one: usize, other: usize) {
+        self.record.note(&self.places[one].name, format!("cut off from {}", self.places[other].name));
+        self.net.cut(self.address(one), self.address(other));
+    }
+
     /// Nobody hears a node any more; it still hears everybody.
     pub fn mute(&self, at: usize) {
         self.record.note(&self.places[at].name, "muted");
@@ -287,6 +293,12 @@ impl World {
     pub fn deafen(&self, at: usize) {
         self.record.note(&self.places[at].name, "deafened");
         self.others(at).into_iter().for_each(|other| self.net.cut_one_way(other, self.address(at)));
+    }
+
+    /// Gives a node only a share of a processor.
+    pub fn throttle(&self, at: usize, share: Share) {
+        self.record.note(&self.places[at].name, "is slow from here on");
+        self.net.throttle(self.address(at), share);
     }
 
     fn others(&self, at: usize) -> Vec<IpAddr> {

@@ -31,7 +31,9 @@ use crate::drive::enrolment::{Enrolment, Papers};
 use crate::drive::events::{Events, Happening};
 use crate::drive::exclusion::Exclusion;
 use crate::drive::failover::{Failover, rights};
-use crate::drive::gossip::{Facts, GOSSIP_INTERVAL, Gossip, GossipInbox, GossipLinks, StorageFacts, VmServiceFacts};
+use crate::drive::gossip::{
+    Facts, GOSSIP_INTERVAL, Gossip, GossipInbox, GossipLinks, Greeting, StorageFacts, VmServiceFacts,
+};
 use crate::drive::loss::DownSince;
 use crate::drive::node::Node;
 use crate::drive::owner::Owner;
@@ -378,7 +380,7 @@ async fn take_part(
     targets: &watch::Sender<Arc<BTreeMap<std::net::SocketAddr, Target>>>,
     view: &watch::Sender<Arc<super::gossip::View>>,
 ) {
-    let mut look = node.rhythm(GOSSIP_INTERVAL);
+    let (mut look, mut greeting) = (node.rhythm(GOSSIP_INTERVAL), Greeting::default());
     loop {
         tokio::select! {
             _ = look.tick() => {}
@@ -391,7 +393,7 @@ async fn take_part(
             targets.send_replace(Arc::new(fresh));
         }
         new.into_iter().for_each(|address| gossip.greet(address));
-        gossip.keep_in_touch(state.members.values().filter(|member| member.id != node.me));
+        gossip.keep_in_touch(&mut greeting, state.members.values().filter(|member| member.id != node.me));
         gossip.publish(&facts(node, &state)).await;
         let members: BTreeSet<MemberId> = state.members.keys().copied().collect();
         gossip.refresh(&members).await;

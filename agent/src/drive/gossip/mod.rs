@@ -5,6 +5,7 @@
 //! thing: the [`View`], who is live and what each says.
 
 mod facts;
+mod greeting;
 pub mod sieve;
 mod transport;
 pub mod wire;
@@ -23,6 +24,7 @@ use landfall_proto::{Class, Refusal};
 use tokio::sync::watch;
 
 pub use facts::{CapAddressFacts, Facts, StorageFacts, VmServiceFacts};
+pub use greeting::Greeting;
 pub use sieve::Unfit;
 pub use transport::{GossipInbox, GossipLinks};
 
@@ -39,11 +41,6 @@ const HEARTBEAT_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// How long a dead generation is remembered, and a deleted key. A node restarted often must not fill the digest.
 const GRACE: Duration = Duration::from_secs(15 * 60);
-
-/// A member that was heard within this time and not within the last round is greeted: chitchat asks three others a round,
-/// and each is believed about itself alone, so that in a larger cluster they must not be left to chance. Who is silent for
-/// longer is left to chitchat, which tries the dead now and then.
-const GREET_WITHIN: Duration = HEARTBEAT_PAUSE_MAX;
 
 /// Where a node's facts stand in its gossip state.
 const FACTS_KEY: &str = "facts";
@@ -121,12 +118,14 @@ impl Gossip {
         }
     }
 
-    /// Greets those of `members` that missed the last round.
-    pub fn keep_in_touch<'a>(&self, members: impl Iterator<Item = &'a Member>) {
-        let (sieve, now) = (self.inbox.sieve(), self.inbox.clock().now());
-        let missed = |silent: Duration| silent > GOSSIP_INTERVAL && silent <= GREET_WITHIN;
-        let missing = members.filter(|member| sieve.silent_for(member.id, now).is_some_and(missed));
-        missing.for_each(|member| self.greet(member.control));
+    /// Greets those of `members` that are due for it.
+    pub fn keep_in_touch<'a>(&self, greeting: &mut Greeting, members: impl Iterator<Item = &'a Member>) {
+        let now = self.inbox.clock().now();
+        let due = {
+            let sieve = self.inbox.sieve();
+            greeting.due(members.map(|member| (member.control, sieve.silent_for(member.id, now))), now)
+        };
+        due.into_iter().for_each(|address| self.greet(address));
     }
 
     /// Brings the view up to date with chitchat's state; ids that are no members are left out.

@@ -26,6 +26,7 @@ mod clock;
 mod crypto;
 mod net;
 mod random;
+mod share;
 mod socket;
 mod trace;
 
@@ -33,6 +34,7 @@ pub use clock::{SimClock, WALL_START};
 pub use crypto::seeded_crypto;
 pub use net::{SimNet, SimNode, SimRuntime, Weather};
 pub use random::SeededRandom;
+pub use share::Share;
 pub use trace::{Datagram, Fate, Trace};
 
 /// Runs `future` to its end in virtual time, on one thread.

@@ -15,6 +15,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use tokio::time::Instant;
 
+use super::share::Share;
 use super::socket::{Inbox, Packet, SimSocket};
 use super::trace::{Datagram, Fate, Trace};
 
@@ -74,6 +75,7 @@ struct Wire {
     ways: BTreeMap<(IpAddr, IpAddr), Weather>,
     cuts: BTreeSet<(IpAddr, IpAddr)>,
     floating: BTreeMap<IpAddr, IpAddr>,
+    shares: BTreeMap<IpAddr, Share>,
     sockets: BTreeMap<SocketAddr, Weak<Mutex<Inbox>>>,
     next_port: u16,
     sent: u64,
@@ -90,6 +92,7 @@ impl SimNet {
             ways: BTreeMap::new(),
             cuts: BTreeSet::new(),
             floating: BTreeMap::new(),
+            shares: BTreeMap::new(),
             sockets: BTreeMap::new(),
             next_port: FIRST_FREE_PORT,
             sent: 0,
@@ -151,6 +154,11 @@ impl SimNet {
         };
     }
 
+    /// Gives `node` only a share of a processor from now on.
+    pub fn throttle(&self, node: IpAddr, share: Share) {
+        self.lock().shares.insert(node, share);
+    }
+
     /// What was sent so far.
     pub fn trace(&self) -> Trace {
         self.lock().trace.clone()
@@ -191,7 +199,7 @@ impl Wire {
             _ if self.random.random_bool(weather.loss) => (None, Fate::Lost),
             None => (None, Fate::Nobody),
             Some(inbox) => {
-                let delay = self.delay(weather);
+                let delay = self.delay(sender, node, weather);
                 let damaged = self.random.random_bool(weather.damage) && !contents.is_empty();
                 (Some(inbox), if damaged { Fate::Damaged(delay) } else { Fate::Arrives(delay) })
             }
@@ -203,7 +211,7 @@ impl Wire {
         let mut packet = Packet { from, to: to.ip(), ecn, contents: contents.to_vec() };
         let mut waker = None;
         if self.random.random_bool(weather.duplicate) {
-            let again = self.delay(weather);
+            let again = self.delay(sender, node, weather);
             waker = self.deliver(&inbox, from, to, &packet, Fate::Again(again));
         }
         if let Fate::Damaged(_) = fate {
@@ -229,12 +237,16 @@ impl Wire {
         inbox.waker.take()
     }
 
-    fn delay(&mut self, weather: Weather) -> Duration {
+    /// How long a datagram is on its way that `from` sends now: it leaves, and is taken in, when its ends get to run.
+    fn delay(&mut self, from: IpAddr, to: IpAddr, weather: Weather) -> Duration {
+        let now = self.start.elapsed();
+        let turn = |node, at| self.shares.get(&node).map_or(at, |share| share.next(at));
+        let leaves = turn(from, now);
         let mut delay = weather.delay + weather.jitter.mul_f64(self.random.random());
         if self.random.random_bool(weather.reorder) {
             delay += (weather.delay + weather.jitter).mul_f64(10.0 * self.random.random::<f64>());
         }
-        delay
+        turn(to, leaves + delay) - now
     }
 
     fn record(&mut self, from: SocketAddr, to: SocketAddr, contents: &[u8], fate: Fate) {

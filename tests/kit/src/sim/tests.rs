@@ -231,6 +231,27 @@ fn a_one_way_cut_lets_the_other_way_through() {
 }
 
 #[test]
+fn a_node_with_a_share_of_a_processor_is_heard_and_hears_in_its_turns() {
+    let asked_of = |share: Option<Share>| {
+        run(async {
+            let net = SimNet::new(5, Weather::CALM);
+            tokio::spawn(echo(server(5, &net)));
+            let connection = connect(&client(6, &net)).await;
+            if let Some(share) = share {
+                net.throttle(SERVER, share);
+            }
+            let begun = tokio::time::Instant::now();
+            ask(&connection, b"x").await.unwrap();
+            begun.elapsed()
+        })
+    };
+    let quick = asked_of(None);
+    assert!(quick < Duration::from_millis(5), "{quick:?}");
+    let slow = asked_of(Some(Share::FIVE_PERCENT));
+    assert!(slow > Duration::from_millis(90) && slow < Duration::from_millis(101), "{slow:?}");
+}
+
+#[test]
 fn a_floating_address_reaches_the_node_that_has_it_and_nobody_else() {
     run(async {
         let net = SimNet::new(1, Weather::CALM);
