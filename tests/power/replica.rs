@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use landfall_agent::drive::replica::{Begun, Epochs, ReplicaStore};
-use landfall_kit::power::{PowerCuts, Unsynced, Workload};
+use landfall_kit::power::{Medium, PowerCuts, Unsynced, Workload};
 use landfall_proto::Refusal;
 use landfall_proto::id::{Epoch, Fingerprint, SenderEpoch, VmId};
 use rand_chacha::ChaCha12Rng;
@@ -147,6 +147,17 @@ fn every_listed_point_survives_the_cuts() {
     assert!(survived.toll.pages_dropped > 0 && survived.toll.pages_torn > 0, "{survived:?}");
     assert!(survived.toll.names_dropped > 0, "{survived:?}");
     assert!(holder.committed > crate::cuts() && holder.compared > crate::cuts());
+}
+
+#[test]
+fn every_listed_point_survives_the_cuts_under_ext4() {
+    let mut holder = Holder::new();
+    let cuts = PowerCuts { on: Medium::Ext4, cuts: crate::cuts_under_ext4(), ..under_cuts(SEED, Unsynced::Nothing) };
+    let run = cuts.run("every_listed_point_survives_the_cuts_under_ext4", &mut holder);
+    let Some(survived) = run.unwrap() else { return };
+    println!("{} points committed, {} compared, {survived:?}", holder.committed, holder.compared);
+    assert!(survived.toll.pages_dropped > 0 && survived.toll.pages_torn > 0, "{survived:?}");
+    assert!(holder.committed > crate::cuts_under_ext4() && holder.compared > crate::cuts_under_ext4());
 }
 
 /// Rounds of cuts until a sync that is left out must have been found: leaves are made again from the block hashes except

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use landfall_kit::power::{PowerCuts, PowerDisk, Workload};
+use landfall_kit::power::{Medium, PowerCuts, PowerDisk, Workload};
 use landfall_proto::id::NodeName;
 use landfall_store::durable_sled::{DurableSled, OpenError};
 use landfall_store::kv::{Batch, Health, Kv, KvError};
@@ -155,6 +155,29 @@ fn without_the_extra_sync_acknowledged_batches_are_lost() {
     let _alone = alone();
     let test = "without_the_extra_sync_acknowledged_batches_are_lost";
     match under_cuts().run(test, &mut Store::new(false)) {
+        Ok(None) => {}
+        Ok(Some(survived)) => panic!("nothing was lost: {survived:?}"),
+        Err(fault) => println!("{fault}"),
+    }
+}
+
+#[test]
+fn every_acknowledged_batch_survives_the_cuts_under_ext4() {
+    let _alone = alone();
+    let mut store = Store::new(true);
+    let cuts = PowerCuts { on: Medium::Ext4, cuts: crate::cuts_under_ext4(), ..PowerCuts::thirty(20_261_130) };
+    let run = cuts.run("every_acknowledged_batch_survives_the_cuts_under_ext4", &mut store);
+    let Some(survived) = run.unwrap() else { return };
+    assert!(survived.toll.pages_dropped > 0 && survived.toll.pages_torn > 0, "{survived:?}");
+    assert!(store.acknowledged > crate::cuts_under_ext4(), "{} batches were acknowledged", store.acknowledged);
+    println!("{} batches acknowledged, {survived:?}", store.acknowledged);
+}
+
+#[test]
+fn without_the_extra_sync_acknowledged_batches_are_lost_under_ext4() {
+    let _alone = alone();
+    let cuts = PowerCuts { on: Medium::Ext4, ..PowerCuts::thirty(20_261_130) };
+    match cuts.run("without_the_extra_sync_acknowledged_batches_are_lost_under_ext4", &mut Store::new(false)) {
         Ok(None) => {}
         Ok(Some(survived)) => panic!("nothing was lost: {survived:?}"),
         Err(fault) => println!("{fault}"),

@@ -14,10 +14,14 @@
 //! Not modelled: `O_DIRECT` beyond what the kernel does with it by itself, writes through shared memory maps, extended
 //! attributes, symbolic links.
 //!
+//! With [`Medium::Ext4`] programs see an ext4 instead, on a loop device on one file of that disk: what survives a cut goes
+//! through its journal first.
+//!
 //! [`PowerCuts`] runs a [`Workload`] under many cuts and checks what it was promised.
 
 mod child;
 mod disk;
+mod ext4;
 mod fuse;
 mod mount;
 mod names;
@@ -26,7 +30,7 @@ mod workload;
 
 pub use child::{rerun, role};
 pub use disk::{Toll, Unsynced};
-pub use mount::PowerDisk;
+pub use mount::{Medium, PowerDisk};
 pub use workload::{PowerCuts, Survived, Workload};
 
 #[cfg(test)]

@@ -9,14 +9,27 @@ use fuser::{BackgroundSession, Config, MountOption};
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::disk::{Disk, Toll, Unsynced};
+use super::ext4::Ext4;
 use super::fuse::Mounted;
 
 /// The name under which mounts show in `/proc/mounts`, with the process that made them.
 const SOURCE: &str = "landfall-power-";
 
+/// What programs see of a disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Medium {
+    /// The disk's own files: each is kept as it was synced.
+    #[default]
+    Files,
+    /// ext4 on a loop device on a file of it. Needs root and mke2fs.
+    Ext4,
+}
+
 /// A disk whose power a test can cut, mounted on a temporary folder.
 #[derive(Debug)]
 pub struct PowerDisk {
+    /// Unmounted before the disk.
+    ext4: Option<Ext4>,
     disk: Arc<Disk>,
     folder: tempfile::TempDir,
     session: Option<BackgroundSession>,
@@ -27,8 +40,17 @@ impl PowerDisk {
     pub fn mount() -> io::Result<Self> {
         unmount_orphans();
         let folder = tempfile::Builder::new().prefix("landfall-power-").tempdir()?;
-        let mut disk = Self { disk: Arc::new(Disk::new()), folder, session: None };
+        let mut disk = Self { ext4: None, disk: Arc::new(Disk::new()), folder, session: None };
         disk.attach()?;
+        Ok(disk)
+    }
+
+    /// Mounts an empty disk of which programs see `medium`.
+    pub fn mount_as(medium: Medium) -> io::Result<Self> {
+        let mut disk = Self::mount()?;
+        if medium == Medium::Ext4 {
+            disk.ext4 = Some(Ext4::create(disk.folder.path())?);
+        }
         Ok(disk)
     }
 
@@ -36,7 +58,12 @@ impl PowerDisk {
     ///
     /// Where `LANDFALL_NEED_FUSE` is set, a machine without it fails the test instead.
     pub fn mount_or_skip(test: &str) -> Option<Self> {
-        match Self::mount() {
+        Self::mount_as_or_skip(Medium::Files, test)
+    }
+
+    /// As [`PowerDisk::mount_or_skip`], of which programs see `medium`.
+    pub fn mount_as_or_skip(medium: Medium, test: &str) -> Option<Self> {
+        match Self::mount_as(medium) {
             Ok(disk) => Some(disk),
             Err(fault) if std::env::var_os("LANDFALL_NEED_FUSE").is_none() => {
                 eprintln!("\n*** SKIPPED {test}: a FUSE file system cannot be mounted here: {fault}\n");
@@ -46,9 +73,9 @@ impl PowerDisk {
         }
     }
 
-    /// The folder on which the disk is mounted.
+    /// The folder that programs see.
     pub fn path(&self) -> &Path {
-        self.folder.path()
+        self.ext4.as_ref().map_or(self.folder.path(), Ext4::path)
     }
 
     /// Cuts the power now; what was not synced is decided by `seed`. Until [`PowerDisk::restore`] every call is an error.
@@ -70,8 +97,12 @@ impl PowerDisk {
     ///
     /// Without a cut before, this is a clean unmount: everything is still there.
     pub fn restore(&mut self) -> io::Result<()> {
+        if let Some(ext4) = &self.ext4 {
+            ext4.detach()?;
+        }
         self.detach();
-        self.attach()
+        self.attach()?;
+        self.ext4.as_ref().map_or(Ok(()), |ext4| ext4.attach(self.folder.path()))
     }
 
     /// Fails the `nth` sync from now (of a file or a folder) with EIO and loses what it was to save.
@@ -138,6 +169,7 @@ impl PowerDisk {
 impl Drop for PowerDisk {
     fn drop(&mut self) {
         self.disk.hang(false);
+        self.ext4 = None;
         self.detach();
     }
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
-use super::PowerDisk;
 use super::disk::{Toll, Unsynced};
+use super::{Medium, PowerDisk};
 
 /// Something that writes to a folder and remembers what it was told is durable.
 pub trait Workload {
@@ -27,6 +27,8 @@ pub trait Workload {
 /// A series of cuts.
 #[derive(Clone, Debug)]
 pub struct PowerCuts {
+    /// What the workload sees.
+    pub on: Medium,
     /// Decides where each cut falls and what it spares.
     pub seed: u64,
     /// How many cuts.
@@ -51,7 +53,8 @@ pub struct Survived {
 impl PowerCuts {
     /// Thirty cuts from the seed (a thousand in the long form), each after 1-400 changes, an empty disk after every ten.
     pub fn thirty(seed: u64) -> Self {
-        Self { seed, cuts: crate::rounds(30, 1_000), operations: 1..=400, fresh_every: 10, unsynced: Unsynced::Nothing }
+        let cuts = crate::rounds(30, 1_000);
+        Self { on: Medium::Files, seed, cuts, operations: 1..=400, fresh_every: 10, unsynced: Unsynced::Nothing }
     }
 
     /// Runs `workload` under the cuts. `Ok(None)` means that this machine has no FUSE (`test` was said to be skipped);
@@ -63,7 +66,7 @@ impl PowerCuts {
         let mut random = ChaCha12Rng::seed_from_u64(self.seed);
         let mut done = 0;
         while done < self.cuts {
-            let Some(mut disk) = PowerDisk::mount_or_skip(test) else { return Ok(None) };
+            let Some(mut disk) = PowerDisk::mount_as_or_skip(self.on, test) else { return Ok(None) };
             disk.leave_out(self.unsynced.clone());
             let mut acknowledged = W::Acknowledged::default();
             for _ in 0..self.fresh_every.min(self.cuts - done) {
