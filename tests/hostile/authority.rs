@@ -1,5 +1,8 @@
 //! Every request of every kind of caller, on real connections: what is not for it is refused and told, nothing moves.
 
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
 use landfall_kit::process::{Node, VmFolder, eventually, pair};
@@ -166,4 +169,32 @@ fn strangers(r: &landfall_kit::process::Cluster, node: &Node, removed: &Node, do
     });
     let stranger = Double::stranger(r.first());
     assert!(asks(&stranger, node, &ControlRequest::Probe).is_err());
+}
+
+/// The user of those who are nobody (Debian's `nobody`).
+const NOBODY: u32 = 65534;
+
+#[test]
+fn another_user_of_the_machine_is_turned_away_and_told_of() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("\n*** SKIPPED another_user_of_the_machine: only root can start a program as somebody else\n");
+        return;
+    }
+    let r = cluster("R", &["r1"]).start();
+    let node = r.first();
+    // As if somebody had opened the socket to all.
+    for path in node.socket().ancestors().take_while(|path| *path != std::env::temp_dir()) {
+        fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("landfall");
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    fs::copy(env!("CARGO_BIN_EXE_landfall"), &program).unwrap();
+    let mut command = std::process::Command::new(&program);
+    command.arg("--socket").arg(node.socket()).args(["settings", "set", "copies=1"]).uid(NOBODY).gid(NOBODY);
+    let output = command.current_dir(folder.path()).output().unwrap();
+    assert!(!output.status.success(), "{output:?}");
+    assert!(told(node, "local_refused", "uid 65534") > 0, "{:?}", node.events());
+    let revision = node.cli(["settings", "show"])["revision"].clone();
+    assert_eq!(revision, serde_json::json!(0), "nothing was set");
 }

@@ -242,6 +242,9 @@ impl Operations for Fake {
         let recent = stream::iter([Ok(samples::event())]);
         Ok(if query.follow { recent.chain(stream::pending()).boxed() } else { recent.boxed() })
     }
+    fn stranger_refused(&self, stranger: Caller) {
+        self.calls.lock().unwrap().push(("stranger_refused", json!(stranger.uid)));
+    }
     async fn vm_service_applied(&self, applied: VmServiceApplied) -> Result<(), Refusal> {
         self.called("vm_service_applied", applied, ())
     }

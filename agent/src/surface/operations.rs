@@ -175,6 +175,9 @@ pub trait Operations: Send + Sync + 'static {
     /// Past events, oldest first, then new ones. A slow reader misses events, and sees it by their ids.
     async fn event_tail(&self, query: EventQuery) -> Result<Stream<Event>, Refusal>;
 
+    /// A process of another user, who may ask for nothing, has opened the socket: it is told to the operator.
+    fn stranger_refused(&self, stranger: Caller);
+
     /// The VM service has applied a revision.
     async fn vm_service_applied(&self, applied: VmServiceApplied) -> Result<(), Refusal>;
     /// The VM service says what runs here.

@@ -27,7 +27,7 @@ use crate::surface::{Caller, Operations};
 /// get a few seconds; the socket file is gone when this returns.
 pub async fn serve(socket: LocalSocket, operations: Arc<dyn Operations>, shutdown: impl Future<Output = ()> + Send) {
     let (end, ending) = watch::channel(false);
-    let router = routes::router(operations, ending.clone());
+    let router = routes::router(Arc::clone(&operations), ending.clone());
     let doors = Doors::default();
     let mut connections = JoinSet::new();
     let mut shutdown = pin!(shutdown);
@@ -41,8 +41,12 @@ pub async fn serve(socket: LocalSocket, operations: Arc<dyn Operations>, shutdow
         match accepted {
             Ok((stream, _)) => {
                 complained = false;
-                if let Some(door) = doors.open() {
-                    connections.spawn(connection(stream, door, router.clone(), ending.clone()));
+                let (Some(door), Ok(peer)) = (doors.open(), stream.peer_cred()) else { continue };
+                let caller = Caller { uid: peer.uid(), pid: peer.pid() };
+                if is_allowed(&caller) {
+                    connections.spawn(connection(stream, door, caller, router.clone(), ending.clone()));
+                } else {
+                    operations.stranger_refused(caller);
                 }
             }
             Err(error) => {
@@ -95,15 +99,14 @@ impl Doors {
     }
 }
 
-/// Serves one connection. A caller that the kernel cannot name, or that is neither root nor this agent's own user, is not
-/// served: the file's mode says the same, this holds where somebody changed it.
-async fn connection(stream: UnixStream, door: Door, router: Router, mut ending: watch::Receiver<bool>) {
-    let Ok(peer) = stream.peer_cred() else { return };
-    if peer.uid() != 0 && peer.uid() != rustix::process::geteuid().as_raw() {
-        tracing::debug!(uid = peer.uid(), "local connection of another user closed");
-        return;
-    }
-    let caller = Caller { uid: peer.uid(), pid: peer.pid() };
+/// Whether a caller may ask: root, and this agent's own user. The file's mode says the same; this holds where somebody
+/// changed it.
+fn is_allowed(caller: &Caller) -> bool {
+    caller.uid == 0 || caller.uid == rustix::process::geteuid().as_raw()
+}
+
+/// Serves one connection of `caller`.
+async fn connection(stream: UnixStream, door: Door, caller: Caller, router: Router, mut ending: watch::Receiver<bool>) {
     let served = matches!(door, Door::Served(_));
     let routes = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {

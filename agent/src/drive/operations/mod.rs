@@ -334,6 +334,9 @@ impl Operations for Agent {
         Ok(past.chain(to_come).boxed())
     }
 
+    fn stranger_refused(&self, stranger: Caller) {
+        self.events().refuse("local_refused", &stranger.to_string(), "only root and the agent's own user may ask it");
+    }
     async fn vm_service_applied(&self, applied: VmServiceApplied) -> Result<(), Refusal> {
         self.vms().applied(applied.revision);
         Ok(())
