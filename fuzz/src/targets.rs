@@ -28,7 +28,7 @@ use landfall_proto::model::{
     Answer, Bandwidth, Command, Found, HostAddress, MemberList, Peer, Primary, Proposal, Replica, Subnet,
 };
 use landfall_proto::seam::Time;
-use landfall_store::consensus::{Rpc, reads};
+use landfall_store::consensus::{Rpc, reads, speaker};
 use landfall_store::settings::{DECLARATIONS, validate};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -130,7 +130,9 @@ fn gossip(bytes: &[u8]) {
 fn raft(bytes: &[u8]) {
     let Some((kind, call)) = bytes.split_first() else { return };
     let kinds = [Rpc::Append, Rpc::Vote, Rpc::Snapshot, Rpc::Yield];
-    reads(kinds[usize::from(*kind) % kinds.len()], call);
+    let rpc = kinds[usize::from(*kind) % kinds.len()];
+    reads(rpc, call);
+    speaker(rpc, call);
 }
 
 fn code(bytes: &[u8]) {

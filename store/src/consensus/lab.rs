@@ -65,6 +65,7 @@ struct LabWire {
 impl Wire for LabWire {
     async fn call(&self, to: MemberId, rpc: Rpc, payload: Vec<u8>, _: Duration) -> Result<Vec<u8>, WireError> {
         self.net.largest.fetch_max(payload.len() as u64, Ordering::SeqCst);
+        assert_eq!(speaker(rpc, &payload), Some(self.me), "{rpc:?}: every call is its caller's own word");
         tokio::time::sleep(Duration::from_millis(1)).await;
         self.net.open(self.me, to)?;
         let node = self.net.nodes.lock().unwrap().get(&to).cloned();

@@ -47,7 +47,7 @@ pub use status::{Progress, Status};
 use tail::Tail;
 pub use types::Applied;
 use types::{LogId, Raft, StorageError};
-pub use wire::{Rpc, Wire, WireError, reads};
+pub use wire::{Rpc, Wire, WireError, reads, speaker};
 pub use yielding::Yielding;
 
 /// What consensus stands on.

@@ -22,6 +22,7 @@ use openraft::{AnyError, EmptyNode};
 
 use super::tail::Tail;
 use super::types::{LogEntry, LogId, SnapshotMeta, Types, Vote};
+use super::yielding::Yielded;
 use crate::limits;
 use crate::rows::{RowError, RowReader, RowWriter};
 
@@ -116,6 +117,19 @@ pub fn reads(rpc: Rpc, payload: &[u8]) -> bool {
         Rpc::Snapshot => decode_snapshot(payload).is_ok(),
         Rpc::Yield | Rpc::Stand => RowReader::new(payload).next_raw().is_ok(),
     }
+}
+
+/// Whose word a call is: the leader's, or the candidate's, that its vote names. `None` where it names nobody, or cannot be
+/// read. Consensus itself believes whoever calls; the agent knows who that is, and passes on nobody's word but its own.
+pub fn speaker(rpc: Rpc, payload: &[u8]) -> Option<MemberId> {
+    let mut rows = RowReader::new(payload);
+    let vote = match rpc {
+        Rpc::Append => rows.next::<(Vote, Option<LogId>, Option<LogId>)>().ok()?.0,
+        Rpc::Vote => rows.next::<VoteRequest<u64>>().ok()?.vote,
+        Rpc::Snapshot => rows.next::<(Vote, SnapshotMeta, u64, bool)>().ok()?.0,
+        Rpc::Yield | Rpc::Stand => rows.next::<Yielded>().ok()?.from,
+    };
+    vote.leader_id().voted_for().map(MemberId::from_number)
 }
 
 /// The answer to a part of a snapshot.

@@ -38,9 +38,9 @@ const CATCH_UP_DEADLINE: Duration = Duration::from_secs(1);
 
 /// A lead that is given up, and to whom.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-struct Yielded {
+pub(super) struct Yielded {
     /// The vote under which it was led.
-    from: Vote,
+    pub(super) from: Vote,
     /// The successor.
     to: u64,
 }
