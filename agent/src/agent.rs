@@ -96,7 +96,7 @@ impl Agent {
         };
         let agent = Self { inner: Arc::new(inner) };
         if let Some(enrolment) = enrolment {
-            agent.take_up(enrolment).await?;
+            agent.take_up(enrolment, false).await?;
         }
         Ok(agent)
     }
@@ -201,7 +201,7 @@ impl Agent {
         let members = MemberList { cap, position: id.0, members: vec![founder], cap_addresses };
         let enrolment = Enrolment { node: config.node.clone(), fqdn, member: id, certificate, found, members };
         inner.papers.enrol(&enrolment, Some(authority.pkcs8()))?;
-        self.take_up(enrolment).await
+        self.take_up(enrolment, true).await
     }
 
     /// Joins the cluster that made `token`. A member whose certificate has ended gets a new one that way.
@@ -233,7 +233,7 @@ impl Agent {
         let ca_key = welcome.ca_key.clone();
         let enrolment = Enrolment::of(config.node.clone(), fqdn, *welcome);
         inner.papers.enrol(&enrolment, ca_key.as_deref())?;
-        self.take_up(enrolment).await
+        self.take_up(enrolment, true).await
     }
 
     fn clear(&self) -> Result<(), Refusal> {
@@ -268,14 +268,14 @@ impl Agent {
         }
     }
 
-    /// Starts to act as the member that `enrolment` makes this node.
-    async fn take_up(&self, enrolment: Enrolment) -> Result<(), Refusal> {
+    /// Starts to act as the member that `enrolment` makes this node; `new` where it has just become that.
+    async fn take_up(&self, enrolment: Enrolment, new: bool) -> Result<(), Refusal> {
         let inner = &self.inner;
         let kv = inner.seams.storage.store(&inner.config.data_dir.join(STORE_FOLDER), &inner.config.node)?;
-        self.take_up_on(kv, enrolment).await
+        self.take_up_on(kv, enrolment, new).await
     }
 
-    async fn take_up_on(&self, kv: Arc<dyn Kv>, enrolment: Enrolment) -> Result<(), Refusal> {
+    async fn take_up_on(&self, kv: Arc<dyn Kv>, enrolment: Enrolment, new: bool) -> Result<(), Refusal> {
         let inner = &self.inner;
         let identity = Identity::member(inner.key.load_full(), &enrolment.certificate, &enrolment.found.ca)?;
         for alpn in [Alpn::Control, Alpn::Data] {
@@ -291,6 +291,7 @@ impl Agent {
             events: inner.events.clone(),
             kv,
             hosts: Arc::clone(&inner.seams.hosts),
+            new,
         };
         let membership = Membership::take_up(ground, enrolment).await?;
         inner.membership.send_replace(Some(Arc::new(membership)));
@@ -336,7 +337,7 @@ impl Agent {
         }
         // A certificate that was renewed since is in the papers.
         let enrolment = inner.papers.enrolment(&inner.config.node)?.unwrap_or(enrolment);
-        self.take_up_on(kv, enrolment).await?;
+        self.take_up_on(kv, enrolment, false).await?;
         begun.map_err(|error| Refusal::new(Class::Failed, "consensus", error.to_string()).field("data_dir"))
     }
 

@@ -91,6 +91,10 @@ bugs! {
     StandsUnasked,
     /// Two candidates that stand in step go on so.
     CoinNotTossed,
+    /// A node that others remember more of goes on voting.
+    RollbackIgnored,
+    /// A node takes part before the others have said what they remember of it.
+    GateOpenUnasked,
     /// A new owner takes the CAP's address at once.
     AddressTakenAtOnce,
     /// An address that was sent too late is not taken back.

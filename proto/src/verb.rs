@@ -111,6 +111,7 @@ verbs! {
     Probe Control OWN "ask whether this node lives";
     ProbeFor Control OWN "have a member probed";
     Hears Control OWN "ask whether a leader is heard";
+    Recall Control OWN "ask how far its log had come";
     Confirm Control OWN "have its role confirmed";
     Propose Control OWN "have a command committed";
     ForwardPlace Control OWN "forward a primary's wish for a place";
@@ -195,6 +196,7 @@ impl Verb {
             ControlRequest::GiveUp { .. } => Self::GiveUp,
             ControlRequest::HandOver { .. } => Self::HandOver,
             ControlRequest::Hears => Self::Hears,
+            ControlRequest::Recall => Self::Recall,
             ControlRequest::CouldHoldAddress => Self::CouldHoldAddress,
             ControlRequest::Rights { .. } => Self::Rights,
         }

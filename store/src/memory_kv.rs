@@ -89,6 +89,12 @@ impl MemoryKv {
         self.lock().durable.clone()
     }
 
+    /// Puts an earlier [`MemoryKv::durable`] in the place of everything, as an operator who copies a folder back does.
+    pub fn put_back(&self, copy: BTreeMap<Vec<u8>, Vec<u8>>) {
+        self.lock().durable = copy;
+        self.cut();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

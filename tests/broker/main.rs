@@ -28,6 +28,7 @@ mod recovering;
 mod rejoining;
 mod removing;
 mod returning;
+mod rollback;
 mod stage;
 mod steering;
 mod storing;

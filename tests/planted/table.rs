@@ -68,6 +68,8 @@ pub fn table() -> Vec<Found> {
         seeded("1", line(HungDiskOwns, "R9", Simulation, "elections::an_owner_whose_disk_hangs_is_succeeded", "no owner whose disk works within")),
         seeded("1", line(StandsUnasked, "R9", Simulation, "cuts::a_node_that_was_cut_off_and_returns_leaves_the_owner_alone", "assertion `left == right` failed")),
         seeded("1", line(CoinNotTossed, "R9", Simulation, "elections::two_nodes_that_stand_in_step_are_parted", "no owner of two that stand in step within")),
+        seeded("0..2", line(RollbackIgnored, "R2", Simulation, "rollback::a_node_whose_disk_was_put_back_takes_no_part_any_more", "no word of the loss within")),
+        seeded("1", line(GateOpenUnasked, "R2", Simulation, "rollback::a_node_takes_no_part_before_the_others_have_answered", "it takes part before anybody has answered")),
         line(AddressTakenAtOnce, "R1", Agent, "decide::cap_address::tests::a_new_owner_adds_the_address_only_after_the_old_one_has_lost_it", "held until"),
         line(LateAddressKept, "R1", Agent, "drive::cap_address::keeper::tests::a_renewal_that_is_late_is_not_sent_and_one_that_became_late_is_taken_back", "assertion `left == right` failed"),
         line(CertificateRenewedLate, "R9", Agent, "decide::renewal::tests::a_certificate_is_renewed_at_half_of_its_life_and_one_from_the_future_at_once", "assertion failed: is_due(now, made(4))"),

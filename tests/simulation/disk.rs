@@ -1,5 +1,6 @@
 //! A node's disk in memory, which outlives its agent.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,11 +34,24 @@ impl SimDisk {
         self.kv.hang(hangs);
     }
 
+    /// What a copy of it has.
+    pub fn copy(&self) -> DiskCopy {
+        DiskCopy(self.kv.durable())
+    }
+
+    /// Has nothing but what `copy` has.
+    pub fn put_back(&self, copy: DiskCopy) {
+        self.kv.put_back(copy.0);
+    }
+
     /// Loses what was not durable yet.
     pub fn cut_power(&self) {
         self.kv.cut();
     }
 }
+
+/// What a disk had once.
+pub struct DiskCopy(BTreeMap<Vec<u8>, Vec<u8>>);
 
 impl Storage for SimDisk {
     fn store(&self, _folder: &Path, _owner: &NodeName) -> Result<Arc<dyn Kv>, Refusal> {

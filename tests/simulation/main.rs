@@ -31,6 +31,7 @@ mod entropy;
 mod handovers;
 mod histories;
 mod record;
+mod rollback;
 mod running;
 mod seeds;
 mod timing;

@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
 use crate::audit::Audit;
-use crate::disk::SimDisk;
+use crate::disk::{DiskCopy, SimDisk};
 use crate::record::Record;
 use crate::running::Running;
 use crate::vms::SimVms;
@@ -263,12 +263,38 @@ impl World {
         place.disk.cut_power();
     }
 
+    /// Starts a node that was killed, still cut off, once the sockets of its last life are free.
+    pub async fn revive_alone(&mut self, at: usize) {
+        let (net, address) = (self.net.clone(), self.places[at].address);
+        self.until("free sockets", UNBIND_DEADLINE, |_| is_free(&net, address)).await;
+        Box::pin(self.start(at)).await;
+    }
+
+    /// What the disk of a node has.
+    pub fn copy_disk(&self, at: usize) -> DiskCopy {
+        self.places[at].disk.copy()
+    }
+
+    /// Puts a copy in the place of what the disk of a node that was killed has.
+    pub fn put_back(&self, at: usize, copy: DiskCopy) {
+        self.record.note(&self.places[at].name, "its disk is put back from a copy");
+        self.places[at].disk.put_back(copy);
+    }
+
     /// Starts a node that was killed, once the sockets of its last life are free, with its network back.
     pub async fn revive(&mut self, at: usize) {
         let (net, address) = (self.net.clone(), self.places[at].address);
         self.until("free sockets", UNBIND_DEADLINE, |_| is_free(&net, address)).await;
-        self.net.heal_all();
+        self.heal(&[at]);
         Box::pin(self.start(at)).await;
+    }
+
+    /// Mends every way between the nodes that run, and to those of `further`. A killed one stays cut off: what is left of
+    /// its sockets would answer.
+    pub fn heal(&self, further: &[usize]) {
+        self.net.heal_all();
+        let dead = (0..self.nodes()).filter(|at| self.places[*at].agent.is_none() && !further.contains(at));
+        dead.for_each(|at| self.net.partition(&[self.address(at)], &self.others(at)));
     }
 
     /// Cuts every way between a node and the others.

@@ -11,6 +11,7 @@ use crate::decide::cap_address_findings::{self, CapAddressFact};
 use crate::decide::health_rules::skewed;
 use crate::decide::peer_list::LIST_LIFETIME;
 use crate::decide::placement::RESERVE_BYTES;
+use crate::decide::rollback::{self, Loss};
 use crate::decide::twins::{self, Twin};
 use crate::surface::doctor::{Finding, Level};
 use crate::surface::vm::{Health, HealthDetail};
@@ -51,6 +52,8 @@ pub struct Facts {
     pub cap_address: Option<CapAddressFact>,
     /// Keys that are heard in two places, each with the node that hears it.
     pub twins: Vec<(String, Twin)>,
+    /// Nodes whose logs have lost something.
+    pub rolled_back: Vec<(NodeName, Loss)>,
     /// What gave no answer in time.
     pub unfinished: Vec<String>,
 }
@@ -130,6 +133,7 @@ impl Facts {
             + self.vms.len()
             + self.left_static.len()
             + self.twins.len()
+            + self.rolled_back.len()
             + self.unfinished.len();
         u32::try_from(count).unwrap_or(u32::MAX)
     }
@@ -155,6 +159,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     }
     found.0.extend(facts.cap_address.iter().flat_map(cap_address_findings::findings));
     found.0.extend(twins::findings(&facts.twins));
+    found.0.extend(rollback::findings(&facts.rolled_back));
     of_lines(&facts.lines, &mut found);
     for (whose, until) in &facts.certificates {
         of_certificate(whose, *until, facts.now, &mut found);
@@ -345,6 +350,7 @@ mod tests {
             left_static: Vec::new(),
             cap_address: None,
             twins: Vec::new(),
+            rolled_back: Vec::new(),
             unfinished: Vec::new(),
         }
     }
@@ -388,6 +394,13 @@ mod tests {
                 "identity_twice",
                 Box::new(|f| {
                     f.twins.push(("r1".into(), Twin { who: "r2".into(), addresses: vec!["a".into(), "b".into()] }));
+                }),
+            ),
+            (
+                Critical,
+                "rolled_back",
+                Box::new(|f| {
+                    f.rolled_back.push(("r2".parse().unwrap(), Loss { kept: Default::default(), had: None }));
                 }),
             ),
             (Critical, "node_down", Box::new(|f| f.nodes[1].live = false)),

@@ -31,6 +31,7 @@ pub mod reason;
 pub mod recovery;
 pub mod renewal;
 pub mod resync;
+pub mod rollback;
 pub mod seed;
 pub mod sender;
 pub mod standing;

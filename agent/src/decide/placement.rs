@@ -48,6 +48,8 @@ pub struct Candidate {
     pub standing: Standing,
     /// Whether an administrator has drained it.
     pub drained: bool,
+    /// Why it gets nothing new, where something else is in the way.
+    pub kept_out: Option<String>,
     /// Why its VM service does not run, where it does not.
     pub vm_service_fault: Option<String>,
     /// Its storage locations.
@@ -114,6 +116,9 @@ pub fn objection(candidate: &Candidate, wish: &Wish) -> Option<String> {
     if candidate.drained {
         return Some("is drained".to_owned());
     }
+    if let Some(why) = &candidate.kept_out {
+        return Some(why.clone());
+    }
     if let Some(fault) = &candidate.vm_service_fault {
         return Some(format!("VM service {fault}"));
     }
@@ -175,6 +180,7 @@ mod tests {
             witness: false,
             standing: Standing::Up,
             drained: false,
+            kept_out: None,
             vm_service_fault: None,
             rooms: vec![Room { name: "default".parse().unwrap(), free_bytes: 1 << 40, promised_bytes: 0, fault: None }],
         }
@@ -190,11 +196,12 @@ mod tests {
 
     #[test]
     fn each_reason_keeps_a_node_out_and_is_told() {
-        let bad: [(&str, Candidate); 8] = [
+        let bad: [(&str, Candidate); 9] = [
             ("witness", Candidate { witness: true, ..candidate(2) }),
             ("down", Candidate { standing: Standing::Down, ..candidate(3) }),
             ("stopped answering", Candidate { standing: Standing::Suspect, ..candidate(4) }),
             ("drained", Candidate { drained: true, ..candidate(5) }),
+            ("rolled back", Candidate { kept_out: Some("was rolled back".to_owned()), ..candidate(5) }),
             ("VM service", Candidate { vm_service_fault: Some("is stopped".to_owned()), ..candidate(6) }),
             ("no storage location", Candidate { rooms: vec![], ..candidate(7) }),
             ("bytes free", {

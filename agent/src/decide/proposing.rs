@@ -35,6 +35,7 @@ pub fn speaker(command: &Command) -> Speaker {
         Command::Found(_)
         | Command::Claim(_)
         | Command::Yield(_)
+        | Command::Mark(_)
         | Command::Place { .. }
         | Command::Copy { .. }
         | Command::Seed { .. } => Speaker::Owner,

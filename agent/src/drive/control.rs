@@ -19,7 +19,7 @@ use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
 use crate::drive::replicas::Replicas;
 use crate::drive::senders::Senders;
-use crate::drive::{admission, broker, cap_address, owner, peers, reach, renewal, seed};
+use crate::drive::{admission, broker, cap_address, owner, peers, reach, renewal, rollback, seed};
 use crate::vm_service::{VmRole, VmState};
 
 /// How long a call may wait for something to happen here before it answers that it has not: shorter than the callers'
@@ -57,6 +57,7 @@ impl Control {
         match caller {
             Caller::Member { member } => match request {
                 ControlRequest::Renew { public_key } => renewal::answer(&self.node, &self.papers, member, &public_key),
+                ControlRequest::Recall => rollback::answer(&self.node, member.id),
                 ControlRequest::Propose { request, command } => self.propose(member, request, *command).await,
                 request => self.answer_member(request).await,
             },
@@ -108,6 +109,8 @@ impl Control {
             }
             ControlRequest::Probe => ControlAnswer::Alive { faults: self.replicas.faults() },
             ControlRequest::ProbeFor(member) => ControlAnswer::Reached(probe(node, member).await),
+            // It would count for those who ask, and cannot vote for them.
+            ControlRequest::Hears if !node.gate.is_open() => ControlAnswer::Refused(rollback::takes_no_part()),
             ControlRequest::Hears => ControlAnswer::Hears(owner::hears(node)),
             ControlRequest::HandOver { to } => hand_over(node, to).await,
             ControlRequest::AwaitRegistered { term, vm, epoch, position } => {
@@ -128,6 +131,7 @@ impl Control {
             | ControlRequest::Abandon { .. }
             | ControlRequest::GiveUp { .. }
             | ControlRequest::Renew { .. }
+            | ControlRequest::Recall
             | ControlRequest::Propose { .. }
             | ControlRequest::Rights { .. }
             | ControlRequest::Resumed(_) => ControlAnswer::Refused(not_for_members()),

@@ -41,6 +41,7 @@ use crate::drive::propose::Proposer;
 use crate::drive::raft_wire::RaftWire;
 use crate::drive::receive::Receiver;
 use crate::drive::replicas::Replicas;
+use crate::drive::rollback::{self, Gate};
 use crate::drive::senders::Senders;
 use crate::drive::serve::{self, Services};
 use crate::drive::vm_side::VmSide;
@@ -72,6 +73,8 @@ pub struct Ground {
     pub kv: Arc<dyn Kv>,
     /// The interfaces that the CAP's address is held on.
     pub hosts: Arc<dyn Hosts>,
+    /// Whether it was founded or has joined just now, and so has nothing that it could have lost.
+    pub new: bool,
 }
 
 impl Ground {
@@ -118,13 +121,14 @@ impl Membership {
     pub async fn take_up(ground: Ground, enrolment: Enrolment) -> Result<Self, Refusal> {
         // Before consensus begins: a left-over address is gone before this node votes again.
         let cap_address = ground.cap_address(&enrolment.found).await?;
-        let Ground { config, outside, papers, calls, trust, vms, events, kv, .. } = ground;
+        let Ground { config, outside, papers, calls, trust, vms, events, kv, new, .. } = ground;
         let (me, timing) = (enrolment.member, enrolment.found.timing);
         let remembered = papers.members()?.unwrap_or_else(|| enrolment.members.clone());
         trust.set(TrustView { own: Some(own_trust(&enrolment.found, remembered.clone())), peers: Vec::new() });
-        let wire = RaftWire::new(calls.clone(), remembered);
+        let wire = RaftWire::new(calls.clone(), remembered.clone());
         let (health, store) = (kv.health(), Arc::clone(&kv));
         let consensus = consensus_of(&enrolment, kv, wire.clone(), &outside).await?;
+        let gate = Gate::new(new, &consensus);
         let down = watch::Sender::new(DownSince::new());
         let owner = Owner::new(me, config.witness, timing.lease(), consensus.clone(), Arc::clone(&outside.clock));
         let proposer = Proposer::new(me, consensus.clone(), owner.clone(), calls.clone(), &outside, down.subscribe());
@@ -148,6 +152,7 @@ impl Membership {
             cap_address,
             events,
             exclusion: Exclusion::default(),
+            gate,
             since: Instant::now(),
         };
         renewal::know_the_time(&node, &enrolment);
@@ -167,6 +172,7 @@ impl Membership {
         membership.run(renewal::run(node.clone(), papers.clone(), membership.enrolment.clone()));
         membership.run(follow_lists(node.clone(), wire, papers));
         membership.run(found(node.clone(), membership.enrolment.found.clone()));
+        membership.run(rollback::ask_after_start(node.clone(), remembered));
         membership.run(watch_disk(node.clone(), health, membership.broken.clone()));
         membership.own(&node, down);
         membership.look_out(&node, twins);
@@ -437,5 +443,6 @@ fn facts(node: &Node, state: &State) -> Facts {
         cap_address: node.cap_address.as_ref().map(|keeper| keeper.facts()).unwrap_or_default(),
         lost: node.down.borrow().keys().copied().collect(),
         twins: node.twins.borrow().iter().take(TWINS_TOLD).cloned().collect(),
+        rolled_back: node.gate.loss(),
     }
 }

@@ -44,6 +44,7 @@ pub mod renewal;
 pub mod replica;
 pub mod replicas;
 pub mod reshape;
+pub mod rollback;
 pub mod seed;
 pub mod send;
 pub mod senders;

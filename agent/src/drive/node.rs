@@ -22,6 +22,7 @@ use crate::drive::gossip::View;
 use crate::drive::loss::DownSince;
 use crate::drive::owner::Owner;
 use crate::drive::propose::Proposer;
+use crate::drive::rollback::Gate;
 use crate::drive::vm_side::VmSide;
 
 /// This node as a member of its cluster.
@@ -61,6 +62,8 @@ pub struct Node {
     pub events: Events,
     /// Whether the others refuse it.
     pub exclusion: Exclusion,
+    /// Whether it takes part in consensus.
+    pub gate: Gate,
     /// Since when it runs, which is where its rhythms begin.
     pub since: Instant,
 }

@@ -24,7 +24,7 @@ use crate::drive::enrolment::Papers;
 use crate::drive::gossip::{GossipInbox, Unfit};
 use crate::drive::raft_wire::RaftFrame;
 use crate::drive::receive::Receiver;
-use crate::drive::{admission, broker, join, peers};
+use crate::drive::{admission, broker, join, peers, rollback};
 
 /// How long a peer may take to send the request of a stream that it has opened.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
@@ -140,6 +140,9 @@ async fn one(link: &Link, services: &Services, send: SendStream, receive: RecvSt
     match link.alpn() {
         Alpn::Raft => {
             if admission::admit(node, &caller, Verb::Consensus, None).is_err() {
+                return Ok(());
+            }
+            if !rollback::may_serve(node).await {
                 return Ok(());
             }
             stream

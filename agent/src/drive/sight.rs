@@ -44,6 +44,7 @@ pub fn candidates(node: &Node, vm: VmId) -> Vec<Candidate> {
                 witness: member.witness,
                 standing: if seen.live { Standing::Up } else { Standing::Suspect },
                 drained: state.drained.contains(&member.id),
+                kept_out: facts.rolled_back.map(|_| "was rolled back and takes no part".to_owned()),
                 vm_service_fault: fault,
                 rooms: facts
                     .storage

@@ -9,7 +9,7 @@ pub use crate::message::difference::{DIFFERENCE_RANGES_MAX, DiskDifference};
 pub use crate::message::faults::{FAULT_TEXT_MAX, FAULTS_MAX, StagingFaults};
 pub use crate::message::point::{Consistency, Point, PointState, ProofFigures};
 pub use crate::message::traffic::Traffic;
-use crate::model::{Answer, Command, HandOff, MemberList, PointName, PromotionId, Return, Right};
+use crate::model::{Answer, Command, HandOff, LogMark, MemberList, PointName, PromotionId, Return, Right};
 use crate::refusal::Refusal;
 
 /// A request between agents. Verbs marked *peer* are also taken from paired clusters.
@@ -196,6 +196,8 @@ pub enum ControlRequest {
         /// Whether an operator has decided here that we have it.
         contested: bool,
     },
+    /// I was started again: how far had my log come, as you know?
+    Recall,
 }
 
 /// What the primary's cluster wants of the replica's.
@@ -304,6 +306,13 @@ pub enum ControlAnswer {
     Renewed(Vec<u8>),
     /// To Rights.
     Right(Right),
+    /// To Recall.
+    Recalled {
+        /// What is committed of it.
+        noted: Option<LogMark>,
+        /// What the answerer has of it as the leader, in its own term, committed or not.
+        led: Option<LogMark>,
+    },
 }
 
 /// What trying one port gave.

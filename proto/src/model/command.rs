@@ -12,7 +12,7 @@ use crate::id::{
     SenderEpoch, Term, UnixMillis, VmId,
 };
 use crate::model::{
-    AuthorizationEntry, Bandwidth, FailoverStep, Found, Frequency, HandOff, MemberList, NetworkChange, Peer,
+    AuthorizationEntry, Bandwidth, FailoverStep, Found, Frequency, HandOff, LogMark, MemberList, NetworkChange, Peer,
     PromotionId, Replica, Right, Ticket, VmSpec,
 };
 use crate::refusal::Refusal;
@@ -273,6 +273,9 @@ pub enum Command {
         /// Whether it is drained.
         on: bool,
     },
+    /// How far each member's log has come, as the owner knows it: what a node whose data folder is rolled back is told by
+    /// the others. It also proves that a write still commits and applies.
+    Mark(BTreeMap<MemberId, LogMark>),
 }
 
 /// What a command gave.

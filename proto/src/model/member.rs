@@ -27,6 +27,28 @@ pub struct Member {
     pub witness: bool,
 }
 
+/// How far one node's log has come at least: never backwards, as long as its disk keeps what it has taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogMark {
+    /// The term of the newest vote that it has followed or given.
+    pub vote: u64,
+    /// The index of an entry that it has, with all before it; 0 where it has none.
+    pub index: u64,
+}
+
+impl LogMark {
+    /// The higher of both, number by number: neither ever falls.
+    pub fn highest(self, other: Self) -> Self {
+        Self { vote: self.vote.max(other.vote), index: self.index.max(other.index) }
+    }
+}
+
+impl std::fmt::Display for LogMark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "entry {} in vote term {}", self.index, self.vote)
+    }
+}
+
 /// Who belongs to a cluster, as of one entry of its log: the authority on which certificates count.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberList {

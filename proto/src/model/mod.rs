@@ -23,7 +23,7 @@ pub use bandwidth::{Bandwidth, Rate};
 pub use branch::{Return, Rival, Side};
 pub use cap_address::CapAddress;
 pub use command::{Answer, Command, Outcome, Proposal};
-pub use member::{Found, Member, MemberList, Peer, Timing};
+pub use member::{Found, LogMark, Member, MemberList, Peer, Timing};
 pub use network::{NetworkChange, NetworkRule};
 pub use promotion::{
     Departure, DepartureState, FailoverKind, FailoverStep, HandOff, Loss, PointName, Promotion, PromotionId,

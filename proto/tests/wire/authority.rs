@@ -21,6 +21,7 @@ const TABLE: &str = "
     Probe            M W . . . . . . .
     ProbeFor         M W . . . . . . .
     Hears            M W . . . . . . .
+    Recall           M W . . . . . . .
     Confirm          M W . . . . . . .
     Propose          M W . . . . . . .
     ForwardPlace     M W . . . . . . .

@@ -28,8 +28,9 @@ use landfall_proto::message::pass::{PassAnswer, PassHello, PassRequest};
 use landfall_proto::model::{
     Adapter, AdapterKind, Addresses, Answer, AuthorizationEntry, CapAddress, Command, Departure, DepartureState,
     DiskSpec, FailoverKind, FailoverStep, Family, Found, Frequency, HandOff, Handover, Joiner, Launch, LaunchImage,
-    Loss, Member, MemberList, NetworkChange, NetworkRule, Outcome, Peer, PointName, Primary, Promotion, PromotionId,
-    PromotionState, Proposal, Replica, Return, Right, Rival, Side, Stop, TestRun, Ticket, TicketKind, Timing, VmSpec,
+    LogMark, Loss, Member, MemberList, NetworkChange, NetworkRule, Outcome, Peer, PointName, Primary, Promotion,
+    PromotionId, PromotionState, Proposal, Replica, Return, Right, Rival, Side, Stop, TestRun, Ticket, TicketKind,
+    Timing, VmSpec,
 };
 use landfall_proto::refusal::{Class, Refusal};
 use serde::Serialize;
@@ -394,6 +395,7 @@ fn commands() -> Vec<Command> {
         },
         Command::Yield(member_id),
         Command::Drain { member: member_id, on: true },
+        Command::Mark([(member_id, LogMark { vote: 4, index: 300 })].into()),
     ]
 }
 
@@ -584,6 +586,7 @@ fn control_requests() {
         ControlRequest::Hears,
         ControlRequest::CouldHoldAddress,
         ControlRequest::Rights { vm: vm(), before: at(9), contested: false },
+        ControlRequest::Recall,
     ];
     check_all("control_request", &requests);
 }
@@ -636,6 +639,7 @@ fn control_answers() {
         ControlAnswer::Hears(true),
         ControlAnswer::Renewed(vec![0x30, 0x82]),
         ControlAnswer::Right(Right::Branch { id: promotion_id(), parent: None, point: point_name() }),
+        ControlAnswer::Recalled { noted: Some(LogMark { vote: 4, index: 300 }), led: None },
     ];
     check_all("control_answer", &answers);
 }

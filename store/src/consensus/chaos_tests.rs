@@ -21,13 +21,15 @@ async fn chaos(seed: u64) {
     let mut acknowledged = BTreeSet::new();
     for _ in 0..60 {
         let id = all[random.random_range(0..3)];
-        match random.random_range(0..5) {
+        match random.random_range(0..6) {
             0 => lab.isolate(id, true),
             1 => all.into_iter().for_each(|id| lab.isolate(id, false)),
             2 => {
                 lab.power_off(id).await;
                 lab.start(id).await;
+                forgot_nothing(&lab, &all, id, seed);
             }
+            3 => drop(try_mark(&lab, id).await),
             _ => {
                 let value = random.random_range(4..1000u64);
                 acknowledged.extend(try_set(&lab, id, value).await);
@@ -44,6 +46,70 @@ async fn chaos(seed: u64) {
     assert!(acknowledged.is_subset(&kept), "seed {seed}: lost {:?}", acknowledged.difference(&kept));
     for id in all {
         assert_eq!(lab.node(id).state().archive().unwrap(), state.archive().unwrap(), "seed {seed}");
+    }
+}
+
+/// Nobody remembers more of the log of `id`, which has just started, than its disk has kept: what later leaders replaced is
+/// not remembered.
+fn forgot_nothing(lab: &Lab, all: &[MemberId], id: MemberId, seed: u64) {
+    let kept = lab.node(id).kept();
+    for other in all.iter().filter(|other| **other != id).map(|other| lab.node(*other)) {
+        let noted = other.state().marks.get(&id).copied().unwrap_or_default();
+        assert!(noted.vote <= kept.vote && noted.index <= kept.index, "seed {seed}: {noted} of {kept}");
+        let led = other.status().led(id).unwrap_or_default();
+        let holds = led.vote < kept.vote || led.index <= kept.index;
+        assert!(led.vote <= kept.vote && holds, "seed {seed}: {led} of {kept}");
+    }
+}
+
+/// Tries, for half a second, to note at `id`, as its own owner where it has to, how far everybody is.
+async fn try_mark(lab: &Lab, id: MemberId) -> Option<()> {
+    let half = Duration::from_millis(500);
+    let node = lab.node(id);
+    if node.state().claim.is_none_or(|claim| claim.member != id) {
+        tokio::time::timeout(half, lab.propose_as(id, None, Command::Claim(id))).await.ok()?.ok()?.ok()?;
+    }
+    let marks = Command::Mark(node.status().marks(id));
+    tokio::time::timeout(half, lab.propose_as(id, node.state().term(), marks)).await.ok()?.ok()?.ok()?;
+    Some(())
+}
+
+/// A node's disk is put back from a copy while nobody looks: what its leader makes of it.
+async fn put_back(id_at: usize, seed: u64) {
+    let (mut lab, all) = Lab::three(seed, true).await;
+    let id = all[id_at];
+    lab.set(ONE, 5).await;
+    lab.settled(&all).await;
+    let copy = lab.kv(id).durable();
+    for value in 6..40 {
+        lab.set(ONE, value).await;
+    }
+    lab.settled(&all).await;
+    lab.propose(ONE, Command::Mark(lab.node(ONE).status().marks(ONE))).await;
+    lab.settled(&all).await;
+    let marks = lab.node(ONE).state().marks.clone();
+    assert_eq!(marks.len(), 3);
+    lab.stop(id).await;
+    lab.kv(id).put_back(copy);
+    lab.start(id).await;
+    let kept = lab.node(id).kept();
+    let noted = all
+        .map(|other| lab.node(other).state().marks.get(&id).copied())
+        .into_iter()
+        .flatten()
+        .max_by_key(|mark| mark.index);
+    assert!(kept.index < noted.unwrap().index, "its loss shows: {kept} of {noted:?}");
+    // Here nobody asks it to stay away. The leader lives, and the node gets again what it has lost.
+    lab.settled(&all).await;
+    lab.leader(&all).await;
+    assert!(all.iter().all(|id| lab.node(*id).status().fault.is_none()), "seed {seed}");
+    assert_eq!(lab.node(id).state().marks.get(&id), marks.get(&id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_outlives_a_follower_whose_log_goes_back() {
+    for seed in 0..4 {
+        put_back(1 + seed as usize % 2, 130 + seed).await;
     }
 }
 

@@ -5,10 +5,10 @@
 //!
 //! A leader reports its appends done at once and syncs them while they are on their way to the followers; [`Tail`] keeps
 //! them from being applied, or told to be committed, before they are durable here. So a leader may lose, with the power,
-//! entries that followers have. It must not go on in its old term then, in which it would give their places to others: a
-//! vote for itself is read back as a candidate's, and the next term begins with an election. Only a node that was stopped
-//! in good order, or that is alone in its cluster, goes on at once. Changes of the members are synced first, so that a
-//! node's own log says whether it is alone.
+//! entries that followers have, and so may one whose data folder was put back from a copy. It must not go on in its old term
+//! then, in which it would give their places to others: a vote for itself is read back as a candidate's, and the next term
+//! begins with an election. Only a node that is alone in its cluster goes on at once. Changes of the members are synced
+//! first, so that a node's own log says whether it is alone.
 
 #![allow(clippy::result_large_err, reason = "openraft fixes the error type, and an error ends the node")]
 
@@ -37,8 +37,6 @@ const ENTRY: &[u8] = b"log/";
 const ENTRY_END: &[u8] = b"log0";
 const VOTE: &[u8] = b"raft/vote";
 const PURGED: &[u8] = b"raft/purged";
-/// The end of the log, left by a node that was stopped in good order: nothing of it was lost.
-const STOPPED: &[u8] = b"raft/stopped";
 
 /// Entries read from the store in one go.
 const READ_TOGETHER: usize = 64;
@@ -91,17 +89,17 @@ impl LogStore {
 
     /// Finds out, once after a start, whether this node may go on leading in the term in which it stopped; `members` are
     /// those of the snapshot.
-    pub(super) async fn look_back(&mut self, members: &Membership) -> Result<(), StorageError> {
-        let stopped: Option<LogId> = read(&*self.kv, STOPPED)?;
-        if stopped.is_some() {
-            let mut batch = Batch::new();
-            batch.delete(STOPPED);
-            self.commit(batch).await?;
-        }
-        let last = self.last()?.map(|(entry, _)| entry.log_id);
-        let in_good_order = stopped.is_some() && stopped == last;
-        self.resumes = in_good_order || self.is_alone(members)?;
-        Ok(())
+    pub(super) fn look_back(&mut self, members: &Membership) -> Result<bool, StorageError> {
+        self.resumes = self.is_alone(members)?;
+        // What is appended before a leader has said how much counts is stored with what was known before.
+        self.committed = self.last()?.and_then(|(_, committed)| committed);
+        Ok(self.resumes)
+    }
+
+    /// The term of the vote on disk; 0 where there is none.
+    pub(super) fn vote_term(&self) -> Result<u64, StorageError> {
+        let vote: Option<Vote> = read(&*self.kv, VOTE)?;
+        Ok(vote.map_or(0, |vote| vote.leader_id().get_term()))
     }
 
     /// Whether nobody else follows this log, by the last change of the members in it.
@@ -112,17 +110,6 @@ impl LogStore {
             _ => None,
         });
         Ok(last.unwrap_or_else(|| members.nodes().count()) == 1)
-    }
-
-    /// Leaves a mark that the log, whose last entry was `last` in memory, is whole on disk. Consensus is stopped.
-    pub(super) async fn leave(&self, last: Option<u64>) -> Result<(), StorageError> {
-        self.settled().await?;
-        let Some((entry, _)) = self.last()?.filter(|(entry, _)| Some(entry.log_id.index) == last) else {
-            return Ok(());
-        };
-        let mut batch = Batch::new();
-        put(&mut batch, STOPPED, &entry.log_id)?;
-        self.commit(batch).await
     }
 
     fn last(&self) -> Result<Option<Stored>, StorageError> {

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use landfall_proto::codec;
 use landfall_proto::id::{MemberId, Position, UnixMillis};
-use landfall_proto::model::{Proposal, Timing};
+use landfall_proto::model::{LogMark, Proposal, Timing};
 use landfall_proto::planted::{self, Bug};
 use landfall_proto::seam::{Clock, Random, Time};
 use openraft::error::{CheckIsLeaderError, InitializeError, InstallSnapshotError, RaftError};
@@ -76,9 +76,12 @@ pub struct Consensus {
 struct Inner {
     me: MemberId,
     raft: Raft,
-    log: LogStore,
     /// The last entry that the log had when this node was started.
     last: Option<LogId>,
+    /// How far the log had come then.
+    kept: LogMark,
+    /// Whether nobody else followed it then.
+    began_alone: bool,
     last_time: Option<UnixMillis>,
     clock: Arc<dyn Clock>,
     /// Gone once this node has stopped: whoever still has a handle keeps no connection with it.
@@ -151,8 +154,10 @@ impl Consensus {
         let pause = Duration::from_millis(ground.timing.heartbeat_ms);
         let network = wire::Network { wire: ground.wire.clone(), tail: tail.clone(), pause };
         let mut log = LogStore::new(ground.kv, ground.me, tail);
-        log.look_back(machine.members()).await.map_err(store)?;
+        let began_alone = log.look_back(machine.members()).map_err(store)?;
         let last = log.get_log_state().await.map_err(store)?.last_log_id;
+        let index = last.index().unwrap_or_default().max(machine.next_index().saturating_sub(1));
+        let kept = LogMark { vote: log.vote_term().map_err(store)?, index };
         let last_time = log.last_time().map_err(store)?;
         let started = Raft::new(ground.me.number(), config, network, log.clone(), machine);
         // openraft's start-up future is large, and the caller's may be on a small stack.
@@ -163,8 +168,9 @@ impl Consensus {
             me: ground.me,
             status: follow_status(&raft),
             raft,
-            log,
             last,
+            kept,
+            began_alone,
             last_time,
             clock: ground.clock,
             wire: std::sync::Mutex::new(Some(ground.wire)),
@@ -184,6 +190,16 @@ impl Consensus {
     /// This node.
     pub fn me(&self) -> MemberId {
         self.inner.me
+    }
+
+    /// How far this node's log had come when it was started: what its disk had kept.
+    pub fn kept(&self) -> LogMark {
+        self.inner.kept
+    }
+
+    /// Whether, by its own log, nobody else followed this node when it was started. Only then does it go on leading at once.
+    pub fn began_alone(&self) -> bool {
+        self.inner.began_alone
     }
 
     /// The time of the newest command that the log had when this node was started: it is not earlier than that.
@@ -369,18 +385,11 @@ impl Consensus {
         self.inner.changing.try_lock().map_err(|_| ProposeError::Busy("the members are being changed"))
     }
 
-    /// Stops: answers no call any more. What was acknowledged is on disk. A leader that starts again after this goes on
-    /// leading at once, unless another was elected.
+    /// Stops: answers no call any more. What was acknowledged is on disk.
     pub async fn shutdown(&self) {
         drop(self.wire().take());
-        let raft = &self.inner.raft;
-        if raft.shutdown().await.is_err() {
+        if self.inner.raft.shutdown().await.is_err() {
             tracing::error!("consensus did not stop in good order");
-            return;
-        }
-        let last = raft.metrics().borrow().last_log_index;
-        if let Err(error) = self.inner.log.leave(last).await {
-            tracing::warn!(%error, "the log's end is not marked: after its start this node stands for election anew");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use landfall_proto::id::MemberId;
+use landfall_proto::model::LogMark;
 use openraft::{LogIdOptionExt, RaftMetrics, ServerState};
 
 /// How far a follower is, as its leader knows.
@@ -63,5 +64,20 @@ impl Status {
             followers: others.map(|(id, matched)| (member(*id), progress(matched.index()))).collect(),
             fault: metrics.running_state.as_ref().err().map(ToString::to_string),
         }
+    }
+
+    /// What the leader `me` knows to be on each member's disk, its own included, of what is committed: what is applied here
+    /// is. Nothing where this node does not lead.
+    pub fn marks(&self, me: MemberId) -> BTreeMap<MemberId, LogMark> {
+        let Some(committed) = self.applied.filter(|_| self.is_leader) else { return BTreeMap::new() };
+        let mark = |index: u64| LogMark { vote: self.vote_term, index: index.min(committed) };
+        let others = self.followers.iter().filter_map(|(member, progress)| Some((*member, mark(progress.matched?))));
+        others.chain([(me, mark(committed))]).collect()
+    }
+
+    /// What the leader knows to be on the disk of `member`, committed or not: it holds in this leader's own term only.
+    pub fn led(&self, member: MemberId) -> Option<LogMark> {
+        let index = self.followers.get(&member).filter(|_| self.is_leader)?.matched?;
+        Some(LogMark { vote: self.vote_term, index })
     }
 }

@@ -3,7 +3,7 @@
 
 use landfall_proto::id::{Fqdn, MemberId, Position, Revision, VmId};
 use landfall_proto::model::{
-    Addresses, Answer, AuthorizationEntry, Departure, Found, Member, NetworkRule, Peer, Primary, Promotion,
+    Addresses, Answer, AuthorizationEntry, Departure, Found, LogMark, Member, NetworkRule, Peer, Primary, Promotion,
     PromotionId, Replica, Return, Rival, TestRun, Ticket, UnknownRight,
 };
 use serde::{Deserialize, Serialize};
@@ -68,6 +68,7 @@ enum Row {
     Dropped(VmId, Vec<PromotionId>),
     Drained(MemberId),
     UnknownRight(VmId, UnknownRight),
+    Mark(MemberId, LogMark),
 }
 
 impl State {
@@ -109,7 +110,9 @@ impl State {
             std::iter::once(head).chain(answers)
         });
         let drained = self.drained.iter().map(|member| Row::Drained(*member));
-        let cluster = members.chain(drained).chain(tickets).chain(values).chain(changes).chain(entries).chain(peers);
+        let marks = self.marks.iter().map(|(member, mark)| Row::Mark(*member, *mark));
+        let cluster =
+            members.chain(drained).chain(marks).chain(tickets).chain(values).chain(changes).chain(entries).chain(peers);
         let promotions = self.promotions.iter().map(|(vm, row)| Row::Promotion(*vm, Box::new(row.clone())));
         let tests = self.tests.iter().map(|(vm, row)| Row::Test(*vm, Box::new(row.clone())));
         let departures = self.departures.iter().map(|(vm, row)| Row::Departure(*vm, Box::new(row.clone())));
@@ -175,6 +178,7 @@ impl State {
             Row::Dropped(vm, ids) => self.dropped.put(vm, ids),
             Row::Rival(vm, row) => self.rivals.put(vm, *row),
             Row::Drained(member) => drop(self.drained.insert(member)),
+            Row::Mark(member, mark) => self.marks.put(member, mark),
             Row::UnknownRight(vm, mark) => self.unknown_rights.put(vm, mark),
             Row::Session { id, forgotten, used } => {
                 self.sessions.put(id, super::Session { forgotten, used, ..Default::default() });

@@ -211,6 +211,7 @@ impl State {
     fn take_member(&mut self, entry: Entry, id: MemberId) {
         self.members.take(&id);
         self.drained.remove(&id);
+        self.marks.take(&id);
         self.members_changed = entry.position;
         let spare = self.members.values().find(|member| !member.witness).map(|member| member.id);
         let named = |replica: &Replica| {

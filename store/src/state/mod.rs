@@ -8,6 +8,7 @@ mod archive;
 mod authorization;
 mod cluster;
 mod holder;
+mod mark;
 mod member;
 mod network;
 mod pause;
@@ -28,8 +29,9 @@ use std::collections::BTreeSet;
 
 use landfall_proto::id::{Fqdn, MemberId, NodeName, Position, PrimaryPattern, Revision, Term, UnixMillis, VmId};
 use landfall_proto::model::{
-    Addresses, Answer, AuthorizationEntry, CapAddress, Command, Departure, Found, Member, MemberList, Outcome, Peer,
-    Primary, Promotion, PromotionId, Proposal, Replica, Return, Rival, Subnet, TestRun, Ticket, Timing, UnknownRight,
+    Addresses, Answer, AuthorizationEntry, CapAddress, Command, Departure, Found, LogMark, Member, MemberList, Outcome,
+    Peer, Primary, Promotion, PromotionId, Proposal, Replica, Return, Rival, Subnet, TestRun, Ticket, Timing,
+    UnknownRight,
 };
 use landfall_proto::planted::{self, Bug};
 use landfall_proto::{Class, Refusal};
@@ -105,6 +107,8 @@ pub struct State {
     pub dropped: Table<VmId, Vec<PromotionId>>,
     /// Members that are drained: they get nothing new, and what they hold is moved away.
     pub drained: BTreeSet<MemberId>,
+    /// How far each member's log had come, as an owner has noted it.
+    pub marks: Table<MemberId, LogMark>,
     /// VMs of which this cluster does not know whether it has the right to run them, since it was recovered.
     pub unknown_rights: Table<VmId, UnknownRight>,
 }
@@ -214,6 +218,7 @@ impl State {
             Command::Network(change) => self.change_network(change),
             Command::Yield(member) => self.yield_cap(*member),
             Command::Drain { member, on } => self.drain(*member, *on),
+            Command::Mark(marks) => Ok(self.mark(marks)),
         }
     }
 

@@ -43,6 +43,8 @@ impl State {
         // One that was revoked may be among them.
         self.tickets = Default::default();
         self.drained.clear();
+        // Who joins anew has another id, and the survivor's log goes on at an index that no entry had.
+        self.marks = Default::default();
         let others: Vec<MemberId> = self.members.keys().copied().filter(|id| *id != me).collect();
         others.iter().for_each(|id| drop(self.members.take(id)));
         // Before the replicas forget who held them.

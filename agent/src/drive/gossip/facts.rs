@@ -3,6 +3,7 @@
 use landfall_proto::id::{MemberId, Position, Revision, StorageName};
 use serde::{Deserialize, Serialize};
 
+use crate::decide::rollback::Loss;
 use crate::decide::twins::Twin;
 
 /// The longest text that is read: a node says a few hundred bytes, whoever says more is not understood.
@@ -35,6 +36,9 @@ pub struct Facts {
     /// The keys of others that it hears in two places.
     #[serde(default)]
     pub twins: Vec<Twin>,
+    /// What its log has lost.
+    #[serde(default)]
+    pub rolled_back: Option<Loss>,
 }
 
 /// What a node says of the CAP's own address.

@@ -9,12 +9,14 @@ use landfall_proto::{Class, Refusal};
 use landfall_store::state::State;
 
 use super::cap_address;
+use crate::decide::rollback as decided;
 use crate::drive::control::Control;
 use crate::drive::events::Happening;
 use crate::drive::gossip::Facts;
 use crate::drive::join;
 use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
+use crate::drive::rollback;
 use crate::surface::broker::BrokerStatus;
 use crate::surface::cluster::{ClusterStatus, MemberStatus};
 use crate::surface::node::{MemberRole, NodeDetail, NodeRemoved, NodeState, NodeStatus, StorageRoom, VmServiceState};
@@ -33,6 +35,7 @@ pub fn status(node: &Node) -> Result<ClusterStatus, Refusal> {
             .push("two voters: no loss can be survived; add a witness (landfall token create --witness)".to_owned());
     }
     warnings.extend(node.exclusion.reason());
+    warnings.extend(rollback::known(node).iter().map(|(name, loss)| decided::told(name, loss)));
     for (unfit, why) in cap_address::unfit(node, &state) {
         warnings.push(format!("{unfit} cannot have the CAP's address: {why}"));
     }
@@ -68,7 +71,8 @@ pub fn status(node: &Node) -> Result<ClusterStatus, Refusal> {
 /// voters answer for anybody to act.
 fn owner(node: &Node, state: &State) -> Option<NodeName> {
     let claim = state.claim.as_ref()?;
-    let leads = node.consensus.status().leader == Some(claim.member);
+    // One that takes no part hears of no other.
+    let leads = node.gate.is_open() && node.consensus.status().leader == Some(claim.member);
     let acts = claim.member != node.me || node.owner.acting().is_some();
     (leads && acts && has_majority(node))
         .then(|| state.members.get(&claim.member).map(|member| member.node.clone()))
@@ -98,7 +102,7 @@ fn first(cap: &CapAddress) -> Option<IpAddr> {
 
 /// Whether this node follows or is a leader, and hears from a majority of the voters.
 pub(super) fn quorate(node: &Node) -> bool {
-    node.consensus.status().leader.is_some() && has_majority(node)
+    node.gate.is_open() && node.consensus.status().leader.is_some() && has_majority(node)
 }
 
 fn has_majority(node: &Node) -> bool {
@@ -108,17 +112,23 @@ fn has_majority(node: &Node) -> bool {
 /// Whether more than half of the voters that are left answer once `leaving` is gone.
 pub(super) fn quorate_without(node: &Node, leaving: MemberId) -> bool {
     let voters = node.consensus.status().voters;
-    let view = node.view.borrow();
-    let live = |voter: &&MemberId| **voter == node.me || view.get(*voter).is_some_and(|seen| seen.live);
+    let live = |voter: &&MemberId| takes_part(node, **voter);
     let rest = || voters.iter().filter(|voter| **voter != leaving);
     rest().filter(live).count() * 2 > rest().count()
 }
 
-/// Voters that answer, this node included.
+/// Voters that answer and take part.
 fn live_voters(node: &Node) -> usize {
-    let view = node.view.borrow();
-    let live = |voter: &&MemberId| **voter == node.me || view.get(*voter).is_some_and(|seen| seen.live);
-    node.consensus.status().voters.iter().filter(live).count()
+    node.consensus.status().voters.iter().filter(|voter| takes_part(node, **voter)).count()
+}
+
+/// Whether `voter` answers, and its log has lost nothing.
+fn takes_part(node: &Node, voter: MemberId) -> bool {
+    if voter == node.me {
+        return node.gate.is_open();
+    }
+    let lost = |facts: &Facts| facts.rolled_back.is_some();
+    node.view.borrow().get(&voter).is_some_and(|seen| seen.live && !seen.facts.as_ref().is_some_and(lost))
 }
 
 fn role(node: &Node, member: &Member) -> MemberRole {

@@ -30,7 +30,7 @@ pub use self::standing::{hears, stand_when_due};
 use crate::decide::lease;
 
 /// How often the owner proves with a small commit that its own disk still takes writes: the lease proves the network
-/// only.
+/// only. The commit says how far everybody's log is, for [`crate::decide::rollback`].
 const DISK_PROBE_INTERVAL: Duration = Duration::from_secs(3);
 
 /// How long one thing may take to be given back: an address is dropped by one message to the kernel.
@@ -98,6 +98,11 @@ impl Owner {
             .borrow()
             .filter(|tenure| now < tenure.ends_at || planted::is(Bug::LeaseNotChecked))
             .map(|tenure| tenure.term)
+    }
+
+    /// For how long a leader counts on its majority.
+    pub fn lease(&self) -> Duration {
+        self.lease
     }
 
     /// The tenure as it changes. Who acts still asks [`Owner::acting`].
@@ -269,7 +274,8 @@ impl Owner {
     /// Whether a small commit applies within two leases. If not, this agent stops its heartbeats, so that another with
     /// a working disk is elected; its own come back when a write has gone through.
     async fn disk_answers(&self, term: Term) -> bool {
-        let probe = Proposal { request: None, at: self.clock.wall(), term: Some(term), command: Command::Probe };
+        let command = Command::Mark(self.consensus.status().marks(self.me));
+        let probe = Proposal { request: None, at: self.clock.wall(), term: Some(term), command };
         let pending = self.consensus.propose(probe);
         tokio::pin!(pending);
         let mut renew = tokio::time::interval(lease::renewal_interval(self.lease));

@@ -101,6 +101,7 @@ pub async fn stand_when_due(node: Node) {
         };
         rounds = if due { rounds + 1 } else { 0 };
         let early = rounds <= ROUNDS_PER_LEASE || planted::is(Bug::CoinNotTossed);
+        let due = due && node.gate.is_open();
         node.owner.standing.set(due && (early || node.outside.random.u128().is_multiple_of(2)));
         sleep(lease / ROUNDS_PER_LEASE).await;
     }
