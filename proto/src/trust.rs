@@ -160,6 +160,15 @@ impl Caller {
         }
     }
 
+    /// Its member id in its own cluster.
+    pub fn member_id(&self) -> Option<MemberId> {
+        match self {
+            Self::Member { member } | Self::PeerNode { member, .. } => Some(member.id),
+            Self::Unlisted { member_id, .. } => Some(*member_id),
+            Self::Stranger { .. } => None,
+        }
+    }
+
     /// The key that it proved to have.
     pub fn key(&self) -> Fingerprint {
         match self {

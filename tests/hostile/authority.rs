@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::time::Duration;
 
+use landfall_agent::drive::raft_wire::RaftFrame;
 use landfall_kit::process::{Node, VmFolder, eventually, pair};
 use landfall_proto::alpn::Alpn;
 use landfall_proto::codec;
@@ -15,6 +16,7 @@ use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::message::data::{Hello, Welcome};
 use landfall_proto::model::Command;
 use landfall_proto::verb::{Party, Verb};
+use landfall_store::consensus::Rpc;
 
 use crate::double::Double;
 use crate::gossip::standing;
@@ -169,6 +171,33 @@ fn strangers(r: &landfall_kit::process::Cluster, node: &Node, removed: &Node, do
     });
     let stranger = Double::stranger(r.first());
     assert!(asks(&stranger, node, &ControlRequest::Probe).is_err());
+}
+
+/// A leader's call without entries, as bytes: that of `speaker` in vote term 90.
+fn heartbeat(speaker: MemberId) -> RaftFrame {
+    let row = [codec::FORMAT, 90, 1, speaker.number() as u8, 1, 0, 0];
+    let payload = [(row.len() as u32).to_le_bytes().as_slice(), &row].concat();
+    RaftFrame { rpc: Rpc::Append, payload }
+}
+
+#[test]
+fn a_member_speaks_in_consensus_for_itself_alone() {
+    let r = cluster("R", &["r1", "r2", "r3"]).start();
+    let r1 = r.first();
+    let term = r1.cli(["broker", "status"])["term"].clone();
+    r.node("r2").lose();
+    let double = Double::of(r.node("r2"), r1, "127.0.0.1:0".parse().unwrap());
+    let third = double.member("r3");
+    let says = |frame: RaftFrame| -> Result<RaftFrame, String> {
+        let target = target(&double, r1.address().parse().unwrap());
+        let answer = double.runtime.block_on(double.calls.call(&target, Alpn::Raft, &frame, SOON));
+        answer.map_err(|error| error.to_string())
+    };
+    // Would it count, r1 followed r3 from here on, which knows nothing of it.
+    says(heartbeat(third)).unwrap_err();
+    says(RaftFrame { rpc: Rpc::Vote, payload: vec![1, 2, 3] }).unwrap_err();
+    assert!(told(r1, "request_refused", "r2") > 0, "{:?}", r1.events());
+    assert_eq!(r1.cli(["broker", "status"])["term"], term, "the owner goes on");
 }
 
 /// The user of those who are nobody (Debian's `nobody`).

@@ -10,8 +10,12 @@ use landfall_proto::calls::{CallError, Calls};
 use landfall_proto::endpoint::Target;
 use landfall_proto::id::MemberId;
 use landfall_proto::model::MemberList;
-use landfall_store::consensus::{Rpc, Wire, WireError};
+use landfall_proto::trust::Caller;
+use landfall_store::consensus::{Rpc, ServeError, Wire, WireError, speaker};
 use serde::{Deserialize, Serialize};
+
+use crate::drive::node::Node;
+use crate::drive::{admission, rollback};
 
 /// One consensus message: openraft's own encoding inside this project's frame.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -56,5 +60,32 @@ impl Wire for RaftWire {
                 _ => WireError::NoAnswer(error.to_string()),
             })?;
         Ok(answer.payload)
+    }
+}
+
+/// Answers a call of `caller`, who may take part; nothing where it is not to be answered.
+///
+/// Consensus believes whoever calls, so a member that has gone bad is believed about itself alone: a call names its leader or
+/// its candidate, and that must be the one who calls.
+pub async fn serve(node: &Node, caller: &Caller, call: RaftFrame) -> Option<RaftFrame> {
+    if !rollback::may_serve(node).await {
+        return None;
+    }
+    let refuse = |why: &str| node.events.refuse("request_refused", &admission::who(caller), why);
+    let speaker = speaker(call.rpc, &call.payload);
+    if speaker.is_none() || speaker != caller.member_id() {
+        refuse("it speaks for another member in consensus, or cannot be read");
+        return None;
+    }
+    match node.consensus.serve(call.rpc, &call.payload).await {
+        Ok(payload) => Some(RaftFrame { rpc: call.rpc, payload }),
+        Err(ServeError::Malformed(why)) => {
+            refuse(&format!("its consensus call cannot be read: {why}"));
+            None
+        }
+        Err(error) => {
+            tracing::debug!(%error, "consensus call not served");
+            None
+        }
     }
 }

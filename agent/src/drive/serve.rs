@@ -24,7 +24,7 @@ use crate::drive::enrolment::Papers;
 use crate::drive::gossip::{GossipInbox, Unfit};
 use crate::drive::raft_wire::RaftFrame;
 use crate::drive::receive::Receiver;
-use crate::drive::{admission, broker, join, peers, rollback};
+use crate::drive::{admission, broker, join, peers, raft_wire};
 
 /// How long a peer may take to send the request of a stream that it has opened.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(5);
@@ -142,18 +142,7 @@ async fn one(link: &Link, services: &Services, send: SendStream, receive: RecvSt
             if admission::admit(node, &caller, Verb::Consensus, None).is_err() {
                 return Ok(());
             }
-            if !rollback::may_serve(node).await {
-                return Ok(());
-            }
-            stream
-                .answer(async |call: RaftFrame| match node.consensus.serve(call.rpc, &call.payload).await {
-                    Ok(payload) => Some(RaftFrame { rpc: call.rpc, payload }),
-                    Err(error) => {
-                        tracing::debug!(%error, "consensus call not served");
-                        None
-                    }
-                })
-                .await
+            stream.answer(async |call: RaftFrame| raft_wire::serve(node, &caller, call).await).await
         }
         Alpn::Control => {
             stream.answer(async |request: ControlRequest| Some(services.control.answer(&caller, request).await)).await
