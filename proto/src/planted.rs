@@ -91,6 +91,8 @@ bugs! {
     StandsUnasked,
     /// Two candidates that stand in step go on so.
     CoinNotTossed,
+    /// A node that comes and goes is given new replicas as any other.
+    FlapperTrusted,
     /// A node that others remember more of goes on voting.
     RollbackIgnored,
     /// A node takes part before the others have said what they remember of it.

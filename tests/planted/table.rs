@@ -68,6 +68,7 @@ pub fn table() -> Vec<Found> {
         seeded("1", line(HungDiskOwns, "R9", Simulation, "elections::an_owner_whose_disk_hangs_is_succeeded", "no owner whose disk works within")),
         seeded("1", line(StandsUnasked, "R9", Simulation, "cuts::a_node_that_was_cut_off_and_returns_leaves_the_owner_alone", "assertion `left == right` failed")),
         seeded("1", line(CoinNotTossed, "R9", Simulation, "elections::two_nodes_that_stand_in_step_are_parted", "no owner of two that stand in step within")),
+        seeded("1", line(FlapperTrusted, "R9", Simulation, "flapping::a_node_that_comes_and_goes_is_left_alone_until_it_is_steady", "no quarantine within")),
         seeded("0..2", line(RollbackIgnored, "R2", Simulation, "rollback::a_node_whose_disk_was_put_back_takes_no_part_any_more", "no word of the loss within")),
         seeded("1", line(GateOpenUnasked, "R2", Simulation, "rollback::a_node_takes_no_part_before_the_others_have_answered", "it takes part before anybody has answered")),
         line(AddressTakenAtOnce, "R1", Agent, "decide::cap_address::tests::a_new_owner_adds_the_address_only_after_the_old_one_has_lost_it", "held until"),

@@ -28,6 +28,7 @@ mod cuts;
 mod disk;
 mod elections;
 mod entropy;
+mod flapping;
 mod handovers;
 mod histories;
 mod record;

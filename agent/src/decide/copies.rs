@@ -105,7 +105,7 @@ pub fn next(
         return nothing(surplus.then(|| one_too_many(replica, site, seed)).flatten().map(Step::Leave));
     }
     let bytes = replica.vm.disks.iter().fold(0u64, |sum, disk| sum.saturating_add(disk.bytes));
-    let wish = Wish { storage: replica.storage.clone(), bytes, except: None };
+    let wish = Wish { storage: replica.storage.clone(), bytes, except: None, even_quarantined: true };
     let has = |candidate: &&Candidate| replica.in_sync.contains(&candidate.member);
     let rests = |candidate: &&Candidate| site.resting.contains(&candidate.member);
     let free: Vec<Candidate> = site.candidates.iter().filter(|one| !has(one) && !rests(one)).cloned().collect();

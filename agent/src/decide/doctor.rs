@@ -8,6 +8,7 @@ use landfall_proto::id::{Fqdn, NodeName, StorageName, UnixMillis};
 use landfall_proto::model::Family;
 
 use crate::decide::cap_address_findings::{self, CapAddressFact};
+use crate::decide::flapping::{self, Quarantined};
 use crate::decide::health_rules::skewed;
 use crate::decide::peer_list::LIST_LIFETIME;
 use crate::decide::placement::RESERVE_BYTES;
@@ -52,6 +53,8 @@ pub struct Facts {
     pub cap_address: Option<CapAddressFact>,
     /// Keys that are heard in two places, each with the node that hears it.
     pub twins: Vec<(String, Twin)>,
+    /// Nodes that come and go.
+    pub quarantined: Vec<(NodeName, Quarantined)>,
     /// Nodes whose logs have lost something.
     pub rolled_back: Vec<(NodeName, Loss)>,
     /// What gave no answer in time.
@@ -134,6 +137,7 @@ impl Facts {
             + self.left_static.len()
             + self.twins.len()
             + self.rolled_back.len()
+            + self.quarantined.len()
             + self.unfinished.len();
         u32::try_from(count).unwrap_or(u32::MAX)
     }
@@ -160,6 +164,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     found.0.extend(facts.cap_address.iter().flat_map(cap_address_findings::findings));
     found.0.extend(twins::findings(&facts.twins));
     found.0.extend(rollback::findings(&facts.rolled_back));
+    found.0.extend(flapping::findings(&facts.quarantined));
     of_lines(&facts.lines, &mut found);
     for (whose, until) in &facts.certificates {
         of_certificate(whose, *until, facts.now, &mut found);
@@ -351,6 +356,7 @@ mod tests {
             cap_address: None,
             twins: Vec::new(),
             rolled_back: Vec::new(),
+            quarantined: Vec::new(),
             unfinished: Vec::new(),
         }
     }

@@ -102,7 +102,7 @@ fn chosen<'a>(
         candidate.standing = Standing::Down;
     }
     let bytes = replica.vm.disks.iter().fold(0u64, |sum, disk| sum.saturating_add(disk.bytes));
-    let wish = Wish { storage: replica.storage.clone(), bytes, except: None };
+    let wish = Wish { storage: replica.storage.clone(), bytes, except: None, even_quarantined: true };
     let (chosen, passed_over) = placement::choose(&free, &wish, seed);
     chosen.ok_or_else(|| match passed_over.is_empty() {
         true => "there is none".to_owned(),

@@ -13,6 +13,7 @@ pub mod cycle;
 pub mod doctor;
 pub mod drain;
 pub mod failover;
+pub mod flapping;
 pub mod flight;
 pub mod health;
 pub mod health_rules;

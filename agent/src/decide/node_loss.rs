@@ -106,6 +106,8 @@ pub struct Nodes {
     pub down: BTreeMap<MemberId, Time>,
     /// What has not been able to stage on members that are up.
     pub unable: BTreeMap<MemberId, Unable>,
+    /// Those that come and go: they take over where no other one has the data.
+    pub quarantined: BTreeSet<MemberId>,
 }
 
 /// What cannot stage on one member, and since when. One replica's fault is that replica's alone; a storage location's is
@@ -154,11 +156,14 @@ pub enum Rehome {
 
 /// What to do now about `replica`, if anything. Which node is seeded is placement's business.
 pub fn rehome(replica: &Replica, nodes: &Nodes, patience: Patience, now: Time) -> Option<Rehome> {
+    let calmest = |fit: &mut dyn Iterator<Item = &MemberId>| {
+        fit.copied().min_by_key(|member| (nodes.quarantined.contains(member), *member))
+    };
     let able = |member: &MemberId| nodes.up.contains(member) && nodes.unable_since(*member, replica).is_none();
     if replica.seeding.is_some() {
         // A returning member takes the replica back: what it has was acknowledged, what is being filled was not.
-        if let Some(back) = replica.in_sync.iter().find(|member| able(member)) {
-            return Some(Rehome::Assign(*back));
+        if let Some(back) = calmest(&mut replica.in_sync.iter().filter(|member| able(member))) {
+            return Some(Rehome::Assign(back));
         }
     }
     let receiver = replica.receiver();
@@ -167,8 +172,8 @@ pub fn rehome(replica: &Replica, nodes: &Nodes, patience: Patience, now: Time) -
             nodes.unable_since(receiver, replica).filter(|since| now.since(*since) >= patience.down_after)
         })?;
     let set = if planted::is(Bug::RehomedToAnyNode) { &nodes.up } else { &replica.in_sync };
-    if let Some(copy) = set.iter().find(|member| **member != receiver && able(member)) {
-        return Some(Rehome::Assign(*copy));
+    if let Some(copy) = calmest(&mut set.iter().filter(|member| **member != receiver && able(member))) {
+        return Some(Rehome::Assign(copy));
     }
     let waited = now.since(gone_since) >= patience.without_copy || planted::is(Bug::RehomedWithoutPatience);
     let nothing_to_lose = !replica.acknowledged || replica.seeding == Some(receiver);
@@ -265,6 +270,7 @@ mod tests {
             up: up.iter().map(|n| id(*n)).collect(),
             down: down.iter().map(|(n, since)| (id(*n), at(*since))).collect(),
             unable: BTreeMap::new(),
+            ..Nodes::default()
         };
         let two = replica(1, &[1, 2], None, true);
         assert_eq!(rehome(&two, &nodes(&[2, 3], &[(1, 0)]), patience(), at(5_000)), Some(Rehome::Assign(id(2))));
@@ -326,11 +332,26 @@ mod tests {
             up: BTreeSet::from([id(2)]),
             down: BTreeMap::from([(id(1), at(0))]),
             unable: BTreeMap::from([(id(2), unable.clone())]),
+            ..Nodes::default()
         };
         assert_eq!(rehome(&two, &nodes, patience(), at(5_000)), None);
         unable.heard(&faults(&[], &[8]), at(0));
         nodes.unable.insert(id(2), unable);
         assert_eq!(rehome(&two, &nodes, patience(), at(5_000)), Some(Rehome::Assign(id(2))));
+    }
+
+    #[test]
+    fn a_member_that_comes_and_goes_takes_over_where_no_other_has_the_data() {
+        let three = replica(1, &[1, 2, 3], None, true);
+        let mut nodes = Nodes {
+            up: BTreeSet::from([id(2), id(3)]),
+            down: BTreeMap::from([(id(1), at(0))]),
+            quarantined: BTreeSet::from([id(2)]),
+            ..Nodes::default()
+        };
+        assert_eq!(rehome(&three, &nodes, patience(), at(5_000)), Some(Rehome::Assign(id(3))));
+        nodes.up.remove(&id(3));
+        assert_eq!(rehome(&three, &nodes, patience(), at(5_000)), Some(Rehome::Assign(id(2))));
     }
 
     proptest! {
@@ -349,6 +370,7 @@ mod tests {
                 unable: bits(unable)
                     .map(|n| (id(n), Unable { storage: [(replica.storage.clone(), at(0))].into(), ..Unable::default() }))
                     .collect(),
+                ..Nodes::default()
             };
             if let Some(Rehome::Assign(to)) = rehome(&replica, &nodes, patience(), at(now)) {
                 prop_assert!(replica.in_sync.contains(&to) && nodes.up.contains(&to));

@@ -50,6 +50,8 @@ pub struct Candidate {
     pub drained: bool,
     /// Why it gets nothing new, where something else is in the way.
     pub kept_out: Option<String>,
+    /// Why it is left alone for a while, where it comes and goes.
+    pub quarantine: Option<String>,
     /// Why its VM service does not run, where it does not.
     pub vm_service_fault: Option<String>,
     /// Its storage locations.
@@ -65,6 +67,8 @@ pub struct Wish {
     pub bytes: u64,
     /// A node that did not answer the primary, and is not tried again.
     pub except: Option<MemberId>,
+    /// Whether a quarantined node is taken where no other one will do: what is acknowledged is worth more than calm.
+    pub even_quarantined: bool,
 }
 
 /// Room that stays free at a storage location whatever is placed there, for logs and metadata.
@@ -81,8 +85,12 @@ pub fn told(passed_over: &[PassedOver]) -> String {
 /// `seed` decides among the nodes that will do: the same seed and candidates give the same node.
 pub fn choose(candidates: &[Candidate], wish: &Wish, seed: [u8; 32]) -> (Option<MemberId>, Vec<PassedOver>) {
     let objections: Vec<Option<String>> = candidates.iter().map(|candidate| objection(candidate, wish)).collect();
-    let fit: Vec<MemberId> =
-        candidates.iter().zip(&objections).filter(|(_, why)| why.is_none()).map(|(c, _)| c.member).collect();
+    let will_do = |quarantined: bool| -> Vec<MemberId> {
+        let all = candidates.iter().zip(&objections).filter(|(_, why)| why.is_none());
+        all.filter(|(one, _)| one.quarantine.is_some() == quarantined).map(|(one, _)| one.member).collect()
+    };
+    let fit =
+        Some(will_do(false)).filter(|fit| !fit.is_empty() || !wish.even_quarantined).unwrap_or_else(|| will_do(true));
     let chosen = match fit.len() {
         0 => None,
         count => Some(fit[ChaCha20Rng::from_seed(seed).random_range(0..count)]),
@@ -93,7 +101,9 @@ pub fn choose(candidates: &[Candidate], wish: &Wish, seed: [u8; 32]) -> (Option<
         .filter(|(candidate, _)| Some(candidate.member) != chosen)
         .map(|(candidate, why)| PassedOver {
             node: candidate.node.clone(),
-            reason: why.unwrap_or_else(|| "would do, not drawn".to_owned()),
+            reason: why
+                .or_else(|| candidate.quarantine.as_ref().map(|why| format!("is quarantined: it {why}")))
+                .unwrap_or_else(|| "would do, not drawn".to_owned()),
         })
         .collect();
     (chosen, report)
@@ -181,13 +191,14 @@ mod tests {
             standing: Standing::Up,
             drained: false,
             kept_out: None,
+            quarantine: None,
             vm_service_fault: None,
             rooms: vec![Room { name: "default".parse().unwrap(), free_bytes: 1 << 40, promised_bytes: 0, fault: None }],
         }
     }
 
     fn wish() -> Wish {
-        Wish { storage: "default".parse().unwrap(), bytes: 1 << 30, except: None }
+        Wish { storage: "default".parse().unwrap(), bytes: 1 << 30, except: None, even_quarantined: false }
     }
 
     fn seed(request: u64) -> [u8; 32] {
@@ -223,6 +234,25 @@ mod tests {
                 assert!(report[0].reason.contains(word), "{word}: {}", report[0].reason);
             }
         }
+    }
+
+    #[test]
+    fn a_quarantined_node_is_taken_for_what_is_there_already_where_no_other_will_do_and_for_nothing_new() {
+        let held = Candidate { quarantine: Some("was lost 3 times".to_owned()), ..candidate(2) };
+        let even = Wish { even_quarantined: true, ..wish() };
+        for request in 0..50 {
+            let both = [held.clone(), candidate(1)];
+            for wish in [wish(), even.clone()] {
+                let (chosen, report) = choose(&both, &wish, seed(request));
+                assert_eq!(chosen, Some(both[1].member));
+                assert!(report[0].reason.contains("is quarantined: it was lost 3 times"), "{report:?}");
+            }
+        }
+        let alone = std::slice::from_ref(&held);
+        assert_eq!(choose(alone, &wish(), seed(1)).0, None);
+        assert_eq!(choose(alone, &even, seed(1)).0, Some(held.member));
+        let full = [Candidate { rooms: vec![], ..candidate(1) }, held.clone()];
+        assert_eq!(choose(&full, &even, seed(1)).0, Some(held.member));
     }
 
     #[test]

@@ -18,6 +18,8 @@ pub struct Heir {
     pub witness: bool,
     /// Whether it is drained.
     pub drained: bool,
+    /// Whether it comes and goes.
+    pub quarantined: bool,
     /// Whether it answers.
     pub up: bool,
     /// Whether it votes.
@@ -43,6 +45,10 @@ pub fn check(heir: &Heir) -> Result<(), Refusal> {
     if !heir.up {
         let remedy = "see `landfall node list`; name a node that is up".to_owned();
         return refused(Class::Refused, "node_down", format!("{node} does not answer"), remedy);
+    }
+    if heir.quarantined {
+        let remedy = format!("name another node, or vouch for it: `landfall node restore {node}`");
+        return refused(Class::Refused, "quarantined", format!("{node} comes and goes, and is quarantined"), remedy);
     }
     match heir.lag {
         Some(lag) if lag <= LAG_MAX => Ok(()),
@@ -70,6 +76,7 @@ mod tests {
             node: format!("r{number}").parse().unwrap(),
             witness: false,
             drained: false,
+            quarantined: false,
             up: true,
             votes: true,
             lag: Some(0),
@@ -82,6 +89,7 @@ mod tests {
             ("witness", Heir { witness: true, ..heir(2) }),
             ("drained", Heir { drained: true, ..heir(2) }),
             ("node_down", Heir { up: false, ..heir(2) }),
+            ("quarantined", Heir { quarantined: true, ..heir(2) }),
             ("node_behind", Heir { lag: Some(LAG_MAX + 1), ..heir(2) }),
             ("node_behind", Heir { lag: None, ..heir(2) }),
         ];

@@ -215,7 +215,7 @@ pub async fn place(node: &Node, primary: &Fqdn, place: Place) -> Result<BrokerAn
         except = except.or_else(|| existing.filter(|r| Some(r.epoch) == instead_of).map(Replica::receiver));
         let bytes = place.vm.disks.iter().fold(0u64, |sum, disk| sum.saturating_add(disk.bytes));
         let candidates = sight::candidates(node, place.vm.id);
-        let wish = Wish { storage: storage.clone(), bytes, except };
+        let wish = Wish { storage: storage.clone(), bytes, except, even_quarantined: false };
         let (chosen, passed_over) = placement::choose(&candidates, &wish, seed(&state, &place, attempt));
         let holder = match (chosen, existing) {
             (Some(holder), _) => holder,

@@ -78,7 +78,7 @@ fn group_of(node: &Node, steady: &mut BTreeMap<MemberId, Time>) -> Group {
         steady.entry(member).or_insert(now);
     }
     let patience = state.resolved_settings().node_down_after * VOTER_PATIENCE;
-    let down = node.down.borrow();
+    let (down, quarantined) = (node.down.borrow(), node.quarantines.held());
     let long = |since: &Time, time: Duration| now.since(*since) >= time;
     // A cluster that is being formed does not wait for those that have just joined.
     let new = |member: &MemberId| !status.voters.contains(member) && status.voters.len() < FOUNDING;
@@ -90,7 +90,7 @@ fn group_of(node: &Node, steady: &mut BTreeMap<MemberId, Time>) -> Group {
         gone: down.iter().filter(|(_, since)| long(since, patience)).map(|(member, _)| *member).collect(),
         steady: steady
             .iter()
-            .filter(|(member, since)| new(member) || long(since, STEADY_FOR))
+            .filter(|(member, since)| new(member) || (long(since, STEADY_FOR) && !quarantined.contains_key(member)))
             .map(|(member, _)| *member)
             .collect(),
     }

@@ -67,6 +67,7 @@ pub async fn watch_over(node: Node, down: watch::Sender<DownSince>) {
             up: live.iter().filter(|(_, live)| **live).map(|(member, _)| *member).collect(),
             down: down.borrow().clone(),
             unable: storage.unable.clone(),
+            quarantined: node.quarantines.held().into_keys().collect(),
         };
         // One that is failed over stays: its node, however silent, may run it. One whose disks are still to be taken in stays
         // where these are.
@@ -206,7 +207,7 @@ fn new_home(node: &Node, state: &State, replica: &Replica, instead_of: MemberId)
         }
     }
     let bytes = replica.vm.disks.iter().fold(0u64, |sum, disk| sum.saturating_add(disk.bytes));
-    let wish = Wish { storage: replica.storage.clone(), bytes, except: Some(instead_of) };
+    let wish = Wish { storage: replica.storage.clone(), bytes, except: Some(instead_of), even_quarantined: true };
     let (chosen, passed_over) = placement::choose(&candidates, &wish, sight::draw(state, replica.vm.id, DRAW));
     if chosen.is_none() {
         tracing::warn!(vm = %replica.vm.id, ?passed_over, "no node can be filled");

@@ -31,9 +31,7 @@ use crate::drive::enrolment::{Enrolment, Papers};
 use crate::drive::events::{Events, Happening};
 use crate::drive::exclusion::Exclusion;
 use crate::drive::failover::{Failover, rights};
-use crate::drive::gossip::{
-    Facts, GOSSIP_INTERVAL, Gossip, GossipInbox, GossipLinks, Greeting, StorageFacts, VmServiceFacts,
-};
+use crate::drive::gossip::{GOSSIP_INTERVAL, Gossip, GossipInbox, GossipLinks, Greeting, own_words};
 use crate::drive::loss::DownSince;
 use crate::drive::node::Node;
 use crate::drive::owner::Owner;
@@ -45,10 +43,7 @@ use crate::drive::rollback::{self, Gate};
 use crate::drive::senders::Senders;
 use crate::drive::serve::{self, Services};
 use crate::drive::vm_side::VmSide;
-use crate::drive::{copies, draining, group, handover, leftovers, loss, owner, peers, renewal, twins};
-
-/// Keys in two hands that a node tells the others of: one is an alarm.
-const TWINS_TOLD: usize = 8;
+use crate::drive::{copies, draining, flapping, group, handover, leftovers, loss, owner, peers, renewal, twins};
 
 /// The pause before gossip that ended by itself is begun again.
 const GOSSIP_RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -153,6 +148,7 @@ impl Membership {
             events,
             exclusion: Exclusion::default(),
             gate,
+            quarantines: Default::default(),
             since: Instant::now(),
         };
         renewal::know_the_time(&node, &enrolment);
@@ -205,6 +201,7 @@ impl Membership {
     /// Runs what watches over those who call.
     fn look_out(&self, node: &Node, twins: watch::Sender<Vec<Twin>>) {
         self.run(twins::watch_over(node.clone(), twins));
+        self.run(flapping::watch_over(node.clone()));
         self.run(turned_away(node.clone(), Alpn::Control));
         self.run(turned_away(node.clone(), Alpn::Data));
     }
@@ -400,7 +397,7 @@ async fn take_part(
         }
         new.into_iter().for_each(|address| gossip.greet(address));
         gossip.keep_in_touch(&mut greeting, state.members.values().filter(|member| member.id != node.me));
-        gossip.publish(&facts(node, &state)).await;
+        gossip.publish(&own_words(node, &state)).await;
         let members: BTreeSet<MemberId> = state.members.keys().copied().collect();
         gossip.refresh(&members).await;
         let seen = gossip.watch().borrow().clone();
@@ -426,23 +423,5 @@ async fn turned_away(node: Node, alpn: Alpn) {
         let TurnedAway { remote, who, why } = endpoint.turned_away().await;
         let who = who.unwrap_or_else(|| remote.ip().to_string());
         node.events.refuse("connection_refused", &who, &format!("{why} (from {remote})"));
-    }
-}
-
-fn facts(node: &Node, state: &State) -> Facts {
-    let (word, reason) = node.vms.standing().words();
-    let storage = node.vms.storage();
-    let replicas = state.replicas.values().filter(|replica| replica.receiver() == node.me).count();
-    Facts {
-        vm_service: VmServiceFacts { state: word.to_owned(), reason },
-        storage: storage.into_iter().map(|room| StorageFacts::new(room.name, room.free_bytes, room.fault)).collect(),
-        settings_revision: node.vms.watch().borrow().applied,
-        applied: state.applied,
-        replicas: u32::try_from(replicas).unwrap_or(u32::MAX),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        cap_address: node.cap_address.as_ref().map(|keeper| keeper.facts()).unwrap_or_default(),
-        lost: node.down.borrow().keys().copied().collect(),
-        twins: node.twins.borrow().iter().take(TWINS_TOLD).cloned().collect(),
-        rolled_back: node.gate.loss(),
     }
 }

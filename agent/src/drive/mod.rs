@@ -18,6 +18,7 @@ pub mod enrolment;
 pub mod events;
 pub mod exclusion;
 pub mod failover;
+pub mod flapping;
 pub mod gossip;
 pub mod group;
 pub mod handover;

@@ -18,6 +18,7 @@ use crate::decide::twins::Twin;
 use crate::drive::cap_address::CapAddressKeeper;
 use crate::drive::events::Events;
 use crate::drive::exclusion::Exclusion;
+use crate::drive::flapping::Quarantines;
 use crate::drive::gossip::View;
 use crate::drive::loss::DownSince;
 use crate::drive::owner::Owner;
@@ -64,6 +65,8 @@ pub struct Node {
     pub exclusion: Exclusion,
     /// Whether it takes part in consensus.
     pub gate: Gate,
+    /// The members that come and go, in its own sight.
+    pub quarantines: Quarantines,
     /// Since when it runs, which is where its rhythms begin.
     pub since: Instant,
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use landfall_proto::id::{MemberId, VmId};
 use landfall_store::State;
 
+use crate::decide::flapping::Quarantined;
 use crate::decide::placement::{Candidate, Room, Standing, promised_bytes};
 use crate::drive::gossip::Seen;
 use crate::drive::node::Node;
@@ -23,7 +24,7 @@ pub fn draw(state: &State, vm: VmId, purpose: &str) -> [u8; 32] {
 pub fn candidates(node: &Node, vm: VmId) -> Vec<Candidate> {
     let state = node.state();
     let view = node.view.borrow().clone();
-    let nothing = Seen::default();
+    let (nothing, quarantined) = (Seen::default(), node.quarantines.held());
     state
         .members
         .values()
@@ -45,6 +46,7 @@ pub fn candidates(node: &Node, vm: VmId) -> Vec<Candidate> {
                 standing: if seen.live { Standing::Up } else { Standing::Suspect },
                 drained: state.drained.contains(&member.id),
                 kept_out: facts.rolled_back.map(|_| "was rolled back and takes no part".to_owned()),
+                quarantine: quarantined.get(&member.id).map(Quarantined::reason),
                 vm_service_fault: fault,
                 rooms: facts
                     .storage

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use landfall_proto::id::{Fqdn, MemberId, NodeName, Position, Revision, StorageName, VmId};
 use serde::{Deserialize, Serialize};
 
+use crate::surface::Utc;
 use crate::surface::hex::KeyHex;
 
 /// What a member is to the cluster's consensus.
@@ -69,6 +70,17 @@ pub struct NodeStatus {
     pub replicas: u32,
     /// Room for replicas over all its storage locations; null where it is not known.
     pub free_bytes: Option<u64>,
+    /// Why it gets nothing new for a while; null where it does.
+    pub quarantine: Option<NodeQuarantine>,
+}
+
+/// Why a node that comes and goes is left alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeQuarantine {
+    /// The reason.
+    pub reason: String,
+    /// When it ends if the node stays; null while the node is not seen.
+    pub until: Option<Utc>,
 }
 
 /// `node show`.

@@ -84,6 +84,7 @@ pub fn node_status() -> NodeStatus {
         settings_revision: Some(Revision::from_number(12)),
         replicas: 2,
         free_bytes: Some(5 << 30),
+        quarantine: None,
     }
 }
 

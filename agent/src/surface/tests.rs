@@ -56,7 +56,7 @@ fn node_row() -> Value {
     json!({
         "node": "r1", "id": 1, "role": "voter", "state": "up", "vm_service": "degraded",
         "vm_service_reason": "storage 'default' is full", "settings_revision": 12, "replicas": 2,
-        "free_bytes": 5_368_709_120_u64,
+        "free_bytes": 5_368_709_120_u64, "quarantine": null,
     })
 }
 

@@ -69,6 +69,7 @@ enum Row {
     Drained(MemberId),
     UnknownRight(VmId, UnknownRight),
     Mark(MemberId, LogMark),
+    Restored(MemberId, Position),
 }
 
 impl State {
@@ -110,9 +111,17 @@ impl State {
             std::iter::once(head).chain(answers)
         });
         let drained = self.drained.iter().map(|member| Row::Drained(*member));
+        let restored = self.restored.iter().map(|(member, at)| Row::Restored(*member, *at));
         let marks = self.marks.iter().map(|(member, mark)| Row::Mark(*member, *mark));
-        let cluster =
-            members.chain(drained).chain(marks).chain(tickets).chain(values).chain(changes).chain(entries).chain(peers);
+        let cluster = members
+            .chain(drained)
+            .chain(marks)
+            .chain(restored)
+            .chain(tickets)
+            .chain(values)
+            .chain(changes)
+            .chain(entries)
+            .chain(peers);
         let promotions = self.promotions.iter().map(|(vm, row)| Row::Promotion(*vm, Box::new(row.clone())));
         let tests = self.tests.iter().map(|(vm, row)| Row::Test(*vm, Box::new(row.clone())));
         let departures = self.departures.iter().map(|(vm, row)| Row::Departure(*vm, Box::new(row.clone())));
@@ -178,6 +187,7 @@ impl State {
             Row::Dropped(vm, ids) => self.dropped.put(vm, ids),
             Row::Rival(vm, row) => self.rivals.put(vm, *row),
             Row::Drained(member) => drop(self.drained.insert(member)),
+            Row::Restored(member, at) => self.restored.put(member, at),
             Row::Mark(member, mark) => self.marks.put(member, mark),
             Row::UnknownRight(vm, mark) => self.unknown_rights.put(vm, mark),
             Row::Session { id, forgotten, used } => {

@@ -51,14 +51,17 @@ impl State {
         Ok(member)
     }
 
-    /// Drains a node, or ends that; what is so already stays so.
-    pub(super) fn drain(&mut self, id: MemberId, on: bool) -> Answer {
-        self.require_host(id)?;
+    /// Drains a node, or ends that, and vouches for it; what is so already stays so. A witness, which is never drained, can
+    /// be vouched for as well.
+    pub(super) fn drain(&mut self, entry: Entry, id: MemberId, on: bool) -> Answer {
         if on {
-            self.drained.insert(id)
+            self.require_host(id)?;
+            self.drained.insert(id);
         } else {
-            self.drained.remove(&id)
-        };
+            self.require_member(id)?;
+            self.drained.remove(&id);
+            self.restored.put(id, entry.position);
+        }
         Ok(Outcome::Done)
     }
 
@@ -212,6 +215,7 @@ impl State {
         self.members.take(&id);
         self.drained.remove(&id);
         self.marks.take(&id);
+        self.restored.take(&id);
         self.members_changed = entry.position;
         let spare = self.members.values().find(|member| !member.witness).map(|member| member.id);
         let named = |replica: &Replica| {

@@ -107,6 +107,8 @@ pub struct State {
     pub dropped: Table<VmId, Vec<PromotionId>>,
     /// Members that are drained: they get nothing new, and what they hold is moved away.
     pub drained: BTreeSet<MemberId>,
+    /// Members for which an operator has vouched, and when last: what they did before counts no more.
+    pub restored: Table<MemberId, Position>,
     /// How far each member's log had come, as an owner has noted it.
     pub marks: Table<MemberId, LogMark>,
     /// VMs of which this cluster does not know whether it has the right to run them, since it was recovered.
@@ -217,7 +219,7 @@ impl State {
             Command::Failover { vm, step } => self.failover(entry, *vm, step),
             Command::Network(change) => self.change_network(change),
             Command::Yield(member) => self.yield_cap(*member),
-            Command::Drain { member, on } => self.drain(*member, *on),
+            Command::Drain { member, on } => self.drain(entry, *member, *on),
             Command::Mark(marks) => Ok(self.mark(marks)),
         }
     }

@@ -45,6 +45,7 @@ impl State {
         self.drained.clear();
         // Who joins anew has another id, and the survivor's log goes on at an index that no entry had.
         self.marks = Default::default();
+        self.restored = Default::default();
         let others: Vec<MemberId> = self.members.keys().copied().filter(|id| *id != me).collect();
         others.iter().for_each(|id| drop(self.members.take(id)));
         // Before the replicas forget who held them.

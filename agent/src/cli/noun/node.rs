@@ -27,7 +27,8 @@ pub(in crate::cli) enum Verb {
         #[command(flatten)]
         waiting: Waiting,
     },
-    /// Ends a drain: the node may get new replicas. Those that were moved away stay where they are.
+    /// Ends a drain, and the quarantine of a node that came and went: the node may get new replicas. Those that were moved
+    /// away stay where they are.
     Restore {
         /// Its name. Example: landfall node restore r2
         node: NodeName,
@@ -111,11 +112,18 @@ impl Shown for Vec<NodeStatus> {
                 or_dash(node.settings_revision),
                 node.replicas.to_string(),
                 or_dash(node.free_bytes.map(bytes)),
-                or_dash(node.vm_service_reason.as_ref()),
+                or_dash(reasons(node)),
             ]);
         }
         table.text()
     }
+}
+
+/// Why the node is not as it should be.
+fn reasons(node: &NodeStatus) -> Option<String> {
+    let held = node.quarantine.as_ref().map(|held| format!("quarantined: it {}", held.reason));
+    let all: Vec<String> = node.vm_service_reason.iter().cloned().chain(held).collect();
+    (!all.is_empty()).then(|| all.join("; "))
 }
 
 impl Shown for NodeDetail {
@@ -135,6 +143,8 @@ impl Shown for NodeDetail {
             .fact("settings revision", or_dash(status.settings_revision))
             .fact("vm service", word(&status.vm_service))
             .each("reason", &status.vm_service_reason)
+            .each("quarantined", status.quarantine.iter().map(|held| format!("it {}", held.reason)))
+            .each("until", status.quarantine.iter().filter_map(|held| held.until.as_ref()))
             .fact("replicas", status.replicas)
             .fact("free", or_dash(status.free_bytes.map(bytes)));
         let mut table = Table::new(["STORAGE", "FREE", "PATH", "FAULT"]);

@@ -3,6 +3,7 @@
 use landfall_proto::id::{MemberId, Position, Revision, StorageName};
 use serde::{Deserialize, Serialize};
 
+use crate::decide::flapping::Quarantined;
 use crate::decide::rollback::Loss;
 use crate::decide::twins::Twin;
 
@@ -39,6 +40,9 @@ pub struct Facts {
     /// What its log has lost.
     #[serde(default)]
     pub rolled_back: Option<Loss>,
+    /// The members that it holds in quarantine, while it owns the CAP.
+    #[serde(default)]
+    pub quarantined: Vec<Quarantined>,
 }
 
 /// What a node says of the CAP's own address.

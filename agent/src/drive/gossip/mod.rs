@@ -6,6 +6,7 @@
 
 mod facts;
 mod greeting;
+mod own;
 pub mod sieve;
 mod transport;
 pub mod wire;
@@ -25,6 +26,7 @@ use tokio::sync::watch;
 
 pub use facts::{CapAddressFacts, Facts, StorageFacts, VmServiceFacts};
 pub use greeting::Greeting;
+pub use own::own_words;
 pub use sieve::Unfit;
 pub use transport::{GossipInbox, GossipLinks};
 

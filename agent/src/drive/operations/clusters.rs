@@ -12,6 +12,7 @@ use super::cap_address;
 use crate::decide::rollback as decided;
 use crate::drive::control::Control;
 use crate::drive::events::Happening;
+use crate::drive::flapping;
 use crate::drive::gossip::Facts;
 use crate::drive::join;
 use crate::drive::node::Node;
@@ -19,7 +20,9 @@ use crate::drive::propose::no_quorum;
 use crate::drive::rollback;
 use crate::surface::broker::BrokerStatus;
 use crate::surface::cluster::{ClusterStatus, MemberStatus};
-use crate::surface::node::{MemberRole, NodeDetail, NodeRemoved, NodeState, NodeStatus, StorageRoom, VmServiceState};
+use crate::surface::node::{
+    MemberRole, NodeDetail, NodeQuarantine, NodeRemoved, NodeState, NodeStatus, StorageRoom, VmServiceState,
+};
 use crate::surface::token::{TokenCreate, TokenCreated, TokenId, TokenKind, TokenRevoked, TokenStatus, ttl};
 
 /// The cluster as this agent sees it.
@@ -196,6 +199,10 @@ fn node_status(node: &Node, member: &Member) -> NodeStatus {
         free_bytes: facts
             .filter(|_| !member.witness)
             .map(|facts| facts.storage.iter().map(|room| room.free_bytes).sum()),
+        quarantine: flapping::known(node)
+            .into_iter()
+            .find(|(_, held)| held.member == member.id)
+            .map(|(_, held)| NodeQuarantine { reason: held.reason(), until: held.until.map(Into::into) }),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::decide::placement::Candidate;
 use crate::drive::control::Control;
 use crate::drive::node::Node;
 use crate::drive::reach::{self, Way};
-use crate::drive::{rollback, sight};
+use crate::drive::{flapping, rollback, sight};
 use crate::surface::doctor::{DoctorReport, Level};
 use crate::surface::vm::Health;
 use crate::surface::wait::WaitSeconds;
@@ -119,6 +119,7 @@ fn committed(node: &Node, state: &State) -> Result<Facts, Refusal> {
             .flat_map(|(node, facts)| facts.twins.into_iter().map(move |twin| (node.clone(), twin)))
             .collect(),
         rolled_back: rollback::known(node),
+        quarantined: flapping::known(node),
         certificates: own.map(|until| (node.name.to_string(), until)).into_iter().collect(),
         peers: state.peers.iter().map(|(cap, peer)| (cap.clone(), peer.confirmed_at)).collect(),
         left_static: state

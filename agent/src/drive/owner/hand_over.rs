@@ -239,7 +239,7 @@ fn nobody() -> Refusal {
 /// Every other member as a next owner.
 pub fn heirs(node: &Node) -> Vec<Heir> {
     let (state, status, live) = (node.state(), node.consensus.status(), sight::live(node));
-    let down = node.down.borrow();
+    let (down, quarantined) = (node.down.borrow(), node.quarantines.held());
     state
         .members
         .values()
@@ -249,6 +249,7 @@ pub fn heirs(node: &Node) -> Vec<Heir> {
             node: member.node.clone(),
             witness: member.witness,
             drained: state.drained.contains(&member.id),
+            quarantined: quarantined.contains_key(&member.id),
             up: live.get(&member.id) == Some(&true) && !down.contains_key(&member.id),
             votes: status.voters.contains(&member.id),
             lag: status.followers.get(&member.id).filter(|seen| seen.matched.is_some()).map(|seen| seen.lag),
