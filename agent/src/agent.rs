@@ -13,8 +13,9 @@ use landfall_proto::close::Close;
 use landfall_proto::endpoint::{Endpoint, Role};
 use landfall_proto::id::{ClusterName, Fqdn, InterfaceName};
 use landfall_proto::invitation::{self, Purpose};
+use landfall_proto::message::control::CaKey;
 use landfall_proto::message::join::{Ask, JoinAnswer};
-use landfall_proto::model::{CapAddress, Found, HostAddress, Member, MemberList};
+use landfall_proto::model::{CaLine, CapAddress, Found, HostAddress, Member, MemberList};
 use landfall_proto::tls::Identity;
 use landfall_proto::trust::{Trust, TrustView};
 use landfall_proto::{Class, Refusal};
@@ -72,7 +73,8 @@ impl Agent {
         let key = Arc::new(papers.key(seams.outside.random.as_ref())?);
         let enrolment = papers.enrolment(&config.node)?;
         let identity = match &enrolment {
-            Some(enrolment) => Identity::member(Arc::clone(&key), &enrolment.certificate, &enrolment.found.ca)?,
+            Some(enrolment) => Identity::member(Arc::clone(&key), &enrolment.certificate, &enrolment.line.first)?
+                .following(&enrolment.line),
             None => Identity::stranger(Arc::clone(&key)),
         };
         let trust = Trust::default();
@@ -199,8 +201,9 @@ impl Agent {
         };
         let cap_addresses = found.cap_address.iter().flat_map(CapAddress::sockets).collect();
         let members = MemberList { cap, position: id.0, members: vec![founder], cap_addresses };
-        let enrolment = Enrolment { node: config.node.clone(), fqdn, member: id, certificate, found, members };
-        inner.papers.enrol(&enrolment, Some(authority.pkcs8()))?;
+        let line = CaLine::of(found.ca.clone());
+        let enrolment = Enrolment { node: config.node.clone(), fqdn, member: id, certificate, found, members, line };
+        inner.papers.enrol(&enrolment, &[CaKey(authority.pkcs8().to_vec())])?;
         self.take_up(enrolment, true).await
     }
 
@@ -230,9 +233,9 @@ impl Agent {
             return membership.come_back(&inner.papers, *welcome);
         }
         let fqdn = join::fqdn_of(&welcome.found.cap, config.fqdn.as_ref(), &config.node);
-        let ca_key = welcome.ca_key.clone();
+        let ca_keys = welcome.ca_keys.clone();
         let enrolment = Enrolment::of(config.node.clone(), fqdn, *welcome);
-        inner.papers.enrol(&enrolment, ca_key.as_deref())?;
+        inner.papers.enrol(&enrolment, &ca_keys)?;
         self.take_up(enrolment, true).await
     }
 
@@ -277,7 +280,8 @@ impl Agent {
 
     async fn take_up_on(&self, kv: Arc<dyn Kv>, enrolment: Enrolment, new: bool) -> Result<(), Refusal> {
         let inner = &self.inner;
-        let identity = Identity::member(inner.key.load_full(), &enrolment.certificate, &enrolment.found.ca)?;
+        let line = &enrolment.line;
+        let identity = Identity::member(inner.key.load_full(), &enrolment.certificate, &line.first)?.following(line);
         for alpn in [Alpn::Control, Alpn::Data] {
             inner.calls.endpoint(alpn).set_identity(identity.clone())?;
         }
@@ -336,7 +340,11 @@ impl Agent {
             inner.papers.remember(&list)?;
         }
         // A certificate that was renewed since is in the papers.
-        let enrolment = inner.papers.enrolment(&inner.config.node)?.unwrap_or(enrolment);
+        let mut enrolment = inner.papers.enrolment(&inner.config.node)?.unwrap_or(enrolment);
+        if let Ok(state) = &begun {
+            enrolment.line = state.ca.line.clone();
+            inner.papers.enrol(&enrolment, &[])?;
+        }
         self.take_up_on(kv, enrolment, false).await?;
         begun.map_err(|error| Refusal::new(Class::Failed, "consensus", error.to_string()).field("data_dir"))
     }

@@ -11,7 +11,7 @@ use crate::id::{Fingerprint, Fqdn, MemberId};
 use crate::refusal::{Class, Refusal, quoted};
 use crate::seam::{Clock, Random};
 
-/// How long a CA is valid. It is not renewed yet, so it outlives the hardware.
+/// How long a CA is valid: it outlives the hardware, and `cluster rotate-ca` replaces it earlier.
 pub const CA_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 /// The most characters of a common name (RFC 5280). The whole CAP is in the alternative name.
@@ -77,6 +77,10 @@ impl Authority {
         self.key.pkcs8()
     }
 
+    pub(crate) fn pair(&self) -> &KeyPair {
+        self.key.pair()
+    }
+
     /// What an invitation names this CA by.
     pub fn fingerprint(&self) -> Fingerprint {
         ca_fingerprint(&self.certificate)
@@ -121,7 +125,7 @@ impl fmt::Debug for Authority {
     }
 }
 
-fn dns_name(name: &Fqdn) -> Result<SanType, Refusal> {
+pub(crate) fn dns_name(name: &Fqdn) -> Result<SanType, Refusal> {
     let text = name.as_str().try_into().map_err(|_| {
         Refusal::new(Class::Usage, "invalid_value", format!("name: {} cannot be certified", quoted(name.as_str())))
     })?;
@@ -133,7 +137,7 @@ fn common_name(name: &Fqdn) -> String {
 }
 
 /// The CA's own name: it follows from the CAP, so that an issuer can be rebuilt without parsing the certificate.
-fn subject(cap: &Fqdn) -> DistinguishedName {
+pub(crate) fn subject(cap: &Fqdn) -> DistinguishedName {
     let mut subject = DistinguishedName::new();
     subject.push(DnType::OrganizationName, "Landfall");
     subject.push(DnType::OrganizationalUnitName, "Cluster CA");

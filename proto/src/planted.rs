@@ -103,6 +103,10 @@ bugs! {
     LateAddressKept,
     /// A certificate is renewed only once it has ended.
     CertificateRenewedLate,
+    /// Whether the CA before has signed that another one follows it is not looked at.
+    SuccessorUnsigned,
+    /// A CA that was retired still counts.
+    RetiredCaCounts,
     /// One clock that is years ahead ends everybody's certificates.
     WildClockBelieved,
     /// The files of a member of the in-sync set count as left over.

@@ -21,6 +21,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherEr
 use crate::alpn::Alpn;
 use crate::certificate::{Leaf, NodeKey};
 use crate::id::{Fingerprint, Fqdn, UnixMillis};
+use crate::model::{CaLine, Succession};
 use crate::refusal::{Class, Refusal};
 use crate::seam::{Clock, Outside};
 use crate::trust::{Distrust, Proven, Side, Trust, TrustedClock, prove_invited};
@@ -39,7 +40,20 @@ pub struct Identity {
 struct Membership {
     leaf: Leaf,
     certificate: Vec<u8>,
+    /// The CA, and after [`Identity::following`] the oldest that is kept.
     ca: Vec<u8>,
+    /// Those that followed it.
+    after: Vec<Succession>,
+}
+
+impl Membership {
+    /// What is shown: the certificate, then how the cluster's CAs followed each other. One who has an invitation knows only
+    /// a fingerprint, and is shown the oldest CA as well.
+    fn chain(&self, with_first: bool) -> Vec<&[u8]> {
+        let first = with_first.then_some(self.ca.as_slice());
+        let after = self.after.iter().flat_map(|step| [step.ca.as_slice(), step.warrant.as_slice()]);
+        std::iter::once(self.certificate.as_slice()).chain(first).chain(after).collect()
+    }
 }
 
 impl Identity {
@@ -56,7 +70,16 @@ impl Identity {
         if leaf.key != key.fingerprint() {
             return Err(broken("it belongs to another key than this node's".to_owned()));
         }
-        Ok(Self { key, membership: Some(Membership { leaf, certificate: certificate.to_vec(), ca: ca.to_vec() }) })
+        let (certificate, ca) = (certificate.to_vec(), ca.to_vec());
+        Ok(Self { key, membership: Some(Membership { leaf, certificate, ca, after: Vec::new() }) })
+    }
+
+    /// The same, of a cluster whose CAs are `line`: it shows how they followed each other.
+    pub fn following(mut self, line: &CaLine) -> Self {
+        if let Some(membership) = &mut self.membership {
+            (membership.ca, membership.after) = (line.first.clone(), line.after.clone());
+        }
+        self
     }
 
     /// The key.
@@ -98,8 +121,8 @@ pub(crate) fn server(
 ) -> Result<Option<Arc<QuicServerConfig>>, Refusal> {
     let Some(membership) = &identity.membership else { return Ok(None) };
     let certificates = ServerCertificates {
-        plain: certified(outside, &identity.key, &[&membership.certificate])?,
-        with_ca: certified(outside, &identity.key, &[&membership.certificate, &membership.ca])?,
+        plain: certified(outside, &identity.key, &membership.chain(false))?,
+        with_ca: certified(outside, &identity.key, &membership.chain(true))?,
     };
     let verifier =
         Verifier { trust: trust.clone(), crypto: Arc::clone(&outside.crypto), expect: None, verdict: Arc::default() };
@@ -127,7 +150,7 @@ pub(crate) fn client(
 ) -> Result<Arc<QuicClientConfig>, Refusal> {
     let shown = match (&identity.membership, alpn) {
         (Some(membership), Alpn::Gossip | Alpn::Raft | Alpn::Control | Alpn::Broker | Alpn::Data) => {
-            certified(outside, &identity.key, &[&membership.certificate])?
+            certified(outside, &identity.key, &membership.chain(false))?
         }
         (_, Alpn::Join) => {
             let own = identity.key.self_signed(&*outside.clock, &*outside.random)?;
@@ -224,7 +247,7 @@ pub(crate) fn judge_server(
         Expect::Invited { cap, ca } => prove_invited(leaf, chain, cap, ca, now),
         Expect::Node { cap, key } => {
             let view = trust.view();
-            let proven = view.prove(leaf, Side::Server, now)?;
+            let proven = view.prove(leaf, chain, Side::Server, now)?;
             match proven.cap() {
                 None => return Err(Distrust::UnknownIssuer),
                 Some(proven_cap) if proven_cap != cap => return Err(Distrust::OtherNode),
@@ -268,6 +291,7 @@ fn refused(distrust: Distrust) -> rustls::Error {
         | Distrust::Mismatch { .. }
         | Distrust::Removed { .. }
         | Distrust::Unpaired { .. }
+        | Distrust::Retired { .. }
         | Distrust::OtherNode => CertificateError::Other(OtherError(Arc::new(distrust))),
     })
 }
@@ -322,10 +346,10 @@ impl ClientCertVerifier for Verifier {
     fn verify_client_cert(
         &self,
         leaf: &CertificateDer<'_>,
-        _chain: &[CertificateDer<'_>],
+        chain: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.trust.view().prove(leaf, Side::Client, millis(now)).map_err(refused)?;
+        self.trust.view().prove(leaf, chain, Side::Client, millis(now)).map_err(refused)?;
         Ok(ClientCertVerified::assertion())
     }
 

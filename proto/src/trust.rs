@@ -7,26 +7,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
-use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
+use rustls::pki_types::CertificateDer;
 use thiserror::Error;
 use tokio::sync::watch;
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::EndEntityCert;
 
 use crate::alpn::Alpn;
 use crate::authority::ca_fingerprint;
 use crate::certificate::{self, Leaf};
+pub use crate::chain::{expires_at, prove_invited};
+use crate::chain::{pinned_leaf, verify};
 use crate::id::{Fingerprint, Fqdn, MemberId, UnixMillis};
 use crate::model::{Member, MemberList};
 use crate::planted::{self, Bug};
 use crate::seam::{Clock, Time};
+use crate::succession;
 
-/// One cluster whose certificates count: a CA, pinned to exactly one CAP name, and who its members are.
+/// One cluster whose certificates count: a CA, pinned to exactly one CAP name, and who its members are. While a CA is being
+/// rotated there are two, the old one and the one that follows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterTrust {
     /// The CAP.
     pub cap: Fqdn,
-    /// The CA certificate, DER.
-    pub ca: Vec<u8>,
+    /// The certificates of the CAs that count, DER, oldest first.
+    pub cas: Vec<Vec<u8>>,
     /// The members. An empty list at position 0 accepts every certificate of the CA as [`Caller::Unlisted`].
     pub list: MemberList,
 }
@@ -50,6 +54,13 @@ struct Shared {
     changes: watch::Sender<u64>,
     /// Milliseconds since 1970 before which it cannot be.
     floor: AtomicU64,
+}
+
+impl ClusterTrust {
+    /// The CA that counts from now on.
+    fn newest(&self) -> &[u8] {
+        self.cas.last().map_or(&[], Vec::as_slice)
+    }
 }
 
 impl Default for Trust {
@@ -195,6 +206,8 @@ pub enum Proven {
         leaf: Leaf,
         /// The CA.
         ca: Fingerprint,
+        /// The CA that is pinned here: the same one, or the one whose word led to it in the handshake.
+        under: Fingerprint,
     },
     /// As `Node`, but the CA is known only from an invitation: no list can be asked yet.
     Invited {
@@ -279,9 +292,15 @@ pub enum Distrust {
         /// The id in the certificate.
         member: MemberId,
     },
-    /// The cluster was forgotten, or is now known under another CA.
-    #[error("{cap} is not, or no longer, paired with this cluster under that CA")]
+    /// The cluster was forgotten.
+    #[error("{cap} is not, or no longer, paired with this cluster")]
     Unpaired {
+        /// The cluster.
+        cap: Fqdn,
+    },
+    /// The CA counts no longer: another one has taken its place.
+    #[error("the certificate is signed by a CA of {cap} that counts no longer")]
+    Retired {
         /// The cluster.
         cap: Fqdn,
     },
@@ -314,41 +333,77 @@ impl TrustView {
         self.own.iter().chain(&self.peers)
     }
 
-    /// Verifies the chain of a leaf certificate, DER, at the wall-clock time `now`. A leaf is signed by its CA directly.
-    pub fn prove(&self, der: &[u8], side: Side, now: UnixMillis) -> Result<Proven, Distrust> {
+    /// Verifies a leaf certificate, DER, at the wall-clock time `now`. It is signed by a CA that counts directly; or by one
+    /// that `chain`, which was shown behind it, leads to from the newest that counts.
+    pub fn prove(
+        &self,
+        der: &[u8],
+        chain: &[CertificateDer<'_>],
+        side: Side,
+        now: UnixMillis,
+    ) -> Result<Proven, Distrust> {
         let der = CertificateDer::from(der);
         let parsed = EndEntityCert::try_from(&der).map_err(|error| Distrust::Malformed(error.to_string()))?;
-        for cluster in self.clusters() {
-            match verify(&parsed, &cluster.ca, side, now) {
+        for (cluster, ca) in self.clusters().flat_map(|cluster| cluster.cas.iter().map(move |ca| (cluster, ca))) {
+            match verify(&parsed, ca, side, now) {
                 Err(Distrust::UnknownIssuer) => {}
                 Err(distrust) => return Err(distrust),
                 Ok(()) => {
-                    let leaf = pinned_leaf(&der, &cluster.cap)?;
-                    return Ok(Proven::Node { leaf, ca: ca_fingerprint(&cluster.ca) });
+                    let (leaf, ca) = (pinned_leaf(&der, &cluster.cap)?, ca_fingerprint(ca));
+                    return Ok(Proven::Node { leaf, ca, under: ca });
                 }
             }
+        }
+        if let Some(proven) = self.prove_followed(&der, &parsed, chain, side, now)? {
+            return Ok(proven);
         }
         // Its own key as the only anchor: true of exactly those certificates that sign themselves.
         verify(&parsed, &der, side, now)?;
         Ok(Proven::Stranger { key: certificate::key_of(&parsed) })
     }
 
+    /// As [`TrustView::prove`], by a CA that follows the newest one that counts.
+    fn prove_followed(
+        &self,
+        der: &CertificateDer<'_>,
+        leaf: &EndEntityCert<'_>,
+        chain: &[CertificateDer<'_>],
+        side: Side,
+        now: UnixMillis,
+    ) -> Result<Option<Proven>, Distrust> {
+        let claimed = (!chain.is_empty()).then(|| Leaf::read(der).ok()).flatten();
+        let Some(cluster) = claimed.as_ref().and_then(|claimed| self.cluster(&claimed.cap)) else { return Ok(None) };
+        let line = succession::shown(chain, &cluster.cap);
+        for ca in succession::follow(cluster.newest(), &line, &cluster.cap, now) {
+            match verify(leaf, ca, side, now) {
+                Err(Distrust::UnknownIssuer) => {}
+                Err(distrust) => return Err(distrust),
+                Ok(()) => {
+                    let (leaf, under) = (pinned_leaf(der, &cluster.cap)?, ca_fingerprint(cluster.newest()));
+                    return Ok(Some(Proven::Node { leaf, ca: ca_fingerprint(ca), under }));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Until when a certificate of a cluster that this view knows is good, whatever the time is now.
     pub fn expires_at(&self, der: &[u8]) -> Option<UnixMillis> {
-        self.clusters().find_map(|cluster| expires_at(der, &cluster.ca))
+        self.clusters().flat_map(|cluster| &cluster.cas).find_map(|ca| expires_at(der, ca))
     }
 
     /// What the lists make of a proven certificate.
     pub fn standing(&self, proven: &Proven) -> Result<Caller, Distrust> {
-        let (leaf, ca) = match proven {
+        let (leaf, ca, under) = match proven {
             Proven::Stranger { key } => return Ok(Caller::Stranger { key: *key }),
             Proven::Invited { leaf } => return Ok(unlisted(leaf)),
-            Proven::Node { leaf, ca } => (leaf, ca),
+            Proven::Node { leaf, ca, under } => (leaf, ca, under),
         };
-        let cluster = self
-            .cluster(&leaf.cap)
-            .filter(|cluster| ca_fingerprint(&cluster.ca) == *ca)
-            .ok_or_else(|| Distrust::Unpaired { cap: leaf.cap.clone() })?;
+        let cluster = self.cluster(&leaf.cap).ok_or_else(|| Distrust::Unpaired { cap: leaf.cap.clone() })?;
+        let counts = cluster.cas.iter().any(|one| ca_fingerprint(one) == *ca);
+        if !counts && ca_fingerprint(cluster.newest()) != *under {
+            return Err(Distrust::Retired { cap: leaf.cap.clone() });
+        }
         let mismatch = |what| {
             let Leaf { fqdn, cap, member, .. } = leaf.clone();
             Err(Distrust::Mismatch { cap, fqdn, member, what })
@@ -367,9 +422,9 @@ impl TrustView {
         }
     }
 
-    /// Both questions at once: who shows this certificate?
+    /// Both questions at once: who shows this certificate, and nothing behind it?
     pub fn classify(&self, der: &[u8], side: Side, now: UnixMillis) -> Result<Caller, Distrust> {
-        self.standing(&self.prove(der, side, now)?)
+        self.standing(&self.prove(der, &[], side, now)?)
     }
 
     /// Whether `caller` may open a connection of protocol `alpn`. An own node that is not listed yet
@@ -392,63 +447,4 @@ impl TrustView {
 fn unlisted(leaf: &Leaf) -> Caller {
     let Leaf { fqdn, cap, member, key } = leaf.clone();
     Caller::Unlisted { cap, fqdn, key, member_id: member }
-}
-
-/// Verifies what a server shows to a node that knows only an invitation: `chain` is the leaf, then the CA, whose
-/// fingerprint is `ca`.
-pub fn prove_invited(
-    leaf: &[u8],
-    chain: &[CertificateDer<'_>],
-    cap: &Fqdn,
-    ca: &Fingerprint,
-    now: UnixMillis,
-) -> Result<Proven, Distrust> {
-    let [authority] = chain else { return Err(Distrust::UnknownIssuer) };
-    if ca_fingerprint(authority) != *ca {
-        return Err(Distrust::UnknownIssuer);
-    }
-    let leaf = CertificateDer::from(leaf);
-    let parsed = EndEntityCert::try_from(&leaf).map_err(|error| Distrust::Malformed(error.to_string()))?;
-    verify(&parsed, authority, Side::Server, now)?;
-    Ok(Proven::Invited { leaf: pinned_leaf(&leaf, cap)? })
-}
-
-fn pinned_leaf(der: &[u8], pinned: &Fqdn) -> Result<Leaf, Distrust> {
-    let leaf = Leaf::read(der).map_err(Distrust::Malformed)?;
-    match leaf.cap == *pinned {
-        true => Ok(leaf),
-        false => Err(Distrust::WrongCap { pinned: pinned.clone(), claimed: leaf.cap }),
-    }
-}
-
-/// Until when the certificate `der` is good, where the CA `ca` (DER) has signed it: what verifying it after the end of time
-/// complains about.
-pub fn expires_at(der: &[u8], ca: &[u8]) -> Option<UnixMillis> {
-    let (der, ca) = (CertificateDer::from(der), CertificateDer::from(ca));
-    let leaf = EndEntityCert::try_from(&der).ok()?;
-    let anchor = webpki::anchor_from_trusted_cert(&ca).ok()?;
-    let never = UnixTime::since_unix_epoch(std::time::Duration::from_secs(u64::from(u32::MAX) * 50));
-    let usage = KeyUsage::server_auth();
-    match leaf.verify_for_usage(&[webpki::ring::ED25519], &[anchor], &[], never, usage, None, None) {
-        Err(webpki::Error::CertExpired { not_after, .. }) => Some(UnixMillis(not_after.as_secs().saturating_mul(1000))),
-        _ => None,
-    }
-}
-
-/// Whether `ca` has signed `leaf` directly, for this use, and its time has come.
-fn verify(leaf: &EndEntityCert<'_>, ca: &[u8], side: Side, now: UnixMillis) -> Result<(), Distrust> {
-    let ca = CertificateDer::from(ca);
-    let anchor: TrustAnchor<'_> = webpki::anchor_from_trusted_cert(&ca).map_err(|_| Distrust::UnknownIssuer)?;
-    let usage = match side {
-        Side::Server => KeyUsage::server_auth(),
-        Side::Client => KeyUsage::client_auth(),
-    };
-    let now = UnixTime::since_unix_epoch(std::time::Duration::from_millis(now.0));
-    match leaf.verify_for_usage(&[webpki::ring::ED25519], &[anchor], &[], now, usage, None, None) {
-        Ok(_) => Ok(()),
-        Err(webpki::Error::CertExpired { .. }) => Err(Distrust::Expired),
-        Err(webpki::Error::CertNotValidYet { .. }) => Err(Distrust::NotValidYet),
-        Err(webpki::Error::UnknownIssuer | webpki::Error::InvalidSignatureForPublicKey) => Err(Distrust::UnknownIssuer),
-        Err(error) => Err(Distrust::Malformed(error.to_string())),
-    }
 }

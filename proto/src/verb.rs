@@ -129,6 +129,9 @@ verbs! {
     Difference Control OWN "compare points";
     DropBranch Control OWN "remove a branch";
     Renew Control OWN "renew its certificate";
+    RotateCa Control OWN "have the CA rotated";
+    KeepCa Control HOSTS "hand over a CA's key, as the owner";
+    AskCa Control HOSTS "ask for a CA's key";
 
     Clock Control LISTED "read the clock";
     ReachBack Control LISTED "be called back";
@@ -199,6 +202,9 @@ impl Verb {
             ControlRequest::Recall => Self::Recall,
             ControlRequest::CouldHoldAddress => Self::CouldHoldAddress,
             ControlRequest::Rights { .. } => Self::Rights,
+            ControlRequest::RotateCa { .. } => Self::RotateCa,
+            ControlRequest::KeepCa { .. } => Self::KeepCa,
+            ControlRequest::AskCa(_) => Self::AskCa,
         }
     }
 

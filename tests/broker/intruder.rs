@@ -12,6 +12,7 @@ use landfall_proto::endpoint::{Endpoint, Role, Target};
 use landfall_proto::frame;
 use landfall_proto::id::{Epoch, Fqdn, SenderEpoch, VmId};
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest};
+use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::message::data::{Hello, Welcome};
 use landfall_proto::model::DiskSpec;
 use landfall_proto::seam::Outside;
@@ -39,7 +40,7 @@ impl Intruder {
         let (_, _, theirs) = cluster_of(other);
         let cap = theirs.cap.clone();
         let key = Arc::new(papers.key(outside.random.as_ref()).unwrap());
-        let identity = Identity::member(key, &enrolment.certificate, &own.ca).unwrap();
+        let identity = Identity::member(key, &enrolment.certificate, &enrolment.line.first).unwrap();
         let trust = Trust::new(TrustView { own: Some(own), peers: vec![theirs] });
         let bind = |role| {
             let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -54,6 +55,23 @@ impl Intruder {
     pub fn asks(&self, node: &Node, request: &BrokerRequest) -> BrokerAnswer {
         let target = Target { cap: self.cap.clone(), address: node.address().parse().unwrap(), key: None };
         self.runtime.block_on(self.calls.call(&target, Alpn::Broker, request, DEADLINE)).expect("an answer")
+    }
+
+    /// Whether `node` answers this double as a member of its own cluster.
+    pub fn probes(&self, node: &Node) -> Result<(), String> {
+        let target = Target { cap: self.cap.clone(), address: node.address().parse().unwrap(), key: None };
+        let call = self.calls.call(&target, Alpn::Control, &ControlRequest::Probe, DEADLINE);
+        match self.runtime.block_on(call) {
+            Ok(ControlAnswer::Alive { .. }) => Ok(()),
+            Ok(other) => Err(format!("{other:?}")),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// As [`Intruder::probes`], with a connection of its own.
+    pub fn probes_anew(&self, node: &Node) -> Result<(), String> {
+        self.calls.drop_where(|_| true);
+        self.probes(node)
     }
 
     /// What `node` answers to a sender of `vm` that believes in the assignment `epoch`.
@@ -89,6 +107,6 @@ fn cluster_of(node: &Node) -> (Papers, Enrolment, ClusterTrust) {
     let papers = Papers::new(Arc::new(DiskFiles::open(&node.data_dir()).unwrap()));
     let enrolment = papers.enrolment(&node.name().parse().unwrap()).unwrap().expect("the node is a member");
     let list = papers.members().unwrap().unwrap_or_else(|| enrolment.members.clone());
-    let trust = ClusterTrust { cap: enrolment.found.cap.clone(), ca: enrolment.found.ca.clone(), list };
+    let trust = ClusterTrust { cap: enrolment.found.cap.clone(), cas: enrolment.line.trusted(), list };
     (papers, enrolment, trust)
 }

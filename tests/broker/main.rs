@@ -29,6 +29,7 @@ mod rejoining;
 mod removing;
 mod returning;
 mod rollback;
+mod rotation;
 mod stage;
 mod steering;
 mod storing;

@@ -36,7 +36,7 @@ impl Double {
         let (_, _, theirs) = cluster_of(other);
         let (list, cap) = (own.list.clone(), theirs.cap.clone());
         let key = Arc::new(papers.key(Outside::machine().random.as_ref()).unwrap());
-        let identity = Identity::member(key, &enrolment.certificate, &own.ca).unwrap();
+        let identity = Identity::member(key, &enrolment.certificate, &enrolment.line.first).unwrap();
         let own_name = identity.leaf().unwrap().fqdn.to_string();
         let peers = if theirs.cap == own.cap { Vec::new() } else { vec![theirs] };
         let (runtime, calls) = endpoints(&identity, TrustView { own: Some(own), peers }, control);
@@ -80,6 +80,6 @@ pub fn cluster_of(node: &Node) -> (Papers, Enrolment, ClusterTrust) {
     let papers = Papers::new(Arc::new(DiskFiles::open(&node.data_dir()).unwrap()));
     let enrolment = papers.enrolment(&node.name().parse().unwrap()).unwrap().expect("the node is a member");
     let list = papers.members().unwrap().unwrap_or_else(|| enrolment.members.clone());
-    let trust = ClusterTrust { cap: enrolment.found.cap.clone(), ca: enrolment.found.ca.clone(), list };
+    let trust = ClusterTrust { cap: enrolment.found.cap.clone(), cas: enrolment.line.trusted(), list };
     (papers, enrolment, trust)
 }

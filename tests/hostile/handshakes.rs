@@ -43,9 +43,9 @@ fn kinds(r1: &Node, p1: &Node, gone: &Node) -> Vec<Kind> {
     let random = SeededRandom::new(11);
     let new_key = || Arc::new(NodeKey::generate(&random).unwrap());
     let (papers, enrolment, own) = cluster_of(r1);
-    let ca = papers.authority(&enrolment.found).unwrap().expect("a data node has the CA's key");
+    let ca = papers.authority(&enrolment.found.ca).unwrap().expect("a data node has the CA's key");
     let (p_papers, p_enrolment, _) = cluster_of(p1);
-    let p_ca = p_papers.authority(&p_enrolment.found).unwrap().expect("a data node has the CA's key");
+    let p_ca = p_papers.authority(&p_enrolment.found.ca).unwrap().expect("a data node has the CA's key");
     let foreign = Authority::found(&own.cap, &random, &*outside.clock).unwrap();
     let (gone_papers, gone_enrolment, _) = cluster_of(gone);
     let gone_key = Arc::new(gone_papers.key(&random).unwrap());

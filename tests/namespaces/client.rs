@@ -18,7 +18,7 @@ use landfall_proto::endpoint::{Endpoint, Role, Target};
 use landfall_proto::id::{Fqdn, MemberId, Position, VmId};
 use landfall_proto::invitation::{Purpose, from_text};
 use landfall_proto::message::join::{Ask, JoinAnswer};
-use landfall_proto::model::{DiskSpec, Frequency, Member, MemberList, Peer, VmSpec};
+use landfall_proto::model::{CaLine, DiskSpec, Frequency, Member, MemberList, Peer, VmSpec};
 use landfall_proto::seam::Outside;
 use landfall_proto::tls::Identity;
 use landfall_proto::trust::{Caller, ClusterTrust, Trust, TrustView};
@@ -229,17 +229,18 @@ async fn pair(code: &str, at: SocketAddr) -> (Endpoint, BrokerClient) {
         witness: false,
     };
     let list = MemberList { cap: cap.clone(), position: id.0, members: vec![member], cap_addresses: Vec::new() };
-    let own = ClusterTrust { cap, ca: authority.certificate().to_vec(), list: list.clone() };
+    let own = ClusterTrust { cap, cas: vec![authority.certificate().to_vec()], list: list.clone() };
     trust.set(TrustView { own: Some(own.clone()), peers: Vec::new() });
     let cluster = "Asker".parse().expect("a name");
-    let peer = Peer { cluster, ca: own.ca.clone(), list, confirmed_at: outside.clock.wall() };
+    let ca = authority.certificate().to_vec();
+    let peer = Peer { cluster, ca: ca.clone(), line: CaLine::of(ca), list, confirmed_at: outside.clock.wall() };
     let mut invitation = from_text(Purpose::Pair, code).expect("a pairing code");
     assert!(invitation.agents.contains(&at), "the invitation names the CAP's address: {:?}", invitation.agents);
     invitation.agents = vec![at];
     let answer = join::ask(&control, &invitation, &Ask::Pair { peer: Box::new(peer) }).await;
     let JoinAnswer::Paired(r) = answer.expect("a cluster that pairs") else { panic!("not paired") };
     assert!(r.list.cap_addresses.contains(&at), "the member list has it: {:?}", r.list.cap_addresses);
-    let theirs = ClusterTrust { cap: r.list.cap.clone(), ca: r.ca.clone(), list: r.list.clone() };
+    let theirs = ClusterTrust { cap: r.list.cap.clone(), cas: r.line.trusted(), list: r.list.clone() };
     trust.set(TrustView { own: Some(own), peers: vec![theirs] });
     let calls = Calls::new(control.clone(), data);
     (control, BrokerClient::new(calls, r.list.cap.clone(), vec![at]))

@@ -74,6 +74,8 @@ pub fn table() -> Vec<Found> {
         line(AddressTakenAtOnce, "R1", Agent, "decide::cap_address::tests::a_new_owner_adds_the_address_only_after_the_old_one_has_lost_it", "held until"),
         line(LateAddressKept, "R1", Agent, "drive::cap_address::keeper::tests::a_renewal_that_is_late_is_not_sent_and_one_that_became_late_is_taken_back", "assertion `left == right` failed"),
         line(CertificateRenewedLate, "R9", Agent, "decide::renewal::tests::a_certificate_is_renewed_at_half_of_its_life_and_one_from_the_future_at_once", "assertion failed: is_due(now, made(4))"),
+        line(SuccessorUnsigned, "R12", Store, "state::ca_tests::a_successor_that_the_present_ca_has_not_signed_is_refused", "called `Result::unwrap_err()` on an `Ok` value"),
+        line(RetiredCaCounts, "R11", Store, "state::ca_tests::a_rotation_ends_once_every_member_and_every_peer_has_followed", "assertion `left == right` failed"),
         line(WildClockBelieved, "R9", Agent, "decide::renewal::tests::a_board_that_begins_in_1970_knows_better_and_one_wild_clock_ends_nobodys_certificate", "assertion failed: !is_over(wild, made(1))"),
         line(CopyIsLeftOver, "R13", Agent, "decide::leftover::tests::only_what_another_holder_has_superseded_is_not_kept", "right: Some(InSync)"),
         line(PlacedOnDeadNode, "R9", Agent, "decide::placement::tests::each_reason_keeps_a_node_out_and_is_told", "would do, not drawn"),

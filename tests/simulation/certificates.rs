@@ -19,7 +19,7 @@ const DAY: i64 = 24 * 3600 * 1000;
 const RENEWAL_DEADLINE: Duration = Duration::from_secs(90);
 
 fn end(world: &World, at: usize) -> UnixMillis {
-    ends_at(&world.node(at), &world.agent(at).membership().unwrap().enrolment).unwrap()
+    ends_at(&world.node(at)).unwrap()
 }
 
 async fn renewed(world: &World, nodes: &[usize]) {

@@ -21,7 +21,7 @@ use landfall_kit::sim::{SeededRandom, Weather};
 use landfall_kit::wgl::{Entry, History, Model, Register, RegisterAnswer, RegisterCall, Verdict, check, check_keys};
 use landfall_proto::id::{Epoch, Fingerprint, Fqdn, MemberId, Position, RequestId, Revision, VmId};
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Place};
-use landfall_proto::model::{AuthorizationEntry, Command, DiskSpec, Frequency, MemberList, Peer, VmSpec};
+use landfall_proto::model::{AuthorizationEntry, CaLine, Command, DiskSpec, Frequency, MemberList, Peer, VmSpec};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use tokio::time::{sleep, timeout};
@@ -246,7 +246,13 @@ async fn pair(world: &World) {
     member.key = Fingerprint([9; 32]);
     (member.control, member.data) = ("10.9.0.1:7443".parse().unwrap(), "10.9.0.1:7444".parse().unwrap());
     let list = MemberList { cap, position: Position::new(0, 1), members: vec![member], cap_addresses: Vec::new() };
-    let peer = Peer { cluster: "Cluster-P".parse().unwrap(), ca: vec![7; 300], list, confirmed_at: Default::default() };
+    let peer = Peer {
+        cluster: "Cluster-P".parse().unwrap(),
+        ca: vec![7; 300],
+        line: CaLine::of(vec![7; 300]),
+        list,
+        confirmed_at: Default::default(),
+    };
     let entry = AuthorizationEntry {
         primary: PRIMARY.parse().unwrap(),
         storage: STORAGE.parse().unwrap(),

@@ -13,6 +13,7 @@ use crate::decide::health_rules::skewed;
 use crate::decide::peer_list::LIST_LIFETIME;
 use crate::decide::placement::RESERVE_BYTES;
 use crate::decide::rollback::{self, Loss};
+use crate::decide::rotation_findings::{self, RotationFact};
 use crate::decide::twins::{self, Twin};
 use crate::surface::doctor::{Finding, Level};
 use crate::surface::vm::{Health, HealthDetail};
@@ -49,6 +50,8 @@ pub struct Facts {
     pub vms: Vec<(String, Vec<HealthDetail>)>,
     /// Adapters with static addresses and none for a failover: VM, adapter, family.
     pub left_static: Vec<(String, String, Family)>,
+    /// The rotation of the CA that is under way.
+    pub rotation: Option<RotationFact>,
     /// The CAP's own address, where it has one.
     pub cap_address: Option<CapAddressFact>,
     /// Keys that are heard in two places, each with the node that hears it.
@@ -133,6 +136,7 @@ impl Facts {
             + self.clocks.len()
             + self.peers.len()
             + self.cap_address.as_ref().map_or(0, CapAddressFact::checks)
+            + usize::from(self.rotation.is_some())
             + self.vms.len()
             + self.left_static.len()
             + self.twins.len()
@@ -162,6 +166,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
         of_node(node, &mut found);
     }
     found.0.extend(facts.cap_address.iter().flat_map(cap_address_findings::findings));
+    found.0.extend(facts.rotation.iter().flat_map(|fact| rotation_findings::findings(fact, facts.now)));
     found.0.extend(twins::findings(&facts.twins));
     found.0.extend(rollback::findings(&facts.rolled_back));
     found.0.extend(flapping::findings(&facts.quarantined));
@@ -353,6 +358,7 @@ mod tests {
             peers: vec![("p.contoso.com".parse().unwrap(), UnixMillis(NOW.0 - DAY / 12))],
             vms: vec![("web".into(), Vec::new())],
             left_static: Vec::new(),
+            rotation: None,
             cap_address: None,
             twins: Vec::new(),
             rolled_back: Vec::new(),

@@ -33,6 +33,8 @@ pub mod recovery;
 pub mod renewal;
 pub mod resync;
 pub mod rollback;
+pub mod rotation;
+pub mod rotation_findings;
 pub mod seed;
 pub mod sender;
 pub mod standing;

@@ -37,7 +37,7 @@ pub fn refusal(peer: &Peer, now: UnixMillis) -> Option<Refusal> {
 #[cfg(test)]
 mod tests {
     use landfall_proto::id::Position;
-    use landfall_proto::model::MemberList;
+    use landfall_proto::model::{CaLine, MemberList};
 
     use super::*;
 
@@ -47,6 +47,7 @@ mod tests {
         Peer {
             cluster: "Cluster-P".parse().unwrap(),
             ca: vec![],
+            line: CaLine::default(),
             list: MemberList {
                 cap: "p.contoso.com".parse().unwrap(),
                 position: Position::default(),

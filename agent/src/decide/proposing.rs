@@ -38,10 +38,12 @@ pub fn speaker(command: &Command) -> Speaker {
         | Command::Mark(_)
         | Command::Place { .. }
         | Command::Copy { .. }
-        | Command::Seed { .. } => Speaker::Owner,
+        | Command::Seed { .. }
+        | Command::RotateCa(_) => Speaker::Owner,
         Command::Join { .. } => Speaker::DataNode,
         Command::Readdress { member, .. }
         | Command::ClaimSender { member, .. }
+        | Command::Renewed { member, .. }
         | Command::ReleaseSender { member, .. } => Speaker::Itself(*member),
         Command::Assign { vm, .. }
         | Command::Admit { vm, .. }
@@ -70,7 +72,10 @@ pub fn speaker(command: &Command) -> Speaker {
         | Command::Failover { .. }
         | Command::Network(_)
         | Command::Adjust { .. }
-        | Command::Drain { .. } => Speaker::Anyone,
+        | Command::Drain { .. }
+        | Command::Followed { .. }
+        | Command::RetireCa { .. }
+        | Command::Follow { .. } => Speaker::Anyone,
     }
 }
 

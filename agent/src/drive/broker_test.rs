@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use landfall_proto::id::UnixMillis;
 use landfall_proto::model::{
-    AuthorizationEntry, DiskSpec, Found, Frequency, Member, MemberList, Peer, Proposal, Timing, VmSpec,
+    AuthorizationEntry, CaLine, DiskSpec, Found, Frequency, Member, MemberList, Peer, Proposal, Timing, VmSpec,
 };
 use landfall_store::State;
 
@@ -51,7 +51,13 @@ impl Site {
             members: vec![member(ca)],
             cap_addresses: vec![],
         };
-        let peer = Peer { cluster: "P".parse().unwrap(), ca: vec![ca; 300], list, confirmed_at: UnixMillis(0) };
+        let peer = Peer {
+            cluster: "P".parse().unwrap(),
+            ca: vec![ca; 300],
+            line: CaLine::of(vec![ca; 300]),
+            list,
+            confirmed_at: UnixMillis(0),
+        };
         self.run(Command::Pair { peer: Box::new(peer), ticket: None });
         let storage = "default".parse().unwrap();
         let trust_group = "T".parse().unwrap();

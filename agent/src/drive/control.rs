@@ -19,7 +19,7 @@ use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
 use crate::drive::replicas::Replicas;
 use crate::drive::senders::Senders;
-use crate::drive::{admission, broker, cap_address, owner, peers, reach, renewal, rollback, seed};
+use crate::drive::{admission, broker, cap_address, owner, peers, reach, renewal, rollback, rotation, seed};
 use crate::vm_service::{VmRole, VmState};
 
 /// How long a call may wait for something to happen here before it answers that it has not: shorter than the callers'
@@ -58,6 +58,16 @@ impl Control {
             Caller::Member { member } => match request {
                 ControlRequest::Renew { public_key } => renewal::answer(&self.node, &self.papers, member, &public_key),
                 ControlRequest::Recall => rollback::answer(&self.node, member.id),
+                ControlRequest::RotateCa { dry_run } => {
+                    match rotation::begin(&self.node, &self.papers, dry_run).await {
+                        Ok((missed, position)) => ControlAnswer::Rotates { missed, position },
+                        Err(refusal) => ControlAnswer::Refused(refusal),
+                    }
+                }
+                ControlRequest::KeepCa { term, step, key } => {
+                    rotation::keep_key(&self.node, &self.papers, member.id, term, &step, &key)
+                }
+                ControlRequest::AskCa(ca) => rotation::give_key(&self.node, &self.papers, &ca),
                 ControlRequest::Propose { request, command } => self.propose(member, request, *command).await,
                 request => self.answer_member(request).await,
             },
@@ -69,7 +79,7 @@ impl Control {
                         ControlAnswer::Done
                     }
                 },
-                ControlRequest::Members(list) => peers::exchange(&self.node, cap, list).await,
+                ControlRequest::Members(news) => peers::exchange(&self.node, cap, *news).await,
                 ControlRequest::Resumed(vm) => {
                     self.senders.resumed(cap, vm);
                     ControlAnswer::Done
@@ -132,6 +142,9 @@ impl Control {
             | ControlRequest::GiveUp { .. }
             | ControlRequest::Renew { .. }
             | ControlRequest::Recall
+            | ControlRequest::RotateCa { .. }
+            | ControlRequest::KeepCa { .. }
+            | ControlRequest::AskCa(_)
             | ControlRequest::Propose { .. }
             | ControlRequest::Rights { .. }
             | ControlRequest::Resumed(_) => ControlAnswer::Refused(not_for_members()),

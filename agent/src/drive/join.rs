@@ -57,8 +57,9 @@ async fn admit(
             if witness != invited {
                 return Err(witness_mismatch(invited));
             }
-            let found = state.found.as_ref().ok_or_else(no_quorum)?;
-            let Some(authority) = papers.authority(found)? else { return Ok(JoinAnswer::Elsewhere(issuers(node))) };
+            let Some(authority) = papers.authority(state.ca.line.newest())? else {
+                return Ok(JoinAnswer::Elsewhere(issuers(node)));
+            };
             let cap = state.cap().ok_or_else(no_quorum)?;
             let fqdn = fqdn.unwrap_or_else(|| cap.sibling(&name));
             let key = certificate::fingerprint(&public_key);
@@ -77,7 +78,8 @@ async fn admit(
                 certificate,
                 found: state.found.clone().ok_or_else(no_quorum)?,
                 members: state.member_list().ok_or_else(no_quorum)?,
-                ca_key: (!witness).then(|| authority.pkcs8().to_vec()),
+                line: state.ca.line.clone(),
+                ca_keys: if witness { Vec::new() } else { papers.keys(&state.ca.line)? },
             })))
         }
         (Ask::Pair { peer }, TicketKind::Pair) => {
@@ -100,7 +102,8 @@ pub fn own_record(node: &Node) -> Result<Peer, Refusal> {
     let state = node.state();
     let found = state.found.clone().ok_or_else(no_quorum)?;
     let list = state.member_list().ok_or_else(no_quorum)?;
-    Ok(Peer { cluster: found.cluster, ca: found.ca, list, confirmed_at: node.outside.clock.wall() })
+    let line = state.ca.line.clone();
+    Ok(Peer { cluster: found.cluster, ca: found.ca, line, list, confirmed_at: node.outside.clock.wall() })
 }
 
 /// Makes a ticket and the invitation that carries its secret.
@@ -119,7 +122,7 @@ pub async fn invite(node: &Node, kind: TicketKind, ttl: Duration) -> Result<(Inv
     let invitation = Invitation {
         ticket: ticket.id,
         secret,
-        ca: ca_fingerprint(&found.ca),
+        ca: ca_fingerprint(state.ca.line.newest()),
         cap: found.cap.clone(),
         agents: invited_agents(node),
         expires_at,

@@ -5,14 +5,15 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::calls::Calls;
 use landfall_proto::endpoint::{Target, TurnedAway};
 use landfall_proto::id::MemberId;
 use landfall_proto::message::join::Welcome;
-use landfall_proto::model::{Command, Found, MemberList, Proposal};
+use landfall_proto::model::{Command, Found, Proposal};
 use landfall_proto::seam::Outside;
-use landfall_proto::trust::{ClusterTrust, Trust, TrustView};
+use landfall_proto::trust::{Trust, TrustView};
 use landfall_proto::{Class, Refusal};
 use landfall_store::State;
 use landfall_store::consensus::{self, Consensus};
@@ -43,7 +44,9 @@ use crate::drive::rollback::{self, Gate};
 use crate::drive::senders::Senders;
 use crate::drive::serve::{self, Services};
 use crate::drive::vm_side::VmSide;
-use crate::drive::{copies, draining, flapping, group, handover, leftovers, loss, owner, peers, renewal, twins};
+use crate::drive::{
+    believing, copies, draining, flapping, group, handover, leftovers, loss, owner, peers, renewal, rotation, twins,
+};
 
 /// The pause before gossip that ended by itself is begun again.
 const GOSSIP_RESTART_PAUSE: Duration = Duration::from_secs(1);
@@ -118,8 +121,7 @@ impl Membership {
         let cap_address = ground.cap_address(&enrolment.found).await?;
         let Ground { config, outside, papers, calls, trust, vms, events, kv, new, .. } = ground;
         let (me, timing) = (enrolment.member, enrolment.found.timing);
-        let remembered = papers.members()?.unwrap_or_else(|| enrolment.members.clone());
-        trust.set(TrustView { own: Some(own_trust(&enrolment.found, remembered.clone())), peers: Vec::new() });
+        let remembered = believing::at_first(&trust, &papers, &enrolment)?;
         let wire = RaftWire::new(calls.clone(), remembered.clone());
         let (health, store) = (kv.health(), Arc::clone(&kv));
         let consensus = consensus_of(&enrolment, kv, wire.clone(), &outside).await?;
@@ -146,12 +148,13 @@ impl Membership {
             registered: watch::Sender::new(Arc::default()),
             cap_address,
             events,
+            known: Arc::new(ArcSwap::from_pointee(enrolment.line.clone())),
             exclusion: Exclusion::default(),
             gate,
             quarantines: Default::default(),
             since: Instant::now(),
         };
-        renewal::know_the_time(&node, &enrolment);
+        renewal::know_the_time(&node);
         let control = control_of(&node, &papers);
         let Control { replicas, senders, failover, .. } = control.clone();
         let membership = Self {
@@ -165,8 +168,8 @@ impl Membership {
         let receiver = Receiver::new(node.clone(), replicas.clone(), confirmed.clone());
         let gossip = GossipInbox::new(Arc::clone(&node.outside.clock));
         let services = Services { control, gossip: gossip.clone(), receiver: receiver.clone(), papers: papers.clone() };
-        membership.run(renewal::run(node.clone(), papers.clone(), membership.enrolment.clone()));
-        membership.run(follow_lists(node.clone(), wire, papers));
+        membership.run(renewal::run(node.clone(), papers.clone()));
+        membership.run(believing::follow_lists(node.clone(), wire, papers));
         membership.run(found(node.clone(), membership.enrolment.found.clone()));
         membership.run(rollback::ask_after_start(node.clone(), remembered));
         membership.run(watch_disk(node.clone(), health, membership.broken.clone()));
@@ -193,6 +196,7 @@ impl Membership {
         self.run(group::keep_in_step(node.clone()));
         self.run(loss::watch_over(node.clone(), down));
         self.run(peers::keep_fresh(node.clone()));
+        self.run(rotation::keep(node.clone()));
         self.run(copies::owner::keep(node.clone()));
         self.run(draining::keep(node.clone()));
         self.run(rights::settle(node.clone()));
@@ -234,9 +238,10 @@ impl Membership {
         }
     }
 
-    /// Whether its certificate has ended, so that nobody talks to this node.
+    /// Whether its certificate has ended, or may be of a CA that the others have retired, so that nobody talks to this node.
     pub fn has_lapsed(&self) -> bool {
-        renewal::has_lapsed(&self.control.node, &self.enrolment)
+        let node = &self.control.node;
+        renewal::has_lapsed(node) || !owner::hears(node)
     }
 
     /// Goes on with the certificate that `welcome` brings; refused where that is another member's.
@@ -247,7 +252,15 @@ impl Membership {
                 .field("token")
                 .remedy("make the token at a node of that cluster; to leave it, set the node's data_dir aside"));
         }
-        renewal::adopt(&self.control.node, papers, &self.enrolment, welcome.certificate).map(drop)
+        let node = &self.control.node;
+        renewal::come_back(node, papers, welcome)?;
+        // The state that this node has applied may be older than what it was told.
+        let own = node.trust.view().own.clone();
+        if let Some(own) = own {
+            let own = believing::own_trust(&self.enrolment.found, &node.cas(), own.list);
+            node.trust.set(TrustView { own: Some(own), peers: node.trust.view().peers.clone() });
+        }
+        Ok(())
     }
 
     /// The consensus store.
@@ -273,45 +286,6 @@ impl Membership {
         self.control.replicas.close_all().await;
         self.control.node.consensus.shutdown().await;
     }
-}
-
-fn own_trust(found: &Found, list: MemberList) -> ClusterTrust {
-    ClusterTrust { cap: found.cap.clone(), ca: found.ca.clone(), list }
-}
-
-/// Keeps trust, the consensus wire and the remembered list in step with the committed state: a removed member or peer is
-/// out of every connection as soon as its removal is applied here (R11).
-async fn follow_lists(node: Node, wire: RaftWire, papers: Papers) {
-    let mut states = node.consensus.watch_state();
-    let mut applied = None;
-    loop {
-        let state = states.borrow_and_update().clone();
-        if let (Some(found), Some(list)) = (&state.found, state.member_list()) {
-            let view = TrustView { own: Some(own_trust(found, list.clone())), peers: peer_trust(&state) };
-            if *node.trust.view() != view {
-                node.trust.set(view);
-            }
-            if applied != Some(list.position) {
-                applied = Some(list.position);
-                wire.set_members(list.clone());
-                if let Err(refusal) = papers.remember(&list) {
-                    tracing::warn!(%refusal, "the member list is not remembered");
-                }
-            }
-        }
-        if states.changed().await.is_err() {
-            return;
-        }
-    }
-}
-
-fn peer_trust(state: &State) -> Vec<ClusterTrust> {
-    let trust = |(cap, peer): (&_, &landfall_proto::model::Peer)| ClusterTrust {
-        cap: Clone::clone(cap),
-        ca: peer.ca.clone(),
-        list: peer.list.clone(),
-    };
-    state.peers.iter().map(trust).collect()
 }
 
 /// Makes sure, at the founder, that the cluster's first command is committed, also after a crash in between.

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use landfall_proto::calls::Calls;
 use landfall_proto::id::{Epoch, MemberId, NodeName, VmId};
+use landfall_proto::model::CaLine;
 use landfall_proto::seam::Outside;
 use landfall_proto::trust::Trust;
 use landfall_store::State;
@@ -61,6 +63,8 @@ pub struct Node {
     pub cap_address: Option<Arc<CapAddressKeeper>>,
     /// What happened lately, for people.
     pub events: Events,
+    /// The CAs of the cluster as this node was told when it was enrolled, or last kept them: see [`Node::cas`].
+    pub known: Arc<ArcSwap<CaLine>>,
     /// Whether the others refuse it.
     pub exclusion: Exclusion,
     /// Whether it takes part in consensus.
@@ -75,6 +79,18 @@ impl Node {
     /// The committed state as this node has applied it.
     pub fn state(&self) -> Arc<State> {
         self.consensus.state()
+    }
+
+    /// The CAs of the cluster: as committed, where this node has not been told of newer ones when it joined again.
+    pub fn cas(&self) -> CaLine {
+        let (known, state) = (self.known.load_full(), self.state());
+        let line = &state.ca.line;
+        if line.changed > known.changed { line.clone() } else { CaLine::clone(&known) }
+    }
+
+    /// Keeps in mind how the CAs of the cluster follow each other.
+    pub fn know(&self, line: CaLine) {
+        self.known.store(Arc::new(line));
     }
 
     /// Ticks at once, and then at the multiples of `every` of this node's life: whatever looks around in the same rhythm

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use landfall_proto::alpn::Alpn;
+use landfall_proto::authority::ca_fingerprint;
 use landfall_proto::endpoint::Target;
 use landfall_proto::id::{Fingerprint, Fqdn, Position, VmId};
 use landfall_proto::message::broker::Location;
-use landfall_proto::message::control::{ControlAnswer, ControlRequest};
-use landfall_proto::model::{Command, MemberList, Peer};
+use landfall_proto::message::control::{ControlAnswer, ControlRequest, News};
+use landfall_proto::model::{CaLine, Command, MemberList, Peer};
 use landfall_proto::seam::Time;
 use landfall_proto::{Class, Refusal};
 use landfall_store::state::State;
@@ -28,15 +29,59 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// How long one peer node may take to answer.
 const PEER_DEADLINE: Duration = Duration::from_secs(3);
 
-/// Takes in a peer's list and answers with this cluster's own.
-pub async fn exchange(node: &Node, cap: &Fqdn, list: MemberList) -> ControlAnswer {
-    let taken = match *cap == list.cap {
-        true => relist(node, list).await,
-        false => Err(Refusal::invalid("cap", list.cap.as_str(), "a cluster sends its own member list only")),
+/// Takes in what a peer says of itself and answers with the same of this cluster.
+pub async fn exchange(node: &Node, cap: &Fqdn, news: News) -> ControlAnswer {
+    let taken = match *cap == news.list.cap {
+        true => take_in(node, news).await,
+        false => Err(Refusal::invalid("cap", news.list.cap.as_str(), "a cluster sends its own member list only")),
     };
-    match taken.and_then(|()| node.state().member_list().ok_or_else(no_quorum)) {
-        Ok(own) => ControlAnswer::Members(own),
+    match taken.and_then(|()| own_news(&node.state(), cap)) {
+        Ok(own) => ControlAnswer::Members(Box::new(own)),
         Err(refusal) => ControlAnswer::Refused(refusal),
+    }
+}
+
+/// What this cluster tells the peer `cap` of itself.
+fn own_news(state: &State, cap: &Fqdn) -> Result<News, Refusal> {
+    let peer = state.peers.get(cap).ok_or_else(|| Refusal::not_found("peer", cap.as_str()))?;
+    let list = state.member_list().ok_or_else(no_quorum)?;
+    Ok(News { list, line: state.ca.line.clone(), follows: ca_fingerprint(peer.line.newest()) })
+}
+
+/// Commits what is new in a peer's word on itself.
+async fn take_in(node: &Node, news: News) -> Result<(), Refusal> {
+    let News { list, line, follows } = news;
+    let cap = list.cap.clone();
+    relist(node, list).await?;
+    follow(node, &cap, line).await;
+    let state = node.state();
+    let newest = ca_fingerprint(state.ca.line.newest());
+    let waited_for = state.ca.rotation.as_ref().is_some_and(|rotation| !rotation.followed.contains(&cap));
+    if waited_for && follows == newest {
+        node.proposer.commit(Command::Followed { cap, ca: newest }).await?;
+    }
+    Ok(())
+}
+
+/// Follows a peer to another CA, where the one that is pinned vouches for it. Its members are heard all the same where it
+/// does not: that they are who they are has been proven by the one that is pinned.
+async fn follow(node: &Node, cap: &Fqdn, line: CaLine) {
+    let changed = line.changed;
+    let has = |state: &State| state.peers.get(cap).is_none_or(|peer| changed <= peer.line.changed);
+    if has(&node.state()) {
+        return;
+    }
+    let (ca, rotating) = (ca_fingerprint(line.newest()), line.rotating);
+    match node.proposer.commit(Command::Follow { cap: cap.clone(), line: Box::new(line) }).await {
+        Ok(_) => {
+            let told = match rotating {
+                true => format!("{cap} takes a new CA, by the word of the one before: {ca}"),
+                false => format!("of {cap} the CA {ca} alone counts from now on"),
+            };
+            node.events.record(Happening::info("peer_ca", told).with("cap", cap).with("ca", &ca));
+        }
+        Err(refusal) if has(&node.state()) => tracing::debug!(%cap, %refusal, "another node has committed it"),
+        Err(refusal) => node.events.refuse("peer_ca_refused", cap.as_str(), &refusal.to_string()),
     }
 }
 
@@ -68,7 +113,7 @@ async fn relist(node: &Node, list: MemberList) -> Result<(), Refusal> {
 
 /// Sends this cluster's list to every peer when it has changed, and hourly. Only the owner does.
 pub async fn keep_fresh(node: Node) {
-    let mut told: BTreeMap<Fqdn, (Position, Time)> = BTreeMap::new();
+    let mut told: BTreeMap<Fqdn, (Position, Position, Time)> = BTreeMap::new();
     let mut look = node.rhythm(LOOK_INTERVAL);
     loop {
         look.tick().await;
@@ -78,27 +123,29 @@ pub async fn keep_fresh(node: Node) {
             continue;
         }
         let state = node.state();
-        let Some(own) = state.member_list() else { continue };
+        let (members, cas) = (state.members_changed, state.ca.line.changed);
         told.retain(|cap, _| state.peers.contains(cap));
         for (cap, peer) in state.peers.iter() {
             let now = node.outside.clock.now();
             let fresh = told
                 .get(cap)
-                .is_some_and(|(position, at)| *position == own.position && now.since(*at) < REFRESH_INTERVAL);
+                .is_some_and(|(list, line, at)| (*list, *line) == (members, cas) && now.since(*at) < REFRESH_INTERVAL);
+            let waited_for = state.ca.rotation.as_ref().is_some_and(|rotation| !rotation.followed.contains(cap));
             // One that is not believed any more is asked for until it is there, whatever was told before.
             let believed = !peer_list::is_old(peer, node.outside.clock.wall());
-            if !(fresh && believed) && tell(&node, peer, &own).await.is_ok() {
-                told.insert(cap.clone(), (own.position, now));
+            if (!(fresh && believed) || waited_for) && tell(&node, peer).await.is_ok() {
+                told.insert(cap.clone(), (members, cas, now));
             }
         }
     }
 }
 
-/// Tells one peer this cluster's list, through the first of its nodes that answers, and takes in its own.
-async fn tell(node: &Node, peer: &Peer, own: &MemberList) -> Result<(), Refusal> {
-    let answer = first_answer(node, peer, &ControlRequest::Members(own.clone())).await?;
+/// Tells one peer this cluster's members and CAs, through the first of its nodes that answers, and takes in its own.
+async fn tell(node: &Node, peer: &Peer) -> Result<(), Refusal> {
+    let own = own_news(&node.state(), &peer.list.cap)?;
+    let answer = first_answer(node, peer, &ControlRequest::Members(Box::new(own))).await?;
     match answer {
-        ControlAnswer::Members(theirs) => relist(node, theirs).await,
+        ControlAnswer::Members(theirs) if theirs.list.cap == peer.list.cap => take_in(node, *theirs).await,
         ControlAnswer::Refused(refusal) => Err(refusal),
         _ => Err(Refusal::new(Class::Failed, "protocol", "a peer gave an answer of another kind")),
     }
@@ -107,8 +154,8 @@ async fn tell(node: &Node, peer: &Peer, own: &MemberList) -> Result<(), Refusal>
 /// Asks a cluster's CAP about a key that its committed list does not have; whether it is listed now.
 pub async fn vouches(node: &Node, cap: &Fqdn, key: &Fingerprint) -> bool {
     let state = node.state();
-    let (Some(peer), Some(own)) = (state.peers.get(cap), state.member_list()) else { return false };
-    if let Err(refusal) = tell(node, peer, &own).await {
+    let Some(peer) = state.peers.get(cap) else { return false };
+    if let Err(refusal) = tell(node, peer).await {
         tracing::debug!(%cap, %refusal, "the peer was asked about an unknown key and did not help");
     }
     node.state().peers.get(cap).is_some_and(|peer| peer.list.by_key(key).is_some())

@@ -8,6 +8,7 @@ use landfall_proto::model::HostAddress;
 use serde::{Deserialize, Serialize};
 
 use crate::surface::WaitSeconds;
+use crate::surface::ca::CaStatus;
 use crate::surface::cap_address::CapAddressStatus;
 use crate::surface::failure::ErrorBody;
 use crate::surface::node::{MemberRole, NodeState};
@@ -123,6 +124,8 @@ pub struct ClusterStatus {
     pub members: Vec<MemberStatus>,
     /// The CAP's own address; null where it has none.
     pub cap_address: Option<CapAddressStatus>,
+    /// Its CA, and the rotation of it that is under way.
+    pub ca: CaStatus,
     /// How many voters may be lost at once before the cluster stops deciding.
     pub tolerates_losses: u32,
     /// What an operator should know, a sentence each: two voters that survive no loss, a clock that is off.

@@ -13,6 +13,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use super::authorization::*;
 use super::broker::*;
+use super::ca::*;
 use super::cluster::*;
 use super::disabled::*;
 use super::doctor::*;
@@ -81,6 +82,9 @@ impl Operations for Fake {
     }
     async fn cluster_leave(&self, request: ClusterLeave) -> Result<ClusterLeft, Refusal> {
         self.called("cluster_leave", request, samples::cluster_left())
+    }
+    async fn cluster_rotate_ca(&self, request: ClusterRotateCa) -> Result<ClusterRotation, Refusal> {
+        self.called("cluster_rotate_ca", request, samples::cluster_rotation())
     }
     async fn cluster_recover(&self, request: ClusterRecover) -> Result<ClusterRecovered, Refusal> {
         self.called("cluster_recover", request, samples::cluster_recovered())

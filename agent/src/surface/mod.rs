@@ -8,6 +8,7 @@
 
 pub mod authorization;
 pub mod broker;
+pub mod ca;
 pub mod cap_address;
 pub mod cluster;
 pub mod disabled;

@@ -7,6 +7,7 @@ use landfall_proto::id::{Fqdn, NodeName, PrimaryPattern, Revision};
 
 use super::authorization::{Authorization, AuthorizationRemoved};
 use super::broker::{BrokerMove, BrokerMoved, BrokerStatus};
+use super::ca::{ClusterRotateCa, ClusterRotation};
 use super::cluster::{
     ClusterInit, ClusterJoin, ClusterLeave, ClusterLeft, ClusterRecover, ClusterRecovered, ClusterStatus,
 };
@@ -65,6 +66,9 @@ pub trait Operations: Send + Sync + 'static {
     async fn cluster_leave(&self, request: ClusterLeave) -> Result<ClusterLeft, Refusal>;
     /// Begins the cluster's next life with this agent's node alone, where its majority is gone for good.
     async fn cluster_recover(&self, request: ClusterRecover) -> Result<ClusterRecovered, Refusal>;
+
+    /// Has a new CA take the present one's place, step by step.
+    async fn cluster_rotate_ca(&self, request: ClusterRotateCa) -> Result<ClusterRotation, Refusal>;
 
     /// Makes a join token.
     async fn token_create(&self, request: TokenCreate) -> Result<TokenCreated, Refusal>;

@@ -55,7 +55,7 @@ pub struct PeerStatus {
     pub health: Health,
     /// Why it is not normal.
     pub health_reasons: Vec<String>,
-    /// The fingerprint of its CA's key: the only one under which its name is believed.
+    /// The fingerprint of its CA, the only one under which its name is believed; while it rotates its CA, of the new one.
     pub ca_key: KeyHex,
     /// The position of its member list, in its own cluster.
     pub position: Position,

@@ -17,6 +17,7 @@ pub use self::doctor::*;
 pub use self::network::*;
 pub use self::steering::*;
 use super::authorization::*;
+use super::ca::CaStatus;
 use super::cluster::*;
 use super::disabled::*;
 use super::event::*;
@@ -68,6 +69,7 @@ pub fn cluster_status() -> ClusterStatus {
             member("rw", 9, MemberRole::Witness, NodeState::Suspect, "10.0.0.13:7443"),
         ],
         cap_address: Some(cap_address()),
+        ca: CaStatus { present: Fingerprint([0xab; 32]).into(), rotation: None },
         tolerates_losses: 0,
         warnings: vec!["two voters survive no loss: add a witness".to_owned()],
     }

@@ -40,7 +40,18 @@ fn cluster_and_broker() {
                 {"node": "r1", "id": 1, "role": "voter", "state": "up", "address": "10.0.0.11:7443"},
                 {"node": "rw", "id": 9, "role": "witness", "state": "suspect", "address": "10.0.0.13:7443"},
             ],
-            "cap_address": address, "tolerates_losses": 0, "warnings": ["two voters survive no loss: add a witness"],
+            "ca": {"present": "ab".repeat(32), "rotation": null}, "cap_address": address, "tolerates_losses": 0, "warnings": ["two voters survive no loss: add a witness"],
+        }),
+    );
+    let rotation = json!({
+        "next": "cd".repeat(32), "begun_at": "2025-11-22T18:42:41.250Z", "ends_by": "2025-11-29T18:42:41.250Z",
+        "renewed": ["r1"], "waits_for_nodes": ["rw"], "followed": [], "waits_for_peers": ["p-broker-cap.contoso.com"],
+    });
+    golden(
+        &samples::cluster_rotation(),
+        &json!({
+            "cluster": "Cluster-R", "rotated": true, "ca": {"present": "ab".repeat(32), "rotation": rotation},
+            "missed": [], "given_up": [],
         }),
     );
     golden(

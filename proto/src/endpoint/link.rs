@@ -12,7 +12,7 @@ use crate::endpoint::failure::TurnedAway;
 use crate::id::Fingerprint;
 use crate::limits::{CONNECTIONS_PER_IDENTITY, STRANGERS_MAX};
 use crate::transport::lock;
-use crate::trust::{Caller, Proven, TrustView};
+use crate::trust::{Caller, Distrust, Proven, TrustView};
 
 /// Which side opened a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -206,6 +206,12 @@ impl Link {
                 return None;
             }
             Ok(_) => "not allowed on this protocol".to_owned(),
+            // Its node has a new certificate by now, and may connect anew with it: that is no refusal.
+            Err(distrust @ Distrust::Retired { .. }) => {
+                tracing::debug!(remote = %self.remote(), alpn = %self.0.alpn, %distrust, "closing a connection");
+                self.close(Close::Replaced, &distrust.to_string());
+                return None;
+            }
             Err(distrust) => distrust.to_string(),
         };
         tracing::info!(remote = %self.remote(), alpn = %self.0.alpn, %reason, "closing a connection");

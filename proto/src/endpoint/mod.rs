@@ -348,9 +348,11 @@ impl Inner {
             return refuse(who, Close::Protocol, "no protocol of ours".to_owned());
         };
         let chain = presented(&connection);
-        let Some(leaf) = chain.first() else { return refuse(who, Close::NotAllowed, "no certificate".to_owned()) };
+        let Some((leaf, rest)) = chain.split_first() else {
+            return refuse(who, Close::NotAllowed, "no certificate".to_owned());
+        };
         let view = self.trust.view();
-        let proven = match view.prove(leaf, Side::Client, self.trust.time(self.outside.clock.wall())) {
+        let proven = match view.prove(leaf, rest, Side::Client, self.trust.time(self.outside.clock.wall())) {
             Ok(proven) => proven,
             Err(distrust) => return refuse(who, Close::NotAllowed, distrust.to_string()),
         };

@@ -2,14 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Epoch, MemberId, NodeName, Position, Revision, Root, SenderEpoch, Term, UnixMillis, VmId};
+use crate::id::{
+    Epoch, Fingerprint, MemberId, NodeName, Position, Revision, Root, SenderEpoch, Term, UnixMillis, VmId,
+};
 use crate::message::broker::{Location, Place};
-pub use crate::message::cycle::{Compared, InFlight};
+pub use crate::message::ca::{CaKey, News};
+pub use crate::message::cycle::{Compared, InFlight, Statistics};
 pub use crate::message::difference::{DIFFERENCE_RANGES_MAX, DiskDifference};
 pub use crate::message::faults::{FAULT_TEXT_MAX, FAULTS_MAX, StagingFaults};
 pub use crate::message::point::{Consistency, Point, PointState, ProofFigures};
 pub use crate::message::traffic::Traffic;
-use crate::model::{Answer, Command, HandOff, LogMark, MemberList, PointName, PromotionId, Return, Right};
+use crate::model::{Answer, Command, HandOff, LogMark, PointName, PromotionId, Return, Right, Succession};
 use crate::refusal::Refusal;
 
 /// A request between agents. Verbs marked *peer* are also taken from paired clusters.
@@ -51,8 +54,8 @@ pub enum ControlRequest {
         /// Where.
         to: Location,
     },
-    /// *peer*: our members as this node has applied them; the answer is the receiver's own.
-    Members(MemberList),
+    /// *peer*: our members and CAs as this node has applied them; the answer is the receiver's own.
+    Members(Box<News>),
     /// What you know of this VM: as holder, or as sender.
     Figures(VmId),
     /// Wait until your VM service has acknowledged the settings at this revision.
@@ -198,6 +201,22 @@ pub enum ControlRequest {
     },
     /// I was started again: how far had my log come, as you know?
     Recall,
+    /// To the owner: make a new CA, and have it take the present one's place.
+    RotateCa {
+        /// Only say which nodes would not get its key.
+        dry_run: bool,
+    },
+    /// From the owner: keep this key, of the CA that is about to follow the present one.
+    KeepCa {
+        /// The owner's term: an older one than the receiver has seen is refused.
+        term: Term,
+        /// The CA, and the present one's word for it.
+        step: Box<Succession>,
+        /// Its key.
+        key: CaKey,
+    },
+    /// Give me the key of this CA: I host VMs, and lack it.
+    AskCa(Fingerprint),
 }
 
 /// What the primary's cluster wants of the replica's.
@@ -233,7 +252,7 @@ pub enum ControlAnswer {
     /// Done.
     Done,
     /// To Members.
-    Members(MemberList),
+    Members(Box<News>),
     /// To Figures.
     Figures(Box<Figures>),
     /// To Vms.
@@ -313,6 +332,15 @@ pub enum ControlAnswer {
         /// What the answerer has of it as the leader, in its own term, committed or not.
         led: Option<LogMark>,
     },
+    /// To RotateCa.
+    Rotates {
+        /// Nodes that did not get the key.
+        missed: Vec<NodeName>,
+        /// The entry that began it; of a dry run, the last one that was applied.
+        position: Position,
+    },
+    /// To AskCa.
+    CaKey(CaKey),
 }
 
 /// What trying one port gave.
@@ -418,27 +446,4 @@ pub struct SenderFigures {
     pub clock_skew_ms: Option<i64>,
     /// Kilobits a second that it may take of the line now, where something limits it.
     pub limited_to_kbit: Option<u64>,
-}
-
-/// What a sender has counted since the monitoring window began, or since counting began within it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Statistics {
-    /// Since when, by the sender's wall clock.
-    pub since: UnixMillis,
-    /// When the window ends.
-    pub until: UnixMillis,
-    /// Change sets that were acknowledged.
-    pub cycles: u64,
-    /// Intervals in which none could begin, because the one before took longer.
-    pub missed: u64,
-    /// Tries that failed.
-    pub failures: u64,
-    /// Bytes of disk content sent.
-    pub bytes: u64,
-    /// The most of them for one change set.
-    pub bytes_max: u64,
-    /// From the time a change set was due until it was acknowledged, all together.
-    pub latency_ms: u64,
-    /// The longest.
-    pub latency_max_ms: u64,
 }

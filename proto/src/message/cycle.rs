@@ -25,3 +25,26 @@ pub struct Compared {
     /// When it began, by the sender's wall clock.
     pub at: UnixMillis,
 }
+
+/// What a sender has counted since the monitoring window began, or since counting began within it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Statistics {
+    /// Since when, by the sender's wall clock.
+    pub since: UnixMillis,
+    /// When the window ends.
+    pub until: UnixMillis,
+    /// Change sets that were acknowledged.
+    pub cycles: u64,
+    /// Intervals in which none could begin, because the one before took longer.
+    pub missed: u64,
+    /// Tries that failed.
+    pub failures: u64,
+    /// Bytes of disk content sent.
+    pub bytes: u64,
+    /// The most of them for one change set.
+    pub bytes_max: u64,
+    /// From the time a change set was due until it was acknowledged, all together.
+    pub latency_ms: u64,
+    /// The longest.
+    pub latency_max_ms: u64,
+}

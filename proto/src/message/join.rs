@@ -8,7 +8,8 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{Fingerprint, MemberId, NodeName, UnixMillis};
-use crate::model::{Found, MemberList, Peer};
+use crate::message::ca::CaKey;
+use crate::model::{CaLine, Found, MemberList, Peer};
 use crate::refusal::Refusal;
 
 /// A request of a node or cluster that is not trusted yet.
@@ -67,12 +68,14 @@ pub struct Welcome {
     pub member: MemberId,
     /// Its certificate, DER.
     pub certificate: Vec<u8>,
-    /// What `cluster init` recorded: CA, CAP, clocks.
+    /// What `cluster init` recorded: first CA, CAP, clocks.
     pub found: Found,
     /// The members, itself included.
     pub members: MemberList,
-    /// The CA's key, PKCS #8, for a node that may issue (not for a witness).
-    pub ca_key: Option<Vec<u8>>,
+    /// The cluster's CAs.
+    pub line: CaLine,
+    /// The keys of those that count, oldest first, for a node that may issue (not for a witness).
+    pub ca_keys: Vec<CaKey>,
 }
 
 /// What a join token or a pairing code says, in text `landfall-join-...` or `landfall-pair-...`.

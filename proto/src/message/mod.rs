@@ -3,6 +3,7 @@
 //! Every request is one bidirectional stream: one request frame, one answer frame, except where the file says so.
 
 pub mod broker;
+pub mod ca;
 pub mod control;
 mod cycle;
 pub mod data;

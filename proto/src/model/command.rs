@@ -12,8 +12,8 @@ use crate::id::{
     SenderEpoch, Term, UnixMillis, VmId,
 };
 use crate::model::{
-    AuthorizationEntry, Bandwidth, FailoverStep, Found, Frequency, HandOff, LogMark, MemberList, NetworkChange, Peer,
-    PromotionId, Replica, Right, Ticket, VmSpec,
+    AuthorizationEntry, Bandwidth, CaLine, FailoverStep, Found, Frequency, HandOff, LogMark, MemberList, NetworkChange,
+    Peer, PromotionId, Replica, Right, Succession, Ticket, VmSpec,
 };
 use crate::refusal::Refusal;
 
@@ -276,6 +276,36 @@ pub enum Command {
     /// How far each member's log has come, as the owner knows it: what a node whose data folder is rolled back is told by
     /// the others. It also proves that a write still commits and applies.
     Mark(BTreeMap<MemberId, LogMark>),
+    /// A new CA begins to take the present one's place; both count until [`Command::RetireCa`].
+    RotateCa(Box<Succession>),
+    /// A member has a certificate of the CA `ca`, and its key where it may issue.
+    Renewed {
+        /// The member.
+        member: MemberId,
+        /// The new CA.
+        ca: Fingerprint,
+    },
+    /// A peer has committed the CA `ca` of this cluster.
+    Followed {
+        /// The peer.
+        cap: Fqdn,
+        /// The new CA.
+        ca: Fingerprint,
+    },
+    /// The CA `ca` alone counts from now on.
+    RetireCa {
+        /// The new CA.
+        ca: Fingerprint,
+        /// Whether an operator gives up those that have not followed.
+        give_up: bool,
+    },
+    /// What a peer says of its CAs.
+    Follow {
+        /// The peer.
+        cap: Fqdn,
+        /// Its CAs.
+        line: Box<CaLine>,
+    },
 }
 
 /// What a command gave.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::cap_address::CapAddress;
+use super::succession::CaLine;
 use crate::id::{ClusterName, Fingerprint, Fqdn, MemberId, NodeName, Position, UnixMillis};
 
 /// One agent of a cluster.
@@ -84,8 +85,10 @@ impl MemberList {
 pub struct Peer {
     /// Its display name.
     pub cluster: ClusterName,
-    /// Its CA certificate, DER: what its node certificates must chain to.
+    /// The CA that it was founded with, DER: it tells the cluster from any other of the same name, for good.
     pub ca: Vec<u8>,
+    /// The CAs that its node certificates may be signed by, and how they followed each other.
+    pub line: CaLine,
     /// Its members, as last sent by one of them.
     pub list: MemberList,
     /// When the list was last confirmed.
@@ -128,7 +131,7 @@ pub struct Found {
     pub cap: Fqdn,
     /// A random number that tells this cluster from any other of the same name.
     pub cluster_id: u128,
-    /// Its CA certificate, DER.
+    /// The certificate of the CA that it was founded with, DER. Others may have followed it.
     pub ca: Vec<u8>,
     /// Its consensus clocks.
     pub timing: Timing,

@@ -14,6 +14,7 @@ mod network;
 mod promotion;
 mod relationship;
 mod right;
+mod succession;
 mod vm;
 
 pub use adapter_addresses::{AddressFault, AddressList, Addresses};
@@ -31,4 +32,5 @@ pub use promotion::{
 };
 pub use relationship::{Frequency, Handover, Joiner, Primary, Replica, Stop};
 pub use right::{Right, UnknownRight};
+pub use succession::{CaLine, Succession};
 pub use vm::{Adapter, AdapterKind, DiskSpec, Launch, LaunchImage, VmSpec};

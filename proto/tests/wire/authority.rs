@@ -39,6 +39,9 @@ const TABLE: &str = "
     Difference       M W . . . . . . .
     DropBranch       M W . . . . . . .
     Renew            M W . . . . . . .
+    RotateCa         M W . . . . . . .
+    KeepCa           M . . . . . . . .
+    AskCa            M . . . . . . . .
     Clock            M W P K A O . . .
     ReachBack        M W P K A O . . .
     Members          . . P K A O . . .

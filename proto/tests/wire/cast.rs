@@ -89,7 +89,11 @@ impl Cluster {
     }
 
     pub fn trust(&self) -> ClusterTrust {
-        ClusterTrust { cap: self.cap.clone(), ca: self.authority.certificate().to_vec(), list: self.list.clone() }
+        ClusterTrust {
+            cap: self.cap.clone(),
+            cas: vec![self.authority.certificate().to_vec()],
+            list: self.list.clone(),
+        }
     }
 
     /// An agent with a certificate of this cluster, running, not on the list yet.
@@ -166,6 +170,12 @@ impl Agent {
         let member = self.member();
         let address = if alpn == Alpn::Data { member.data } else { member.control };
         Target { cap: cap.clone(), address, key: Some(member.key) }
+    }
+
+    /// How many connections it has with the node of that name.
+    pub fn links_of(&self, node: &str) -> usize {
+        let all = self.control.links().into_iter().chain(self.data.links());
+        all.filter(|link| link.caller().member().is_some_and(|member| member.node.as_str() == node)).count()
     }
 
     /// Answers every request on both endpoints with who asked.

@@ -8,10 +8,11 @@ use landfall_proto::frame;
 use landfall_proto::id::{Fqdn, NodeName, PrimaryPattern, StorageName, VmName};
 use landfall_proto::limits::{CONTROL_FRAME_MAX, MEMBERS_MAX};
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest};
-use landfall_proto::message::control::{ControlAnswer, ControlRequest};
+use landfall_proto::message::control::{ControlAnswer, ControlRequest, News};
 use landfall_proto::message::data::{CopyAnswer, CopyRequest, DataAnswer, DataRequest, Hello, Welcome};
 use landfall_proto::message::join::{Invitation, JoinAnswer, JoinRequest};
-use landfall_proto::model::{Answer, Member, MemberList, Proposal};
+use landfall_proto::model::{Answer, CaLine, Member, MemberList, Proposal, Succession};
+use landfall_proto::succession::{CHAIN_MAX, SUCCESSION_CERTIFICATE};
 use proptest::prelude::*;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -113,7 +114,16 @@ fn the_largest_member_list_fits_a_control_frame() {
     let members: Vec<Member> = (0..MEMBERS_MAX).map(member).collect();
     let cap = members[0].fqdn.clone();
     let position = landfall_proto::id::Position::from_number(u64::MAX);
-    let request = ControlRequest::Members(MemberList { cap, position, members, cap_addresses: Vec::new() });
+    let step = || Succession { ca: vec![0xff; SUCCESSION_CERTIFICATE], warrant: vec![0xff; SUCCESSION_CERTIFICATE] };
+    let line = CaLine {
+        first: vec![0xff; SUCCESSION_CERTIFICATE],
+        after: (0..CHAIN_MAX).map(|_| step()).collect(),
+        rotating: true,
+        changed: position,
+    };
+    let list = MemberList { cap, position, members, cap_addresses: Vec::new() };
+    let follows = landfall_proto::id::Fingerprint([0xff; 32]);
+    let request = ControlRequest::Members(Box::new(News { list, line, follows }));
     let bytes = frame::encode(&request, CONTROL_FRAME_MAX).unwrap();
     assert!(bytes.len() > CONTROL_FRAME_MAX / 2, "{} bytes: the bound can be higher", bytes.len());
 }

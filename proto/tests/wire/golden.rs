@@ -14,9 +14,9 @@ use landfall_proto::id::{
 };
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest, Location, PassedOver, Place};
 use landfall_proto::message::control::{
-    Compared, Consistency, ControlAnswer, ControlRequest, DiskDifference, FAULTS_MAX, Figures, HandOffWish,
-    HolderFigures, InFlight, LocalVm, Point, PointState, ProofFigures, Reach, RunFigures, SenderFigures, StagingFaults,
-    Statistics, Traffic,
+    CaKey, Compared, Consistency, ControlAnswer, ControlRequest, DiskDifference, FAULTS_MAX, Figures, HandOffWish,
+    HolderFigures, InFlight, LocalVm, News, Point, PointState, ProofFigures, Reach, RunFigures, SenderFigures,
+    StagingFaults, Statistics, Traffic,
 };
 use landfall_proto::message::data::{
     ChangeSet, Content, CopyAnswer, CopyListing, CopyRequest, DataAnswer, DataRequest, Extent, Hello, Packed, Staged,
@@ -26,11 +26,11 @@ use landfall_proto::message::join::{self, Ask, Invitation, JoinAnswer, JoinReque
 use landfall_proto::message::leaves::{LeafAnswer, LeafRequest};
 use landfall_proto::message::pass::{PassAnswer, PassHello, PassRequest};
 use landfall_proto::model::{
-    Adapter, AdapterKind, Addresses, Answer, AuthorizationEntry, CapAddress, Command, Departure, DepartureState,
-    DiskSpec, FailoverKind, FailoverStep, Family, Found, Frequency, HandOff, Handover, Joiner, Launch, LaunchImage,
-    LogMark, Loss, Member, MemberList, NetworkChange, NetworkRule, Outcome, Peer, PointName, Primary, Promotion,
-    PromotionId, PromotionState, Proposal, Replica, Return, Right, Rival, Side, Stop, TestRun, Ticket, TicketKind,
-    Timing, VmSpec,
+    Adapter, AdapterKind, Addresses, Answer, AuthorizationEntry, CaLine, CapAddress, Command, Departure,
+    DepartureState, DiskSpec, FailoverKind, FailoverStep, Family, Found, Frequency, HandOff, Handover, Joiner, Launch,
+    LaunchImage, LogMark, Loss, Member, MemberList, NetworkChange, NetworkRule, Outcome, Peer, PointName, Primary,
+    Promotion, PromotionId, PromotionState, Proposal, Replica, Return, Right, Rival, Side, Stop, Succession, TestRun,
+    Ticket, TicketKind, Timing, VmSpec,
 };
 use landfall_proto::refusal::{Class, Refusal};
 use serde::Serialize;
@@ -170,9 +170,22 @@ fn peer() -> Peer {
     Peer {
         cluster: "Cluster-P".parse().unwrap(),
         ca: vec![0x30, 0x82, 1, 2],
+        line: ca_line(),
         list: list(),
         confirmed_at: UnixMillis(1_795_305_600_000),
     }
+}
+
+fn succession() -> Succession {
+    Succession { ca: vec![0x30, 4], warrant: vec![0x30, 5] }
+}
+
+fn ca_line() -> CaLine {
+    CaLine { first: vec![0x30, 0x82, 1, 2], after: vec![succession()], rotating: true, changed: at(70_000) }
+}
+
+fn news() -> Box<News> {
+    Box::new(News { list: list(), line: ca_line(), follows: Fingerprint([5; 32]) })
 }
 
 fn found() -> Found {
@@ -342,7 +355,7 @@ fn commands() -> Vec<Command> {
         data: addresses.1,
     };
     let changes = BTreeMap::from([("a".to_owned(), Some("1".to_owned())), ("b".to_owned(), None)]);
-    vec![
+    let mut commands = vec![
         Command::Found(Box::new(found())),
         Command::Claim(id(1)),
         Command::Probe,
@@ -396,6 +409,19 @@ fn commands() -> Vec<Command> {
         Command::Yield(member_id),
         Command::Drain { member: member_id, on: true },
         Command::Mark([(member_id, LogMark { vote: 4, index: 300 })].into()),
+    ];
+    commands.extend(ca_commands());
+    commands
+}
+
+fn ca_commands() -> [Command; 5] {
+    let ca = Fingerprint([6; 32]);
+    [
+        Command::RotateCa(Box::new(succession())),
+        Command::Renewed { member: id(3), ca },
+        Command::Followed { cap: cap(), ca },
+        Command::RetireCa { ca, give_up: true },
+        Command::Follow { cap: cap(), line: Box::new(ca_line()) },
     ]
 }
 
@@ -553,7 +579,7 @@ fn control_requests() {
         ControlRequest::ProbeFor(id(2)),
         ControlRequest::AwaitRegistered { term, vm: vm(), epoch: epoch(4), position: at(5) },
         ControlRequest::Moved { vm: vm(), to: location() },
-        ControlRequest::Members(list()),
+        ControlRequest::Members(news()),
         ControlRequest::Figures(vm()),
         ControlRequest::AwaitSettings(Revision::from_number(6)),
         ControlRequest::Vms,
@@ -587,6 +613,9 @@ fn control_requests() {
         ControlRequest::CouldHoldAddress,
         ControlRequest::Rights { vm: vm(), before: at(9), contested: false },
         ControlRequest::Recall,
+        ControlRequest::RotateCa { dry_run: true },
+        ControlRequest::KeepCa { term, step: Box::new(succession()), key: CaKey(vec![0x30, 0x2e]) },
+        ControlRequest::AskCa(Fingerprint([6; 32])),
     ];
     check_all("control_request", &requests);
 }
@@ -600,7 +629,7 @@ fn control_answers() {
         ControlAnswer::Alive { faults: staging_faults() },
         ControlAnswer::Reached(true),
         ControlAnswer::Done,
-        ControlAnswer::Members(list()),
+        ControlAnswer::Members(news()),
         ControlAnswer::Figures(Box::new(figures())),
         ControlAnswer::Vms(vec![LocalVm { vm: spec(), replica: true, running: false, fault: Some(refusal()) }]),
         ControlAnswer::Confirmed { term, position: at(9) },
@@ -640,6 +669,8 @@ fn control_answers() {
         ControlAnswer::Renewed(vec![0x30, 0x82]),
         ControlAnswer::Right(Right::Branch { id: promotion_id(), parent: None, point: point_name() }),
         ControlAnswer::Recalled { noted: Some(LogMark { vote: 4, index: 300 }), led: None },
+        ControlAnswer::Rotates { missed: vec![node("r3")], position: at(9) },
+        ControlAnswer::CaKey(CaKey(vec![0x30, 0x2e])),
     ];
     check_all("control_answer", &answers);
 }
@@ -846,7 +877,8 @@ fn join_messages() {
         certificate: vec![0x30, 1],
         found: found(),
         members: list(),
-        ca_key: Some(vec![0x30, 0x2e]),
+        line: ca_line(),
+        ca_keys: vec![CaKey(vec![0x30, 0x2e])],
     };
     let answers = [
         JoinAnswer::Member(Box::new(welcome)),

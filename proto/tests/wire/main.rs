@@ -10,4 +10,5 @@ mod codec;
 mod golden;
 mod join;
 mod network;
+mod succession;
 mod trust;

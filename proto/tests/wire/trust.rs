@@ -102,8 +102,9 @@ async fn a_ca_vouches_for_its_own_cap_only() {
     let leaf = impostor.unlisted("p1", 1).leaf;
     assert_eq!(view(&r, &[&p, &q]).classify(&leaf, Side::Client, NOW), Err(Distrust::UnknownIssuer));
     // P was forgotten, and paired again under another CA: what the old one has proven counts no longer.
-    let proven = view(&r, &[&p]).prove(&p1.leaf, Side::Client, NOW).unwrap();
-    assert!(matches!(view(&r, &[&impostor]).standing(&proven), Err(Distrust::Unpaired { .. })));
+    let proven = view(&r, &[&p]).prove(&p1.leaf, &[], Side::Client, NOW).unwrap();
+    assert!(matches!(view(&r, &[&impostor]).standing(&proven), Err(Distrust::Retired { .. })));
+    assert!(matches!(view(&r, &[]).standing(&proven), Err(Distrust::Unpaired { .. })));
 }
 
 #[tokio::test]

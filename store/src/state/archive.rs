@@ -8,7 +8,7 @@ use landfall_proto::model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Claim, SettingsChange, State};
+use super::{CaState, Claim, SettingsChange, State};
 use crate::rows::{RowError, RowReader, RowWriter};
 
 /// The layout of the rows. Another one is refused.
@@ -37,6 +37,7 @@ struct Head {
     applied: Position,
     incarnation: u16,
     found: Option<Found>,
+    ca: CaState,
     claim: Option<Claim>,
     members_changed: Position,
     revision: Revision,
@@ -81,6 +82,7 @@ impl State {
             applied: self.applied,
             incarnation: self.incarnation,
             found: self.found.clone(),
+            ca: self.ca.clone(),
             claim: self.claim,
             members_changed: self.members_changed,
             revision: self.settings.revision,
@@ -154,6 +156,7 @@ impl State {
             applied: head.applied,
             incarnation: head.incarnation,
             found: head.found,
+            ca: head.ca,
             claim: head.claim,
             members_changed: head.members_changed,
             ..Self::default()

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use landfall_proto::id::{MemberId, Term};
-use landfall_proto::model::{Answer, CapAddress, Found, Outcome};
+use landfall_proto::model::{Answer, CaLine, CapAddress, Found, Outcome};
 use landfall_proto::planted::{self, Bug};
 use landfall_proto::{Class, Refusal};
 
@@ -53,6 +53,7 @@ impl State {
         check_own(found.cap_address.as_ref(), found.founder.control, found.founder.data)?;
         self.members.put(found.founder.id, found.founder.clone());
         self.members_changed = entry.position;
+        self.ca.line = CaLine::of(found.ca.clone());
         self.found = Some(found.clone());
         Ok(Outcome::Done)
     }

@@ -6,8 +6,8 @@ use landfall_proto::id::{
     Epoch, Fingerprint, Fqdn, MemberId, NodeName, Position, RequestId, SenderEpoch, UnixMillis, VmId,
 };
 use landfall_proto::model::{
-    Answer, AuthorizationEntry, Command, DiskSpec, Found, Frequency, Member, MemberList, Outcome, Peer, Proposal,
-    Replica, Ticket, TicketKind, Timing, VmSpec,
+    Answer, AuthorizationEntry, CaLine, Command, DiskSpec, Found, Frequency, Member, MemberList, Outcome, Peer,
+    Proposal, Replica, Ticket, TicketKind, Timing, VmSpec,
 };
 use uuid::Uuid;
 
@@ -51,6 +51,7 @@ pub(super) fn peer(letter: char, position: u64) -> Peer {
     Peer {
         cluster: name(&format!("Cluster-{letter}")),
         ca: vec![letter as u8; 300],
+        line: CaLine::of(vec![letter as u8; 300]),
         list: MemberList { cap: cap(letter), position: Position::new(0, position), members, cap_addresses: Vec::new() },
         confirmed_at: UnixMillis(0),
     }
@@ -85,8 +86,18 @@ pub(super) struct Bench {
 impl Bench {
     /// A cluster of r1 alone, which owns the CAP.
     pub(super) fn founded() -> Self {
+        Self::founded_as(founding())
+    }
+
+    /// The same, whose CA has this certificate.
+    pub(super) fn founded_with(ca: &[u8]) -> Self {
+        Self::founded_as(Found { ca: ca.to_vec(), ..founding() })
+    }
+
+    /// The same, founded with `found`.
+    pub(super) fn founded_as(found: Found) -> Self {
         let mut bench = Self { state: State::default(), log: Vec::new(), at: 1_000_000, index: 1 };
-        bench.ok(Command::Found(Box::new(founding())));
+        bench.ok(Command::Found(Box::new(found)));
         bench.ok(Command::Claim(R1));
         bench
     }

@@ -6,6 +6,7 @@
 
 mod archive;
 mod authorization;
+mod ca;
 mod cluster;
 mod holder;
 mod mark;
@@ -39,6 +40,7 @@ use landfall_proto::{Class, Refusal};
 use crate::settings::{Settings, Values};
 pub use archive::ArchiveError;
 pub use authorization::Permit;
+pub use ca::{CaState, ROTATION_MOST, Rotation};
 pub use pause::check_start;
 pub use recovery::{GivenUp, Survivor};
 pub use session::Session;
@@ -65,6 +67,8 @@ pub struct State {
     pub incarnation: u16,
     /// What `cluster init` recorded.
     pub found: Option<Found>,
+    /// Its CAs.
+    pub ca: CaState,
     /// Who holds the CAP.
     pub claim: Option<Claim>,
     /// The members.
@@ -221,6 +225,11 @@ impl State {
             Command::Yield(member) => self.yield_cap(*member),
             Command::Drain { member, on } => self.drain(entry, *member, *on),
             Command::Mark(marks) => Ok(self.mark(marks)),
+            Command::RotateCa(step) => self.rotate_ca(entry, step),
+            Command::Renewed { member, ca } => self.renewed(*member, ca),
+            Command::Followed { cap, ca } => self.followed(cap, ca),
+            Command::RetireCa { ca, give_up } => self.retire_ca(entry, ca, *give_up),
+            Command::Follow { cap, line } => self.follow(entry, cap, line),
         }
     }
 
@@ -280,6 +289,8 @@ impl State {
     }
 }
 
+#[cfg(test)]
+mod ca_tests;
 #[cfg(test)]
 pub(crate) mod fixture;
 #[cfg(test)]

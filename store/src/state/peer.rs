@@ -46,14 +46,14 @@ impl State {
                 other.list.cap
             )));
         }
-        let mut kept = Peer { confirmed_at: entry.at, ..peer.clone() };
+        if self.peers.get(cap).is_some_and(|known| known.ca != peer.ca) {
+            let message = format!("{cap} is pinned to another CA");
+            return Err(Refusal::new(Class::Refused, "cap_in_use", message)
+                .field("peer")
+                .remedy(format!("if that cluster was made anew, run `landfall peer remove {cap}` first")));
+        }
+        let mut kept = Peer { confirmed_at: entry.at, line: self.paired_line(entry, peer)?, ..peer.clone() };
         match self.peers.get(cap) {
-            Some(known) if known.ca != peer.ca => {
-                let message = format!("{cap} is pinned to another CA");
-                return Err(Refusal::new(Class::Refused, "cap_in_use", message)
-                    .field("peer")
-                    .remedy(format!("if that cluster was made anew, run `landfall peer remove {cap}` first")));
-            }
             Some(known) if known.list.position >= peer.list.position => kept.list = known.list.clone(),
             Some(_) => {}
             None => Self::room(self.peers.len(), limits::PEERS, "peers")?,

@@ -40,6 +40,7 @@ impl State {
         self.settings.floor = Revision(now);
         self.settings.history.clear();
         self.claim = None;
+        self.keep_ca(now, me);
         // One that was revoked may be among them.
         self.tickets = Default::default();
         self.drained.clear();

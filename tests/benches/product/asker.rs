@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use landfall_agent::drive::join;
 use landfall_proto::alpn::Alpn;
-use landfall_proto::authority::Authority;
+use landfall_proto::authority::{Authority, ca_fingerprint};
 use landfall_proto::calls::Calls;
 use landfall_proto::certificate::NodeKey;
 use landfall_proto::client::{BrokerClient, Wish};
@@ -18,9 +18,9 @@ use landfall_proto::frame;
 use landfall_proto::id::{Fqdn, MemberId, NodeName, Position, VmId};
 use landfall_proto::invitation::{Purpose, from_text};
 use landfall_proto::limits::CONNECTIONS_PER_IDENTITY;
-use landfall_proto::message::control::{ControlAnswer, ControlRequest};
+use landfall_proto::message::control::{ControlAnswer, ControlRequest, News};
 use landfall_proto::message::join::{Ask, JoinAnswer};
-use landfall_proto::model::{DiskSpec, Frequency, Member, MemberList, Peer, VmSpec};
+use landfall_proto::model::{CaLine, DiskSpec, Frequency, Member, MemberList, Peer, VmSpec};
 use landfall_proto::seam::Outside;
 use landfall_proto::tls::Identity;
 use landfall_proto::trust::{ClusterTrust, Trust, TrustView};
@@ -57,17 +57,26 @@ impl Asker {
             members,
             cap_addresses: Vec::new(),
         };
-        let own = ClusterTrust { cap, ca: authority.certificate().to_vec(), list: list.clone() };
+        let own = ClusterTrust { cap, cas: vec![authority.certificate().to_vec()], list: list.clone() };
         trust.set(TrustView { own: Some(own.clone()), peers: Vec::new() });
         let cluster = "Asker".parse().expect("a name");
-        let peer = Peer { cluster, ca: own.ca.clone(), list: list.clone(), confirmed_at: outside.clock.wall() };
+        let ca = authority.certificate().to_vec();
+        let peer = Peer {
+            cluster,
+            ca: ca.clone(),
+            line: CaLine::of(ca),
+            list: list.clone(),
+            confirmed_at: outside.clock.wall(),
+        };
         let invitation = from_text(Purpose::Pair, code).expect("a pairing code");
         let answer = join::ask(&nodes[0].0, &invitation, &Ask::Pair { peer: Box::new(peer) }).await;
         let JoinAnswer::Paired(r) = answer.expect("a cluster that pairs") else { panic!("not paired") };
-        let theirs = ClusterTrust { cap: r.list.cap.clone(), ca: r.ca.clone(), list: r.list.clone() };
+        let theirs = ClusterTrust { cap: r.list.cap.clone(), cas: r.line.trusted(), list: r.list.clone() };
         trust.set(TrustView { own: Some(own), peers: vec![theirs] });
+        let line = CaLine::of(authority.certificate().to_vec());
+        let news = News { list: list.clone(), line, follows: ca_fingerprint(r.line.newest()) };
         for (control, _) in &nodes {
-            tokio::spawn(serve(control.clone(), list.clone()));
+            tokio::spawn(serve(control.clone(), news.clone()));
         }
         Self { list, nodes, r: *r }
     }
@@ -121,15 +130,15 @@ fn node(outside: &Outside, authority: &Authority, trust: &Trust, number: u64) ->
 }
 
 /// Answers R's owner, which tells its list to every peer and wants the peer's own.
-async fn serve(endpoint: Endpoint, list: MemberList) {
+async fn serve(endpoint: Endpoint, news: News) {
     while let Ok(link) = endpoint.accept().await {
-        let list = list.clone();
+        let news = news.clone();
         tokio::spawn(async move {
             while let Ok((mut send, mut receive)) = link.connection().accept_bi().await {
                 let most = Alpn::Control.frame_max();
                 let asked = frame::receive::<ControlRequest, _>(&mut receive, most).await;
                 let answer = match asked {
-                    Ok(ControlRequest::Members(_)) => ControlAnswer::Members(list.clone()),
+                    Ok(ControlRequest::Members(_)) => ControlAnswer::Members(Box::new(news.clone())),
                     _ => ControlAnswer::Done,
                 };
                 frame::send(&mut send, &answer, most).await.ok();

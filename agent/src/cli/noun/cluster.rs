@@ -2,13 +2,14 @@
 
 use clap::Subcommand;
 use hyper::Method;
-use landfall_proto::id::{ClusterName, Fqdn, InterfaceName};
+use landfall_proto::id::{ClusterName, Fqdn, InterfaceName, NodeName};
 use landfall_proto::model::HostAddress;
 
-use crate::cli::amount::timeout;
+use crate::cli::amount::{Waiting, timeout};
 use crate::cli::session::{Ended, Session};
 use crate::cli::table::{Facts, Shown, Table, or_dash, word};
 use crate::surface::WaitSeconds;
+use crate::surface::ca::{CaStatus, ClusterRotateCa, ClusterRotation};
 use crate::surface::cap_address::CapAddressStatus;
 use crate::surface::cluster::{
     ClusterInit, ClusterJoin, ClusterLeave, ClusterLeft, ClusterRecover, ClusterRecovered, ClusterStatus,
@@ -51,6 +52,19 @@ pub(in crate::cli) enum Verb {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Has a new CA take the present one's place: its key is made and handed to the nodes that issue, every node takes a
+    /// certificate of it, peers follow by the old one's word, and then the old one is retired. Nothing stops meanwhile.
+    RotateCa {
+        /// Only says what would be done, and what stands in the way. Default: off.
+        #[arg(long)]
+        dry_run: bool,
+        /// Ends the rotation that is under way now, without the nodes and peers that have not followed; it ends so by itself
+        /// after 7 days. Default: off.
+        #[arg(long)]
+        finish: bool,
+        #[command(flatten)]
+        waiting: Waiting,
+    },
     /// Takes this node out of its cluster: moves its replicas and the CAP away, has it removed, and sets its state aside. The
     /// agent waits for init or join then. Refused where the cluster would lose something by it.
     Leave {
@@ -66,6 +80,9 @@ pub(in crate::cli) enum Verb {
 
 /// How long `cluster leave` waits for replicas to be moved away where no time is given, and for the removal.
 const LEAVE_SECONDS: u64 = 3660;
+
+/// How long `cluster rotate-ca` waits for its end where no time is given.
+const ROTATE_SECONDS: u64 = 60;
 
 /// How long `cluster recover` may take: silent members are asked, and what this node does is ended first.
 const RECOVER_SECONDS: u64 = 60;
@@ -88,6 +105,14 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
                 session.ask(Method::POST, "/v1/cluster/recover", Some(&request), patience, "recovering").await?;
             return session.print::<ClusterRecovered>(&answer);
         }
+        Verb::RotateCa { dry_run, finish, waiting } => {
+            let wait = waiting.or(ROTATE_SECONDS);
+            let request = ClusterRotateCa { dry_run, finish, wait_seconds: wait };
+            let patience = wait.or_else(|| WaitSeconds::try_from(ROTATE_SECONDS).ok());
+            let answer =
+                session.ask(Method::POST, "/v1/cluster/rotate-ca", Some(&request), patience, "rotating the CA").await?;
+            return session.print::<ClusterRotation>(&answer);
+        }
         Verb::Leave { force, timeout } => {
             let request = ClusterLeave { force, wait_seconds: timeout };
             let patience = timeout.or_else(|| WaitSeconds::try_from(LEAVE_SECONDS).ok());
@@ -105,6 +130,34 @@ impl Shown for ClusterLeft {
             .fact("has left", &self.cluster)
             .fact("its state is in", self.set_aside.display())
             .each("warning", &self.warnings)
+            .text()
+    }
+}
+
+/// The CAs, a line each.
+fn ca_facts(facts: Facts, ca: &CaStatus) -> Facts {
+    let Some(rotation) = &ca.rotation else { return facts.fact("ca", ca.present) };
+    let names = |nodes: &[NodeName]| nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let caps = |peers: &[Fqdn]| peers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    facts
+        .fact("ca, old", ca.present)
+        .fact("ca, new", rotation.next)
+        .fact("rotation begun", rotation.begun_at)
+        .fact("ends by", rotation.ends_by)
+        .fact("new certificate", names(&rotation.renewed))
+        .fact("waits for nodes", names(&rotation.waits_for_nodes))
+        .fact("peers that followed", caps(&rotation.followed))
+        .fact("waits for peers", caps(&rotation.waits_for_peers))
+}
+
+impl Shown for ClusterRotation {
+    fn text(&self) -> String {
+        let missed: Vec<String> = self.missed.iter().map(ToString::to_string).collect();
+        let facts =
+            Facts::default().fact("cluster", &self.cluster).fact("done", if self.rotated { "yes" } else { "no" });
+        ca_facts(facts, &self.ca)
+            .fact("without the new key", if missed.is_empty() { "-".to_owned() } else { missed.join(", ") })
+            .each("given up", &self.given_up)
             .text()
     }
 }
@@ -138,8 +191,8 @@ impl Shown for ClusterStatus {
             .each("cap address", self.cap_address.iter().flat_map(CapAddressStatus::lines))
             .fact("quorate", if self.quorate { "yes" } else { "no" })
             .fact("settings revision", self.settings_revision)
-            .fact("tolerates losses", self.tolerates_losses)
-            .each("warning", &self.warnings);
+            .fact("tolerates losses", self.tolerates_losses);
+        let facts = ca_facts(facts, &self.ca).each("warning", &self.warnings);
         let mut table = Table::new(["NODE", "ID", "ROLE", "STATE", "ADDRESS"]);
         for member in &self.members {
             let (id, address) = (member.id.to_string(), member.address.to_string());

@@ -84,6 +84,12 @@ fn cluster_changes() -> Vec<Ask> {
             json!({"yes": false, "dry_run": true}),
             shape(samples::cluster_recovered()),
         ),
+        (
+            "cluster rotate-ca --finish --timeout 2m",
+            "cluster_rotate_ca",
+            json!({"dry_run": false, "finish": true, "wait_seconds": 120}),
+            shape(samples::cluster_rotation()),
+        ),
         ("node drain r2", "node_drain", json!(["r2", null]), shape(samples::node_drained())),
         ("node drain r2 --wait", "node_drain", json!(["r2", 3600]), shape(samples::node_drained())),
         ("node restore r2", "node_restore", json!("r2"), shape(samples::node_drained())),

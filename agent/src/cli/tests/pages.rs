@@ -68,6 +68,7 @@ fn example(name: &str) -> String {
         "broker_status" => json(&samples::broker_status()),
         "broker_moved" => json(&samples::broker_moved()),
         "cluster_recovered" => json(&samples::cluster_recovered()),
+        "cluster_rotation" => json(&samples::cluster_rotation()),
         "cluster_left" => json(&samples::cluster_left()),
         "node_drained" => json(&samples::node_drained()),
         "token_created" => json(&samples::token_created()),
@@ -109,7 +110,7 @@ fn the_examples_of_the_api_page_are_the_shapes() {
             inside = false;
         }
     }
-    assert_eq!(count, 31, "an example was lost");
+    assert_eq!(count, 32, "an example was lost");
     compare("api.md", &filled);
 }
 
@@ -122,7 +123,7 @@ fn the_routes_of_the_api_page_are_those_that_are_served() {
         .flat_map(code)
         .filter(|code| methods.iter().any(|method| code.starts_with(method)) && code.contains("/v1/"))
         .collect();
-    assert_eq!(routes.len(), 54, "as many as the trait has operations");
+    assert_eq!(routes.len(), 55, "as many as the trait has operations");
     for route in routes {
         let (method, path) = route.split_once(' ').unwrap();
         let path = path.replace("{id}", "000000000000001f").replace("{node}", "r1").replace("{vm}", "web");

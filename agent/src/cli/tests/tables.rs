@@ -42,6 +42,7 @@ cap address        10.0.0.50/24,fd00::50/64 port 7443, at r1
 quorate            yes
 settings revision  12
 tolerates losses   0
+ca                 abababababababababababababababababababababababababababababababab
 warning            two voters survive no loss: add a witness
 
 NODE  ID  ROLE     STATE    ADDRESS

@@ -20,6 +20,7 @@ use super::feed::{self, Feed};
 use super::limits::{FEEDS_MAX, REQUESTS_MAX};
 use crate::surface::authorization::Authorization;
 use crate::surface::broker::BrokerMove;
+use crate::surface::ca::ClusterRotateCa;
 use crate::surface::cluster::{ClusterInit, ClusterJoin, ClusterLeave, ClusterRecover};
 use crate::surface::event::EventQuery;
 use crate::surface::failover::FailoverRequest;
@@ -92,6 +93,7 @@ pub(super) fn router(operations: Arc<dyn Operations>, ending: watch::Receiver<bo
         .route("/v1/cluster/join", post(cluster_join))
         .route("/v1/cluster/leave", post(cluster_leave))
         .route("/v1/cluster/recover", post(cluster_recover))
+        .route("/v1/cluster/rotate-ca", post(cluster_rotate_ca))
         .route("/v1/tokens", get(token_list).post(token_create))
         .route("/v1/tokens/{id}", axum::routing::delete(token_revoke))
         .route("/v1/nodes", get(node_list))
@@ -214,6 +216,7 @@ asked! {
     cluster_join(Ask<ClusterJoin>);
     cluster_leave(Ask<ClusterLeave>);
     cluster_recover(Ask<ClusterRecover>);
+    cluster_rotate_ca(Ask<ClusterRotateCa>);
     broker_move(Ask<BrokerMove>);
     token_create(Ask<TokenCreate>);
     authorization_add(Ask<Authorization>);

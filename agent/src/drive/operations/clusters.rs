@@ -8,7 +8,7 @@ use landfall_proto::model::{CapAddress, Command, HostAddress, IpAddr, Member, Ti
 use landfall_proto::{Class, Refusal};
 use landfall_store::state::State;
 
-use super::cap_address;
+use super::{cap_address, rotating};
 use crate::decide::rollback as decided;
 use crate::drive::control::Control;
 use crate::drive::events::Happening;
@@ -65,6 +65,7 @@ pub fn status(node: &Node) -> Result<ClusterStatus, Refusal> {
         quorate: quorate(node),
         settings_revision: state.settings.revision,
         members,
+        ca: rotating::status(&state),
         tolerates_losses: tolerates,
         warnings,
     })

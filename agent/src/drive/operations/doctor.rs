@@ -6,7 +6,7 @@ use futures_util::stream::{self, StreamExt};
 use landfall_proto::Refusal;
 use landfall_proto::alpn::Alpn;
 use landfall_proto::endpoint::Link;
-use landfall_proto::id::{MemberId, UnixMillis, VmId};
+use landfall_proto::id::{MemberId, NodeName, UnixMillis, VmId};
 use landfall_proto::message::control::{ControlAnswer, ControlRequest, Reach};
 use landfall_proto::model::{Member, MemberList};
 use landfall_store::State;
@@ -16,6 +16,7 @@ use super::network::planned;
 use super::{cap_address, clusters, vms};
 use crate::decide::doctor::{ClusterFact, Facts, LineFact, NodeFact, RoomFact, findings};
 use crate::decide::placement::Candidate;
+use crate::decide::rotation_findings::RotationFact;
 use crate::drive::control::Control;
 use crate::drive::node::Node;
 use crate::drive::reach::{self, Way};
@@ -111,6 +112,16 @@ fn committed(node: &Node, state: &State) -> Result<Facts, Refusal> {
                 node_fact(state, candidate, is_live, behind)
             })
             .collect(),
+        rotation: status.ca.rotation.as_ref().map(|rotation| RotationFact {
+            begun_at: rotation.begun_at.0,
+            ends_by: rotation.ends_by.to_string(),
+            nodes: rotation
+                .waits_for_nodes
+                .iter()
+                .map(|name| (name.to_string(), answers(state, name, is_live)))
+                .collect(),
+            peers: rotation.waits_for_peers.iter().map(ToString::to_string).collect(),
+        }),
         cap_address: cap_address::fact(node, state, status.owner.as_ref()),
         twins: state
             .members
@@ -133,6 +144,10 @@ fn committed(node: &Node, state: &State) -> Result<Facts, Refusal> {
             .collect(),
         ..Facts::default()
     })
+}
+
+fn answers(state: &State, name: &NodeName, live: impl Fn(&MemberId) -> bool) -> bool {
+    state.member_named(name).is_some_and(|member| live(&member.id))
 }
 
 fn node_fact(state: &State, candidate: Candidate, live: impl Fn(&MemberId) -> bool, behind: bool) -> NodeFact {

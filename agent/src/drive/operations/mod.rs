@@ -20,6 +20,7 @@ mod recovering;
 mod relationships;
 mod resolving;
 mod rights;
+mod rotating;
 mod seeds;
 mod steering;
 mod vms;
@@ -39,6 +40,7 @@ use crate::drive::control::Control;
 use crate::drive::membership::Membership;
 use crate::surface::authorization::{Authorization, AuthorizationRemoved};
 use crate::surface::broker::{BrokerMove, BrokerMoved, BrokerStatus};
+use crate::surface::ca::{ClusterRotateCa, ClusterRotation};
 use crate::surface::cluster::{
     ClusterInit, ClusterJoin, ClusterLeave, ClusterLeft, ClusterRecover, ClusterRecovered, ClusterStatus,
 };
@@ -119,6 +121,10 @@ impl Operations for Agent {
 
     async fn cluster_status(&self) -> Result<ClusterStatus, Refusal> {
         clusters::status(&self.control()?.node)
+    }
+
+    async fn cluster_rotate_ca(&self, request: ClusterRotateCa) -> Result<ClusterRotation, Refusal> {
+        rotating::rotate(&self.control()?, request).await
     }
 
     async fn cluster_recover(&self, request: ClusterRecover) -> Result<ClusterRecovered, Refusal> {

@@ -284,7 +284,7 @@ fn peer_status(node: &Node, peer: &Peer) -> PeerStatus {
         cluster: peer.cluster.clone(),
         health: if refusal.is_some() { Health::Warning } else { Health::Normal },
         health_reasons: refusal.into_iter().map(|refusal| refusal.message).collect(),
-        ca_key: landfall_proto::authority::ca_fingerprint(&peer.ca).into(),
+        ca_key: landfall_proto::authority::ca_fingerprint(peer.line.newest()).into(),
         position: peer.list.position,
         confirmed_at: peer.confirmed_at.into(),
         members: peer

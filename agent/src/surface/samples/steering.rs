@@ -1,9 +1,10 @@
 //! What moving the CAP, draining a node, leaving a cluster and recovering one answer.
 
-use landfall_proto::id::{MemberId, Term};
+use landfall_proto::id::{Fingerprint, MemberId, Term, UnixMillis};
 
 use super::{name, named_vm};
 use crate::surface::broker::BrokerMoved;
+use crate::surface::ca::{CaRotation, CaStatus, ClusterRotation};
 use crate::surface::cluster::{ClusterLeft, ClusterRecovered};
 use crate::surface::node::{NodeDrained, NodeState, RemainingReplica};
 
@@ -42,5 +43,28 @@ pub fn cluster_recovered() -> ClusterRecovered {
         lost: vec!["r2: no member any more; make sure that it is off, it can only join anew".to_owned()],
         next: vec!["`landfall cluster status` shows this node as the owner within seconds".to_owned()],
         blockers: Vec::new(),
+    }
+}
+
+pub fn ca_status() -> CaStatus {
+    let rotation = CaRotation {
+        next: Fingerprint([0xcd; 32]).into(),
+        begun_at: UnixMillis(1_763_836_961_250).into(),
+        ends_by: UnixMillis(1_764_441_761_250).into(),
+        renewed: vec![name("r1")],
+        waits_for_nodes: vec![name("rw")],
+        followed: Vec::new(),
+        waits_for_peers: vec![name("p-broker-cap.contoso.com")],
+    };
+    CaStatus { present: Fingerprint([0xab; 32]).into(), rotation: Some(rotation) }
+}
+
+pub fn cluster_rotation() -> ClusterRotation {
+    ClusterRotation {
+        cluster: name("Cluster-R"),
+        rotated: true,
+        ca: ca_status(),
+        missed: Vec::new(),
+        given_up: Vec::new(),
     }
 }

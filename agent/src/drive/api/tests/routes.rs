@@ -43,6 +43,13 @@ async fn every_route_reaches_its_operation() {
             "cluster_recover",
             json!({"yes": true, "dry_run": false}),
         ),
+        (
+            "POST",
+            "/v1/cluster/rotate-ca",
+            json!({"dry_run": true, "wait_seconds": 9}),
+            "cluster_rotate_ca",
+            json!({"dry_run": true, "finish": false, "wait_seconds": 9}),
+        ),
         ("POST", "/v1/cluster/join", json!({"token": "t"}), "cluster_join", json!({"token": "t"})),
         ("GET", "/v1/tokens", none.clone(), "token_list", none.clone()),
         (
