@@ -176,7 +176,7 @@ impl Replicas {
     }
 
     /// Closes every store once whoever works on it has done with it, so that this node's next life finds them free. What
-    /// takes longer than [`CLOSE_DEADLINE`] is closed by itself later.
+    /// takes longer than five seconds is closed by itself later.
     pub async fn close_all(&self) {
         let open = std::mem::take(&mut *self.open.lock().await);
         let until = Instant::now() + CLOSE_DEADLINE;
