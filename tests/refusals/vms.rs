@@ -58,7 +58,7 @@ fn vms_that_cannot_be_replicated_as_they_are() {
     let failure = node.try_cli(["vm", "enable", "good", "--to", r.cap()]).unwrap_err();
     assert_eq!((failure.exit, failure.code.as_str()), (3, "already_enabled"), "{failure}");
     wrong_trust_group(&r);
-    grown(&r, node);
+    shrunk(&r, node);
     refused(r.first(), ["vm", "move", "good", "--to", "r9"], (4, "not_found", "to"));
     refused(r.first(), ["vm", "move", "nobody", "--to", "r1"], (4, "not_found", "vm"));
     refused(node, ["vm", "move", "good", "--to", "p1"], (4, "no_replica", "vm"));
@@ -160,20 +160,21 @@ fn wrong_trust_group(r: &Cluster) {
     assert_eq!(q.first().cli(["vm", "show", "good"])["state"], "disabled");
 }
 
-fn grown(r: &Cluster, node: &Node) {
+/// An image that lost its end; one that grows makes the replica grow (`tests/broker`: disks).
+fn shrunk(r: &Cluster, node: &Node) {
     let listed = |node: &Node| node.cli(["point", "list", "good"]).as_array().unwrap().last().unwrap()["point"].clone();
     let image = node.vm_path().join("good/vda.raw");
-    OpenOptions::new().write(true).open(&image).unwrap().set_len(3 << 20).unwrap();
-    let shown = eventually(LONG, "the grown image to be told", || {
+    OpenOptions::new().write(true).open(&image).unwrap().set_len(1 << 20).unwrap();
+    let shown = eventually(LONG, "the shrunk image to be told", || {
         let shown = node.try_cli(["vm", "show", "good"]).map_err(|failure| failure.to_string())?;
         if shown["fault"]["code"] == "disk_resized" { Ok(shown) } else { Err(shown.to_string()) }
     });
     assert_eq!((&shown["health"], &shown["fault"]["field"]), (&"critical".into(), &"disk".into()));
     let told = shown["fault"]["message"].as_str().unwrap();
-    assert!(told.contains("3145728") && told.contains("2097152"), "{told}");
+    assert!(told.contains("1048576") && told.contains("2097152"), "{told}");
     assert!(shown["fault"]["remedy"].as_str().unwrap().contains("disable replication"), "{shown}");
     let before = listed(r.first());
-    let to = r.folder().join("before-it-grew");
+    let to = r.folder().join("before-it-shrank");
     r.first().cli(["point", "export", "good", &to.to_string_lossy()]);
     assert_eq!(fs::metadata(to.join("vda.raw")).unwrap().len(), 2 << 20);
     assert_eq!(listed(r.first()), before);
