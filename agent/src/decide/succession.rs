@@ -60,10 +60,11 @@ pub fn check(heir: &Heir) -> Result<(), Refusal> {
     }
 }
 
-/// The one that would own it soonest: a voter before one that has yet to become one, then the one that lacks least.
+/// The one that would own it soonest: a voter before one that has yet to become one, then the one that lacks least. One that
+/// comes and goes only where there is no other: an owner that cannot go on is worse.
 pub fn best(heirs: &[Heir]) -> Option<MemberId> {
-    let fit = heirs.iter().filter(|heir| check(heir).is_ok());
-    fit.min_by_key(|heir| (!heir.votes, heir.lag, heir.member)).map(|heir| heir.member)
+    let fit = heirs.iter().filter(|heir| check(&Heir { quarantined: false, ..(*heir).clone() }).is_ok());
+    fit.min_by_key(|heir| (heir.quarantined, !heir.votes, heir.lag, heir.member)).map(|heir| heir.member)
 }
 
 #[cfg(test)]
@@ -97,7 +98,8 @@ mod tests {
             let refusal = check(&heir).unwrap_err();
             assert_eq!((refusal.code.as_str(), refusal.class), (code, Class::Refused));
             assert!(refusal.remedy.is_some());
-            assert_eq!(best(&[heir]), None);
+            assert_eq!(best(std::slice::from_ref(&heir)).is_some(), heir.quarantined, "{code}");
+            assert_eq!(best(&[heir, self::heir(3)]), Some(MemberId::from_number(3)), "{code}");
         }
         assert_eq!(check(&heir(2)), Ok(()));
     }
