@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::drive::enrolment::Papers;
 use crate::drive::events::Happening;
+use crate::drive::members::issuers;
 use crate::drive::node::Node;
 use crate::drive::propose::{COMMIT_DEADLINE, no_quorum};
 use crate::drive::renewal;
@@ -58,7 +59,8 @@ async fn admit(
                 return Err(witness_mismatch(invited));
             }
             let Some(authority) = papers.authority(state.ca.line.newest())? else {
-                return Ok(JoinAnswer::Elsewhere(issuers(node)));
+                let others = issuers(&state, node.me).map(|member| member.control);
+                return Ok(JoinAnswer::Elsewhere(others.collect()));
             };
             let cap = state.cap().ok_or_else(no_quorum)?;
             let fqdn = fqdn.unwrap_or_else(|| cap.sibling(&name));
@@ -141,12 +143,6 @@ fn invited_agents(node: &Node) -> Vec<SocketAddr> {
     agents.splice(1.min(agents.len())..1.min(agents.len()), cap);
     agents.truncate(INVITATION_AGENTS);
     agents
-}
-
-/// The agents that may hold the CA's key: all but witnesses.
-fn issuers(node: &Node) -> Vec<SocketAddr> {
-    let state = node.state();
-    state.members.values().filter(|member| !member.witness && member.id != node.me).map(|m| m.control).collect()
 }
 
 /// Asks the agents of an invitation, one after the other, until one admits or all have refused.

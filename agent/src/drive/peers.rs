@@ -56,7 +56,7 @@ async fn take_in(node: &Node, news: News) -> Result<(), Refusal> {
     follow(node, &cap, line).await;
     let state = node.state();
     let newest = ca_fingerprint(state.ca.line.newest());
-    let waited_for = state.ca.rotation.as_ref().is_some_and(|rotation| !rotation.followed.contains(&cap));
+    let waited_for = state.waits_for_peer(&cap);
     if waited_for && follows == newest {
         node.proposer.commit(Command::Followed { cap, ca: newest }).await?;
     }
@@ -130,7 +130,7 @@ pub async fn keep_fresh(node: Node) {
             let fresh = told
                 .get(cap)
                 .is_some_and(|(list, line, at)| (*list, *line) == (members, cas) && now.since(*at) < REFRESH_INTERVAL);
-            let waited_for = state.ca.rotation.as_ref().is_some_and(|rotation| !rotation.followed.contains(cap));
+            let waited_for = state.waits_for_peer(cap);
             // One that is not believed any more is asked for until it is there, whatever was told before.
             let believed = !peer_list::is_old(peer, node.outside.clock.wall());
             if (!(fresh && believed) || waited_for) && tell(&node, peer).await.is_ok() {

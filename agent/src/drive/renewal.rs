@@ -24,7 +24,7 @@ use tokio::time::sleep;
 use crate::decide::renewal;
 use crate::drive::enrolment::{Enrolment, Papers};
 use crate::drive::events::Happening;
-use crate::drive::members::control_target;
+use crate::drive::members::{control_target, issuers};
 use crate::drive::node::Node;
 use crate::drive::rotation;
 
@@ -222,7 +222,7 @@ async fn ask(node: &Node, public_key: &[u8]) -> Result<Vec<u8>, Refusal> {
     let state = node.state();
     let mut last = Refusal::new(Class::Unreachable, "nobody_issues", "no member with the CA's key answers")
         .remedy("see `landfall node list`; the certificate is asked for again by itself");
-    for member in state.members.values().filter(|member| !member.witness && member.id != node.me) {
+    for member in issuers(&state, node.me) {
         let Some(target) = control_target(&state, member.id) else { continue };
         let request = ControlRequest::Renew { public_key: public_key.to_vec() };
         match node.calls.call(&target, Alpn::Control, &request, ISSUE_DEADLINE).await {

@@ -22,7 +22,7 @@ use crate::decide::rotation::{self as decided, Step};
 use crate::drive::control::older_term;
 use crate::drive::enrolment::Papers;
 use crate::drive::events::Happening;
-use crate::drive::members::control_target;
+use crate::drive::members::{control_target, issuers};
 use crate::drive::node::Node;
 use crate::drive::propose::no_quorum;
 
@@ -38,16 +38,15 @@ pub async fn begin(node: &Node, papers: &Papers, dry_run: bool) -> Result<(Vec<N
     let _one = papers.rotating().lock().await;
     let term = node.owner.acting().ok_or_else(no_quorum)?;
     let state = node.state();
-    if state.ca.rotation.is_some() {
-        return Err(under_way(&state));
+    if let Some(refusal) = state.rotation_under_way() {
+        return Err(refusal);
     }
     let present = papers.authority(state.ca.line.newest())?.ok_or_else(|| {
         Refusal::new(Class::Refused, "no_authority", "the owner does not have the CA's key")
             .field("node")
             .remedy("give the CAP to another data node: `landfall broker move NODE`")
     })?;
-    let issuers: Vec<Member> =
-        state.members.values().filter(|member| !member.witness && member.id != node.me).cloned().collect();
+    let issuers: Vec<Member> = issuers(&state, node.me).cloned().collect();
     if dry_run {
         let missed = ask_all(node, &state, &issuers, &ControlRequest::Probe).await;
         decided::check_issuers(issuers.len() + 1, &missed)?;
@@ -68,12 +67,11 @@ pub async fn begin(node: &Node, papers: &Papers, dry_run: bool) -> Result<(Vec<N
     Ok((missed, position))
 }
 
-/// That a rotation is under way.
-pub fn under_way(state: &State) -> Refusal {
-    let message = format!("a rotation to the CA {} is under way", ca_fingerprint(state.ca.line.newest()));
-    Refusal::new(Class::Refused, "rotation_under_way", message).field("ca").remedy(
-        "see `landfall cluster status` for what it waits for; `landfall cluster rotate-ca --finish` ends it without those",
-    )
+/// That no rotation is under way which could be ended.
+pub fn nothing_to_finish() -> Refusal {
+    Refusal::new(Class::Refused, "no_rotation", "no rotation of the CA is under way")
+        .field("finish")
+        .remedy("`landfall cluster rotate-ca` without --finish begins one")
 }
 
 /// Asks all of `members` at once; which have not done it.
@@ -140,7 +138,7 @@ pub fn give_key(node: &Node, papers: &Papers, ca: &Fingerprint) -> ControlAnswer
 pub async fn fetch(node: &Node, papers: &Papers) -> Result<Option<Authority>, Refusal> {
     let (state, line) = (node.state(), node.cas());
     let request = ControlRequest::AskCa(ca_fingerprint(line.newest()));
-    for member in state.members.values().filter(|member| !member.witness && member.id != node.me) {
+    for member in issuers(&state, node.me) {
         let Some(target) = control_target(&state, member.id) else { continue };
         let answer = node.calls.call(&target, Alpn::Control, &request, KEEP_DEADLINE).await;
         if let Ok(ControlAnswer::CaKey(key)) = answer
@@ -177,16 +175,11 @@ pub async fn keep(node: Node) {
 
 /// Retires the old CA; `give_up` also where not all have followed.
 pub async fn retire(node: &Node, state: &State, give_up: bool) -> Result<Position, Refusal> {
-    let (members, peers) = state.waits_for().ok_or_else(|| {
-        Refusal::new(Class::Refused, "no_rotation", "no rotation of the CA is under way")
-            .field("finish")
-            .remedy("`landfall cluster rotate-ca` without --finish begins one")
-    })?;
+    let (members, _) = state.waits_for().ok_or_else(nothing_to_finish)?;
     decided::check_voters(&node.consensus.status().voters, &members)?;
     let ca = ca_fingerprint(state.ca.line.newest());
     let (_, position) = node.proposer.commit(Command::RetireCa { ca, give_up }).await?;
-    let names = members.iter().filter_map(|id| state.members.get(id)).map(|member| member.node.to_string());
-    let names: Vec<String> = names.chain(peers.iter().map(ToString::to_string)).collect();
+    let names = state.names_waited_for();
     let happening = match names.is_empty() {
         true => Happening::info("ca_rotated", format!("the CA {ca} alone counts from now on")),
         false => {

@@ -69,12 +69,8 @@ fn check_sizes(line: &CaLine) -> Result<(), Refusal> {
 impl State {
     /// A new CA begins to take the present one's place, by that one's word.
     pub(super) fn rotate_ca(&mut self, entry: Entry, step: &Succession) -> Answer {
-        if self.ca.rotation.is_some() {
-            let message = format!("a rotation to the CA {} is under way", ca_fingerprint(self.ca.line.newest()));
-            return Err(Refusal::new(Class::Refused, "rotation_under_way", message).field("ca").remedy(
-                "see `landfall cluster status` for what it waits for; `landfall cluster rotate-ca --finish` ends it \
-                 without those",
-            ));
+        if let Some(refusal) = self.rotation_under_way() {
+            return Err(refusal);
         }
         let cap = self.cap().cloned().ok_or_else(no_rotation)?;
         let line = &self.ca.line;
@@ -128,6 +124,28 @@ impl State {
         Some((members, peers))
     }
 
+    /// Their names, nodes first; none where no rotation is under way.
+    pub fn names_waited_for(&self) -> Vec<String> {
+        let (members, peers) = self.waits_for().unwrap_or_default();
+        let nodes = members.iter().filter_map(|id| self.members.get(id)).map(|member| member.node.to_string());
+        nodes.chain(peers.iter().map(ToString::to_string)).collect()
+    }
+
+    /// Whether a rotation is under way that the peer has not followed.
+    pub fn waits_for_peer(&self, cap: &Fqdn) -> bool {
+        self.ca.rotation.as_ref().is_some_and(|rotation| !rotation.followed.contains(cap))
+    }
+
+    /// What refuses another rotation while one is under way.
+    pub fn rotation_under_way(&self) -> Option<Refusal> {
+        self.ca.rotation.as_ref()?;
+        let message = format!("a rotation to the CA {} is under way", ca_fingerprint(self.ca.line.newest()));
+        Some(Refusal::new(Class::Refused, "rotation_under_way", message).field("ca").remedy(
+            "see `landfall cluster status` for what it waits for; `landfall cluster rotate-ca --finish` ends it without \
+             those",
+        ))
+    }
+
     /// The new CA alone counts from now on.
     pub(super) fn retire_ca(&mut self, entry: Entry, ca: &Fingerprint, give_up: bool) -> Answer {
         let begun_at = self.rotation_to(ca)?.begun_at;
@@ -142,9 +160,7 @@ impl State {
             entry.at.0 >= begun_at.0.saturating_add(u64::try_from(ROTATION_MOST.as_millis()).unwrap_or(u64::MAX));
         let complete = members.is_empty() && peers.is_empty();
         if !(complete || over || give_up) {
-            let names = members.iter().filter_map(|id| self.members.get(id)).map(|member| member.node.to_string());
-            let names: Vec<String> = names.chain(peers.iter().map(ToString::to_string)).collect();
-            let message = format!("{} have not followed to the new CA yet", names.join(", "));
+            let message = format!("{} have not followed to the new CA yet", self.names_waited_for().join(", "));
             return Err(Refusal::new(Class::Refused, "not_followed", message).field("ca").remedy(
                 "start their agents; or give them up: `landfall cluster rotate-ca --finish`, after which such a node joins \
                  again with a token, and a peer follows once it is reached",

@@ -17,9 +17,8 @@ use super::{clusters, draining, steering};
 use crate::Agent;
 use crate::decide::drain::Tie;
 use crate::drive::events::Happening;
-use crate::drive::members::control_target;
+use crate::drive::members::owner_target;
 use crate::drive::node::Node;
-use crate::drive::propose::no_quorum;
 use crate::surface::WaitSeconds;
 use crate::surface::cluster::{ClusterLeave, ClusterLeft};
 
@@ -165,9 +164,7 @@ async fn removed(node: &Node) -> Result<(), Refusal> {
 
 /// One try: `Err` where it is not known whether the node is removed.
 async fn ask(node: &Node, request: RequestId) -> Result<Result<(), Refusal>, Refusal> {
-    let state = node.state();
-    let leader = node.consensus.status().leader.filter(|leader| *leader != node.me).ok_or_else(no_quorum)?;
-    let target = control_target(&state, leader).ok_or_else(no_quorum)?;
+    let target = owner_target(node)?;
     let command = Box::new(Command::Remove(node.me));
     let propose = ControlRequest::Propose { request: Some(request), command };
     match node.calls.call(&target, Alpn::Control, &propose, ATTEMPT_DEADLINE).await {

@@ -1,5 +1,6 @@
 //! `cluster rotate-ca`, at any agent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use landfall_proto::alpn::Alpn;
@@ -9,10 +10,10 @@ use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::{Class, Refusal};
 use landfall_store::State;
 use landfall_store::state::ROTATION_MOST;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout};
 
 use crate::drive::control::Control;
-use crate::drive::members::control_target;
+use crate::drive::members::owner_target;
 use crate::drive::propose::{COMMIT_DEADLINE, no_quorum};
 use crate::drive::rotation;
 use crate::surface::ca::{CaRotation, CaStatus, ClusterRotateCa, ClusterRotation};
@@ -20,9 +21,6 @@ use crate::surface::wait::{WaitSeconds, timed_out};
 
 /// How long the owner may take to make a CA, hand its key out and commit it.
 const BEGIN_DEADLINE: Duration = Duration::from_secs(20);
-
-/// How often a caller that waits looks.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Begins a rotation, ends one, or says what that would do.
 pub async fn rotate(control: &Control, request: ClusterRotateCa) -> Result<ClusterRotation, Refusal> {
@@ -32,7 +30,7 @@ pub async fn rotate(control: &Control, request: ClusterRotateCa) -> Result<Clust
     let given_up = if request.finish { given_up(&state) } else { Vec::new() };
     let (missed, position) = match (request.finish, request.dry_run) {
         (true, false) => (Vec::new(), rotation::retire(node, &state, true).await?),
-        (true, true) if state.ca.rotation.is_none() => return Err(nothing_to_finish()),
+        (true, true) if state.ca.rotation.is_none() => return Err(rotation::nothing_to_finish()),
         (true, true) => (Vec::new(), state.applied),
         (false, dry_run) => begin(control, dry_run).await?,
     };
@@ -43,21 +41,13 @@ pub async fn rotate(control: &Control, request: ClusterRotateCa) -> Result<Clust
     Ok(ClusterRotation { cluster, rotated: !request.dry_run, ca: status(&state), missed, given_up })
 }
 
-fn nothing_to_finish() -> Refusal {
-    Refusal::new(Class::Refused, "no_rotation", "no rotation of the CA is under way")
-        .field("finish")
-        .remedy("`landfall cluster rotate-ca` without --finish begins one")
-}
-
 /// Has the owner, whichever node it is, begin a rotation.
 async fn begin(control: &Control, dry_run: bool) -> Result<(Vec<NodeName>, Position), Refusal> {
     let node = &control.node;
     if node.owner.acting().is_some() {
         return rotation::begin(node, &control.papers, dry_run).await;
     }
-    let state = node.state();
-    let leader = node.consensus.status().leader.filter(|leader| *leader != node.me).ok_or_else(no_quorum)?;
-    let target = control_target(&state, leader).ok_or_else(no_quorum)?;
+    let target = owner_target(node)?;
     match node.calls.call(&target, Alpn::Control, &ControlRequest::RotateCa { dry_run }, BEGIN_DEADLINE).await? {
         ControlAnswer::Rotates { missed, position } => Ok((missed, position)),
         ControlAnswer::Refused(refusal) => Err(refusal),
@@ -66,26 +56,14 @@ async fn begin(control: &Control, dry_run: bool) -> Result<(Vec<NodeName>, Posit
 }
 
 /// Waits until the rotation that was begun at `position` is over.
-async fn retired(control: &Control, position: Position, wait: WaitSeconds) -> Result<std::sync::Arc<State>, Refusal> {
-    let deadline = Instant::now() + wait.duration();
-    loop {
-        let state = control.node.state();
-        let line = &state.ca.line;
-        if !line.rotating || line.changed > position {
-            return Ok(state);
-        }
-        if Instant::now() >= deadline {
-            let status = status(&state);
-            let rotation = status.rotation.iter();
-            let waits = |rotation: &CaRotation| {
-                let nodes = rotation.waits_for_nodes.iter().map(ToString::to_string);
-                nodes.chain(rotation.waits_for_peers.iter().map(ToString::to_string)).collect::<Vec<_>>().join(", ")
-            };
-            let missing = format!("it waits for {}", rotation.map(waits).collect::<String>());
-            return Err(timed_out("the new CA is committed, and both count", &missing, wait));
-        }
-        sleep(LOOK_INTERVAL).await;
+async fn retired(control: &Control, position: Position, wait: WaitSeconds) -> Result<Arc<State>, Refusal> {
+    let mut states = control.node.consensus.watch_state();
+    let over = |state: &Arc<State>| !state.ca.line.rotating || state.ca.line.changed > position;
+    if let Ok(Ok(state)) = timeout(wait.duration(), states.wait_for(over)).await {
+        return Ok(Arc::clone(&state));
     }
+    let missing = format!("it waits for {}", control.node.state().names_waited_for().join(", "));
+    Err(timed_out("the new CA is committed, and both count", &missing, wait))
 }
 
 /// What ending a rotation now gives up.

@@ -8,7 +8,7 @@ use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::{Class, Refusal};
 
 use super::clusters::find;
-use crate::drive::members::control_target;
+use crate::drive::members::owner_target;
 use crate::drive::node::Node;
 use crate::drive::owner;
 use crate::drive::propose::no_quorum;
@@ -36,9 +36,7 @@ pub async fn hand_over(node: &Node, to: Option<MemberId>) -> Result<(MemberId, T
         let done = owner::order(node, to).await?;
         return Ok((done.owner, done.term, gap_ms(done.gap)));
     }
-    let state = node.state();
-    let leader = node.consensus.status().leader.filter(|leader| *leader != node.me).ok_or_else(no_quorum)?;
-    let target = control_target(&state, leader).ok_or_else(no_quorum)?;
+    let target = owner_target(node)?;
     match node.calls.call(&target, Alpn::Control, &ControlRequest::HandOver { to }, MOVE_DEADLINE).await? {
         ControlAnswer::HandedOver { owner, term, gap_ms } => Ok((owner, term, gap_ms)),
         ControlAnswer::Refused(refusal) => Err(refusal),
