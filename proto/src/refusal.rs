@@ -1,7 +1,7 @@
 //! What was refused or failed, in the form that every surface shows: what, which field, what would be right.
 //!
 //! A [`Refusal`] travels over every protocol and ends on a person's screen. It never carries a secret, and whoever
-//! returns one has changed nothing.
+//! returns one has changed nothing, or says that it does not know.
 
 use std::fmt;
 
@@ -36,7 +36,8 @@ impl Class {
     }
 }
 
-/// A refusal or failure: nothing was changed.
+/// A refusal or failure: nothing was changed. Where that cannot be known, since the owner was lost on the way, the message
+/// says so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The exit code's class.

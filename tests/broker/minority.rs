@@ -21,7 +21,8 @@ fn a_sender_on_the_minority_side_of_its_cluster() {
     // Alone it decides nothing, and sends what it was to send: no other node has that part.
     away.iter().for_each(|node| node.stop_agent());
     goes_on(r1, WORK);
-    let failure = p1.try_cli(["vm", "pause", WORK]).unwrap_err();
+    // What it was asked may be in its log, and carried out later: hence a wish that changes nothing.
+    let failure = p1.try_cli(["vm", "set", WORK, "--recovery-points", "4"]).unwrap_err();
     assert_eq!(failure.exit, 5, "{failure}");
     let epoch = number(&p1.cli(["vm", "show", WORK])["sender_epoch"]);
 
@@ -36,6 +37,8 @@ fn a_sender_on_the_minority_side_of_its_cluster() {
     };
     let shown = eventually(LONG, "the other node to send", sends);
     assert!(number(&shown["sender_epoch"]) > epoch, "{shown}");
+    let roles = p2.events().iter().filter(|event| event["kind"] == "sender_role").count();
+    assert_eq!(roles, 1, "it asks again and again, and commits only what its owner agrees with");
     let before = goes_on(r1, WORK);
 
     // Back, with its VM: two of them, and what the old sender still has on its way is not taken.

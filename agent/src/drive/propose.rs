@@ -94,9 +94,10 @@ impl Proposer {
         attempts: &mut u32,
     ) -> Result<(Outcome, Position), Refusal> {
         let deadline = Instant::now() + COMMIT_DEADLINE;
+        let mut handed_in = false;
         loop {
             *attempts += 1;
-            let attempt = timeout(ATTEMPT_DEADLINE, self.attempt(request, command.clone()));
+            let attempt = timeout(ATTEMPT_DEADLINE, self.attempt(request, command.clone(), &mut handed_in));
             let failure = match timeout_at(deadline, attempt).await {
                 Ok(Ok(Ok((answer, position)))) => {
                     let outcome = answer?;
@@ -107,15 +108,22 @@ impl Proposer {
                 Ok(Err(_)) | Err(_) => no_quorum(),
             };
             if Instant::now() + RETRY_PAUSE >= deadline {
-                return Err(failure);
+                return Err(if handed_in { perhaps_done(failure) } else { failure });
             }
             sleep(RETRY_PAUSE).await;
         }
     }
 
-    /// One attempt: `Err` where it is not known to have been applied and should be tried again.
-    async fn attempt(&self, request: RequestId, command: Command) -> Result<(Answer, Position), Refusal> {
+    /// One attempt: `Err` where it is not known to have been applied and should be tried again. Sets `handed_in` before
+    /// the command goes where it may end in a log.
+    async fn attempt(
+        &self,
+        request: RequestId,
+        command: Command,
+        handed_in: &mut bool,
+    ) -> Result<(Answer, Position), Refusal> {
         if let Some(term) = self.owner.acting() {
+            *handed_in = true;
             return self.commit_here(Some(request), term, command).await;
         }
         let state = self.consensus.state();
@@ -123,6 +131,7 @@ impl Proposer {
         let leader = status.borrow_and_update().leader.filter(|leader| *leader != self.me).ok_or_else(no_quorum)?;
         let target = control_target(&state, leader).ok_or_else(no_quorum)?;
         let ask = ControlRequest::Propose { request: Some(request), command: Box::new(command) };
+        *handed_in = true;
         let answered = tokio::select! {
             answered = self.calls.call(&target, Alpn::Control, &ask, ATTEMPT_DEADLINE) => answered,
             // A dead owner never answers: the next attempt, under the same request, is its successor's.
@@ -143,12 +152,15 @@ impl Proposer {
         &self,
         request: Option<RequestId>,
         term: Term,
-        mut command: Command,
+        command: Command,
     ) -> Result<(Answer, Position), Refusal> {
-        if let Command::ClaimSender { vm, down, .. } = &mut command {
+        if let Command::ClaimSender { vm, down: true, .. } = &command {
             // The claimer only sees gossip; whether the present sender is down is the owner's judgement.
-            let sender = self.consensus.state().primaries.get(vm).and_then(|primary| primary.sender);
-            *down &= sender.is_some_and(|sender| self.down.borrow().contains_key(&sender));
+            let state = self.consensus.state();
+            let sender = state.primaries.get(vm).and_then(|primary| primary.sender);
+            if let Some(sender) = sender.filter(|sender| !self.down.borrow().contains_key(sender)) {
+                return Ok((Err(sender_not_down(&state, sender)), state.applied));
+            }
         }
         let mut _grouping = None;
         if let Command::Remove(member) = &command {
@@ -232,6 +244,21 @@ pub const NO_QUORUM: &str = "no_quorum";
 pub fn no_quorum() -> Refusal {
     Refusal::new(Class::Unreachable, NO_QUORUM, "no owner of the CAP answers: the cluster may have lost its quorum")
         .remedy("see `landfall cluster status`; more than half of the voters must be up and reach one another")
+}
+
+/// `failure` of a command that was handed to an owner: it may be in a log that a later owner carries out.
+fn perhaps_done(failure: Refusal) -> Refusal {
+    let message = format!("{}; what was asked for may still be carried out once an owner answers", failure.message);
+    Refusal { message, ..failure }
+}
+
+/// The code of a claim whose sender is silent to the claimer, and not down for the owner.
+pub const SENDER_NOT_DOWN: &str = "sender_not_down";
+
+fn sender_not_down(state: &State, sender: MemberId) -> Refusal {
+    let name = state.members.get(&sender).map_or_else(|| sender.to_string(), |member| member.node.to_string());
+    Refusal::new(Class::Failed, SENDER_NOT_DOWN, format!("{name}, which sends the VM, is not held for lost"))
+        .remedy("it is claimed again by itself until the owner holds that node for lost")
 }
 
 #[cfg(test)]

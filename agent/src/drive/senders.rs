@@ -24,6 +24,7 @@ use crate::drive::events::Happening;
 use crate::drive::limits::Limits;
 use crate::drive::members::control_target;
 use crate::drive::node::Node;
+use crate::drive::propose::SENDER_NOT_DOWN;
 use crate::drive::send::Sender;
 use crate::drive::send::capture::Workshop;
 use crate::drive::tally::{Tallies, Tally};
@@ -132,27 +133,43 @@ impl Senders {
             if !lock(&self.claiming).insert(vm) {
                 continue;
             }
+            // Where the owner reaches the one that is silent to this node, it is a VM on two live nodes.
+            let otherwise = sender::next(primary, self.node.me, here, false, now).filter(|_| silent);
+            let (this, primary) = (self.clone(), primary.clone());
+            tokio::spawn(async move {
+                this.settle_role(&primary, step, otherwise).await;
+                lock(&this.claiming).remove(&vm);
+            });
+        }
+    }
+
+    /// Commits `step` of this node in sending a VM, and `otherwise` where the owner does not hold the present sender for down.
+    async fn settle_role(&self, primary: &Primary, step: Step, otherwise: Option<Step>) {
+        let (vm, name) = (primary.vm.id, &primary.vm.name);
+        let commit = |step| {
             let command = match step {
                 Step::Claim { down } => {
                     Command::ClaimSender { vm, member: self.node.me, epoch: primary.sender_epoch, down }
                 }
                 Step::Release => Command::ReleaseSender { vm, member: self.node.me },
             };
-            let this = self.clone();
-            let name = primary.vm.name.clone();
-            tokio::spawn(async move {
-                match this.node.proposer.commit(command).await {
-                    Ok(_) => {
-                        let told = match step {
-                            Step::Claim { .. } => format!("this node sends {name} now"),
-                            Step::Release => format!("{name} is not here any more: its sender role is released"),
-                        };
-                        this.node.events.record(Happening::info("sender_role", told).vm(vm).node(&this.node.name));
-                    }
-                    Err(refusal) => tracing::info!(%vm, ?step, %refusal, "sender role not committed"),
-                }
-                lock(&this.claiming).remove(&vm);
-            });
+            self.node.proposer.commit(command)
+        };
+        let committed = match (commit(step).await, otherwise) {
+            (Err(refusal), Some(otherwise)) if refusal.code == SENDER_NOT_DOWN => commit(otherwise).await,
+            (committed, _) => committed,
+        };
+        match committed {
+            Ok(_) => {
+                let sends = self.node.state().primaries.get(&vm).is_some_and(|now| now.sender == Some(self.node.me));
+                let told = match step {
+                    Step::Claim { .. } if sends => format!("this node sends {name} now"),
+                    Step::Claim { .. } => format!("{name} is here as well as at the node that sends it"),
+                    Step::Release => format!("{name} is not here any more: its sender role is released"),
+                };
+                self.node.events.record(Happening::info("sender_role", told).vm(vm).node(&self.node.name));
+            }
+            Err(refusal) => tracing::info!(%vm, ?step, %refusal, "sender role not committed"),
         }
     }
 
