@@ -89,8 +89,10 @@ bugs! {
     HungDiskOwns,
     /// A node stands for election without asking whether others hear a leader.
     StandsUnasked,
-    /// Two candidates that stand in step go on so.
-    CoinNotTossed,
+    /// Every candidate waits equally long, each time.
+    WaitNotDrawn,
+    /// A node that knows of no other member acts as soon as it is started.
+    LoneNodeActsAtOnce,
     /// A node that comes and goes is given new replicas as any other.
     FlapperTrusted,
     /// A node that others remember more of goes on voting.

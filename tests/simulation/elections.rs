@@ -58,7 +58,7 @@ fn three_agents_elect_twice_with_the_same_trace() {
     assert_eq!(digests.len() as u64, seeds.end - seeds.start, "two seeds had the same trace");
 }
 
-/// A lease in step, then a coin for each further round of a second or two: eight rounds without a winner are one case in 256.
+/// A first wait, and eight more of a lease at most: nodes that draw are parted by the first or second.
 const IN_STEP_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How long the owner may go on whose disk hangs: until its next small commit (3 s), two leases, and an election.
@@ -90,7 +90,7 @@ fn an_owner_whose_disk_hangs_is_succeeded() {
     each_seed("elections::an_owner_whose_disk_hangs_is_succeeded", 3, hung_disk);
 }
 
-/// Two nodes that begin at the same moment and wait equally long stand at the same moments, again and again.
+/// Two nodes that begin at the same moment: did they wait equally long, they would stand at the same moments, again and again.
 async fn in_step(seed: u64) -> String {
     let mut world = World::founded(seed, Weather::CALM).await;
     world.pass(Duration::from_secs(3)).await;

@@ -145,3 +145,36 @@ async fn untouched(seed: u64) -> String {
 fn a_node_that_lost_nothing_but_its_power_raises_no_alarm() {
     each_seed("rollback::a_node_that_lost_nothing_but_its_power_raises_no_alarm", 8, untouched);
 }
+
+/// The disk of the founder is put back from a time when it was alone, and the others live.
+async fn of_before(seed: u64) -> String {
+    let mut world = World::new(seed, Weather::CALM);
+    for at in 0..NODES {
+        Box::pin(world.start(at)).await;
+    }
+    world.found_alone(0).await;
+    world.until("an owner", OWNER_DEADLINE, |world| world.owner() == Some(0)).await;
+    world.kill(0).await;
+    let copy = world.copy_disk(0);
+    world.revive(0).await;
+    // Alone, it cannot know that it is: a lease passes first.
+    let took = world.until("the owner again", OWNER_DEADLINE, |world| world.owner() == Some(0)).await;
+    assert!(took >= Duration::from_secs(2), "seed {seed}: it acts after {took:?}");
+    Box::pin(world.join_others()).await;
+    world.pass(Duration::from_millis(seed * 137 % 3000)).await;
+    world.kill(0).await;
+    world.put_back(0, copy);
+    world.until("another owner", OWNER_DEADLINE, |world| world.owner().is_some()).await;
+    let owner = world.owner();
+    world.revive(0).await;
+    world.until("word of the loss", BACK_DEADLINE, |world| world.node(0).gate.loss().is_some()).await;
+    world.pass(LONG).await;
+    assert_eq!(world.owner(), owner, "it disturbs nobody");
+    world.check();
+    world.trace()
+}
+
+#[test]
+fn a_node_whose_disk_is_of_the_time_before_the_others_acts_beside_nobody() {
+    each_seed("rollback::a_node_whose_disk_is_of_the_time_before_the_others_acts_beside_nobody", 4, of_before);
+}

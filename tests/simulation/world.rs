@@ -16,7 +16,7 @@ use landfall_agent::vm_service::VmService;
 use landfall_agent::{Agent, Seams};
 use landfall_kit::sim::{SeededRandom, Share, SimClock, SimNet, Weather, seeded_crypto};
 use landfall_proto::model::Timing;
-use landfall_proto::seam::{Outside, Random};
+use landfall_proto::seam::Outside;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
@@ -154,6 +154,11 @@ impl World {
         }
         self.found_alone(0).await;
         self.until("an owner", SETUP_DEADLINE, |world| world.audit.acting().is_some()).await;
+        self.join_others().await;
+    }
+
+    /// Joins every node but `r1` to its cluster, and waits until all of them vote.
+    pub async fn join_others(&mut self) {
         for at in 1..self.nodes() {
             let token = self.token(0, at).await;
             Box::pin(self.agent(at).clone().cluster_join(ClusterJoin { token })).await.unwrap();
@@ -178,15 +183,15 @@ impl World {
 
     /// Starts the agent of a node on the disk that it has.
     pub async fn start(&mut self, at: usize) {
-        let (config, seams) = self.ground(at, SeededRandom::named);
+        let (config, seams) = self.ground(at);
         let service = self.places[at].vms.clone().map(|vms| vms as Arc<dyn VmService>);
         let agent = Box::pin(Agent::start(config, seams, service)).await.unwrap();
         self.settle_in(at, agent);
     }
 
-    /// Starts the agents of two nodes at the same moment, and both draw the same wait before an election.
+    /// Starts the agents of two nodes at the same moment.
     pub async fn start_in_step(&mut self, [one, other]: [usize; 2]) {
-        let ((a, b), (c, d)) = (self.ground(one, InStep::named), self.ground(other, InStep::named));
+        let ((a, b), (c, d)) = (self.ground(one), self.ground(other));
         let (first, second) =
             futures_util::future::join(Box::pin(Agent::start(a, b, None)), Box::pin(Agent::start(c, d, None))).await;
         self.settle_in(one, first.unwrap());
@@ -194,7 +199,7 @@ impl World {
     }
 
     /// What the next life of a node gets.
-    fn ground<R: Random + 'static>(&mut self, at: usize, random: fn(u64, &str) -> R) -> (NodeConfig, Seams) {
+    fn ground(&mut self, at: usize) -> (NodeConfig, Seams) {
         let (net, seed) = (self.net.clone(), self.seed);
         let place = &mut self.places[at];
         place.lives += 1;
@@ -203,7 +208,7 @@ impl World {
         crypto_seed.copy_from_slice(&SeededRandom::named(seed, &format!("{life} tls")).bytes::<8>());
         let outside = Outside {
             clock: place.clock.clone(),
-            random: Arc::new(random(seed, &life)),
+            random: Arc::new(SeededRandom::named(seed, &life)),
             net: net.node(place.address),
             crypto: seeded_crypto(u64::from_le_bytes(crypto_seed)),
         };
@@ -422,25 +427,5 @@ fn config(name: &str, address: IpAddr) -> NodeConfig {
         vm_service: None,
         storage: Vec::new(),
         testing: Testing::default(),
-    }
-}
-
-/// The randomness of a node, but for the share of its range that the wait before an election is: the only draw of eight
-/// bytes while an agent runs in a cluster of its own.
-#[derive(Debug)]
-struct InStep(SeededRandom);
-
-impl InStep {
-    fn named(seed: u64, name: &str) -> Self {
-        Self(SeededRandom::named(seed, name))
-    }
-}
-
-impl Random for InStep {
-    fn fill(&self, bytes: &mut [u8]) {
-        match bytes.len() {
-            8 => bytes.fill(0x5a),
-            _ => self.0.fill(bytes),
-        }
     }
 }

@@ -1,10 +1,12 @@
-//! Whether a node may stand for election: only while a majority of the voters hears no leader, and hears this node.
+//! Whether a node may stand for election, and when: only while a majority of the voters hears no leader, and hears this
+//! node; and after a wait that it draws anew for each try, so that of two nodes one is the first.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use landfall_proto::id::MemberId;
 use landfall_proto::planted::{self, Bug};
+use landfall_proto::seam::Time;
 
 /// Leases without a new entry after which a witness may stand: an entry that only it and the dead leader hold would
 /// otherwise leave nobody electable. An owner that lives adds one every three seconds, two in that time; that it is the
@@ -45,6 +47,37 @@ pub fn is_due(hearing: &Hearing, lease: Duration) -> Option<bool> {
         return Some(true);
     }
     (said(true) * 2 >= voters.len()).then_some(false)
+}
+
+/// A node's wait before it stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait {
+    /// When it stands, where it is due then.
+    pub stands_at: Time,
+    /// The vote that it had given last, or asked for, when the wait began.
+    vote_term: u64,
+}
+
+impl Wait {
+    /// The wait that goes on or begins at `now` of a node that hears no leader: `before` is the one that it had, `quiet_from`
+    /// when the last leader's lease ended for it, `vote_term` the term of its last vote. A vote that was given or asked for
+    /// meanwhile begins it anew, since somebody may be about to lead by it. `draw` is a random number.
+    ///
+    /// DESIGN's election timeout, one half to one lease. The first try takes the lower half of that range: half a second is
+    /// more than enough to tell candidates apart whose votes take milliseconds, and a dead owner is succeeded that much
+    /// sooner. A candidate that was not elected takes all of it, so that one with a longer log, which waits for the first
+    /// time, is the next to stand.
+    pub fn next(before: Option<Self>, quiet_from: Time, vote_term: u64, now: Time, lease: Duration, draw: u64) -> Self {
+        let (from, range) = match before {
+            Some(wait) if wait.vote_term == vote_term => return wait,
+            Some(_) => (now, lease / 2),
+            None => (quiet_from, lease / 4),
+        };
+        let draw = if planted::is(Bug::WaitNotDrawn) { 0 } else { draw };
+        // The draw's share of all numbers, in thousandths.
+        let drawn = range * ((u128::from(draw) * 1_000) >> u64::BITS) as u32 / 1_000;
+        Self { stands_at: from.after(lease / 2 + drawn), vote_term }
+    }
 }
 
 #[cfg(test)]
@@ -100,5 +133,19 @@ mod tests {
         let witness = |still| Hearing { witness: true, still, ..hearing(3, &[(2, false)]) };
         assert_eq!(is_due(&witness(LEASE * 3 - Duration::from_millis(1)), LEASE), Some(false));
         assert_eq!(is_due(&witness(LEASE * 3), LEASE), Some(true));
+    }
+
+    #[test]
+    fn a_candidate_waits_for_half_a_lease_and_its_draw_and_longer_after_a_vote() {
+        let at = |ms| Time(Duration::from_millis(ms));
+        let first = |draw| Wait::next(None, at(10_000), 4, at(10_100), LEASE, draw);
+        assert_eq!(first(0).stands_at, at(11_000));
+        assert_eq!(first(u64::MAX / 2 + 1).stands_at, at(11_250));
+        assert!(first(u64::MAX).stands_at < at(11_500));
+        // It goes on as it began, whatever is drawn, until there was a vote.
+        let next = |vote_term, draw| Wait::next(Some(first(0)), at(10_000), vote_term, at(10_900), LEASE, draw);
+        assert_eq!(next(4, u64::MAX), first(0));
+        assert_eq!(next(5, 0).stands_at, at(11_900));
+        assert!(next(5, u64::MAX).stands_at > at(12_890));
     }
 }

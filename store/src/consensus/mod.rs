@@ -82,6 +82,8 @@ struct Inner {
     kept: LogMark,
     /// Whether nobody else followed it then.
     began_alone: bool,
+    /// Until when others may call, where it was started alone with a log: it is of a time before them then.
+    alone_until: Option<Time>,
     last_time: Option<UnixMillis>,
     clock: Arc<dyn Clock>,
     /// Gone once this node has stopped: whoever still has a handle keeps no connection with it.
@@ -125,7 +127,7 @@ fn config(timing: Timing) -> Result<openraft::Config, OpenError> {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(limits::SNAPSHOT_EVERY),
         snapshot_max_chunk_size: limits::SNAPSHOT_CHUNK,
         max_in_snapshot_log_to_keep: limits::LOG_KEEP,
-        // A witness, a learner and a node that sees a leader do not stand; the agent allows it where it may.
+        // Until the agent says otherwise: it has a node stand itself, when it may.
         enable_elect: true,
         ..openraft::Config::default()
     };
@@ -163,7 +165,8 @@ impl Consensus {
         // openraft's start-up future is large, and the caller's may be on a small stack.
         let raft = runtime::with_random(ground.random, Box::pin(started)).await;
         let raft = raft.map_err(|error| OpenError::Store(error.to_string()))?;
-        let hold = AtomicU64::new(nanos(ground.clock.now().after(ground.timing.lease())));
+        let a_lease_on = ground.clock.now().after(ground.timing.lease());
+        let hold = AtomicU64::new(nanos(a_lease_on));
         let inner = Inner {
             me: ground.me,
             status: follow_status(&raft),
@@ -171,6 +174,7 @@ impl Consensus {
             last,
             kept,
             began_alone,
+            alone_until: Some(a_lease_on).filter(|_| began_alone && last.is_some()),
             last_time,
             clock: ground.clock,
             wire: std::sync::Mutex::new(Some(ground.wire)),
@@ -316,8 +320,12 @@ impl Consensus {
         answer.map_err(malformed)
     }
 
-    /// Whether this node may stand for election. It starts with `true`; a voter that reaches no majority, or whose
-    /// majority hears a live leader, should not, and a witness only where nobody else can.
+    /// Stands for election now, where this node votes and does not lead. Whether it was elected, the status tells.
+    pub async fn stand(&self) -> Result<(), ProposeError> {
+        self.inner.raft.trigger().elect().await.map_err(|error| stopped(&error))
+    }
+
+    /// Whether this node stands for election by openraft's own timers, too. It starts with `true`.
     pub fn set_elections(&self, allowed: bool) {
         self.inner.raft.runtime_config().elect(allowed);
     }

@@ -3,10 +3,6 @@
 //! openraft asks for random numbers through a function without arguments, so the source travels with its tasks: it is
 //! set around the call that starts openraft, and every task that such a task starts inherits it. Two nodes in one
 //! process, as in a simulator, thus draw from their own sources in an order that replays.
-//!
-//! The waits before an election, all that openraft draws, come out of the lower half of their range. A range of half a
-//! second is more than enough to tell candidates apart whose votes take milliseconds, and a dead owner is succeeded that
-//! much sooner. The lease, which is the upper end of the range, stays what it is.
 
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -38,13 +34,11 @@ impl rand_core::RngCore for NodeRandom {
     }
 
     fn next_u64(&mut self) -> u64 {
-        let drawn = match &self.0 {
+        match &self.0 {
             Some(random) => random.u64(),
             // Not within a task of openraft's, where nothing that must replay asks.
             None => RandomState::new().build_hasher().finish(),
-        };
-        // A number becomes a place in a range by its share of all numbers.
-        drawn / 2
+        }
     }
 
     fn fill_bytes(&mut self, bytes: &mut [u8]) {

@@ -100,10 +100,14 @@ impl Consensus {
     }
 
     /// From when on this node, as the leader of `vote_term`, may count on no earlier leader having a lease: at once, unless
-    /// it was asked to stand in another term than the one that it won.
+    /// it was asked to stand in another term than the one that it won, or was started a moment ago as the only member that
+    /// its log knows of. Its data folder may have been put back from a time before there were others, whose leader calls it
+    /// within a lease then.
     pub fn counts_from(&self, vote_term: u64) -> Option<Time> {
         let stood = *self.inner.stood.lock().unwrap_or_else(PoisonError::into_inner);
-        stood.filter(|(term, _)| *term != vote_term && !planted::is(Bug::HeirWaitsForNobody)).map(|(_, until)| until)
+        let stood = stood.filter(|(term, _)| *term != vote_term && !planted::is(Bug::HeirWaitsForNobody));
+        let alone = self.inner.alone_until.filter(|_| !planted::is(Bug::LoneNodeActsAtOnce));
+        stood.map(|(_, until)| until).max(alone)
     }
 
     pub(super) fn wire(&self) -> MutexGuard<'_, Option<Arc<dyn Wire>>> {

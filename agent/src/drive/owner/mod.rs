@@ -86,7 +86,7 @@ enum Ended<'a> {
 impl Owner {
     /// An agent that does not own the CAP yet; [`Owner::run`] changes that.
     pub fn new(me: MemberId, witness: bool, lease: Duration, consensus: Consensus, clock: Arc<dyn Clock>) -> Self {
-        let standing = Standing::new(consensus.clone());
+        let standing = Standing::new(&consensus);
         let (tenure, held, orders) = (watch::Sender::new(None), Arc::default(), Arc::default());
         Self { me, witness, lease, consensus, clock, standing, tenure, held, orders }
     }

@@ -1,10 +1,13 @@
-//! Whether this node may stand for election, asked of the others before it does.
+//! Standing for election: when, and asked of the others before.
 //!
 //! openraft 0.9 has a node stand whenever it has heard no leader for long enough, and whoever stands takes a new term,
 //! which ends the lead of the present leader wherever it is heard of. So a voter that was cut off would come back with a
 //! term of its own and leave the cluster without an owner for a moment. Here a node stands only while a majority of the
 //! voters, itself included, hears no leader and hears this node. That is for calm, not for safety: of two nodes that stand
 //! at once the votes choose one, as ever.
+//!
+//! openraft's own timers are off: it looks at them every one and a half heartbeats, and draws once in its life how long it
+//! waits, so that two nodes which begin to wait together would stand in step for ever, each for itself.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,11 +17,10 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use landfall_proto::alpn::Alpn;
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};
-use landfall_proto::planted::{self, Bug};
 use landfall_store::consensus::Consensus;
 use tokio::time::sleep;
 
-use crate::decide::standing::{self, Hearing};
+use crate::decide::standing::{self, Hearing, Wait};
 use crate::drive::members::control_target;
 use crate::drive::node::Node;
 
@@ -26,10 +28,9 @@ use crate::drive::node::Node;
 /// over, so that several rounds fit in between.
 const ROUNDS_PER_LEASE: u32 = 8;
 
-/// Whether this node stands for election by itself.
+/// Whether something keeps this node from standing for election by itself.
 #[derive(Clone)]
 pub struct Standing {
-    consensus: Consensus,
     bars: Arc<AtomicUsize>,
 }
 
@@ -43,21 +44,20 @@ impl Drop for Bar {
 }
 
 impl Standing {
-    /// A node that does not stand until [`stand_when_due`] lets it.
-    pub fn new(consensus: Consensus) -> Self {
+    /// A node that stands when [`stand_when_due`] has it do so.
+    pub fn new(consensus: &Consensus) -> Self {
         consensus.set_elections(false);
-        Self { consensus, bars: Arc::default() }
+        Self { bars: Arc::default() }
     }
 
     /// Has this node not stand for as long as the answer is kept.
     pub fn bar(&self) -> Bar {
         self.bars.fetch_add(1, Ordering::SeqCst);
-        self.consensus.set_elections(false);
         Bar(Arc::clone(&self.bars))
     }
 
-    fn set(&self, due: bool) {
-        self.consensus.set_elections(due && self.bars.load(Ordering::SeqCst) == 0);
+    fn is_barred(&self) -> bool {
+        self.bars.load(Ordering::SeqCst) != 0
     }
 }
 
@@ -70,16 +70,16 @@ pub fn hears(node: &Node) -> bool {
     heard.is_some_and(|at| node.outside.clock.now().since(at) < node.owner.lease)
 }
 
-/// Lets this node stand for election while it is due to, until the task is dropped. openraft draws once in its life how long
-/// it waits, so two nodes that begin to wait together would stand in step for ever, each for itself: whoever is still due
-/// after a lease sits every other round out, by the toss of a coin.
+/// Has this node stand for election whenever it is due to, until the task is dropped.
 pub async fn stand_when_due(node: Node) {
-    let lease = node.owner.lease;
-    let mut grew = (None, node.outside.clock.now());
-    let mut rounds = 0;
+    let (lease, clock) = (node.owner.lease, &node.outside.clock);
+    let mut grew = (None, clock.now());
+    // Every voter refuses its vote for a lease after its start, and so do those that were started with this one.
+    let votes_from = clock.now().after(lease);
+    let mut wait = None;
     loop {
         let status = node.consensus.status();
-        let now = node.outside.clock.now();
+        let now = clock.now();
         if grew.0 != status.last_log {
             grew = (status.last_log, now);
         }
@@ -95,15 +95,24 @@ pub async fn stand_when_due(node: Node) {
             still: now.since(grew.1),
             answers: BTreeMap::new(),
         };
+        let quiet_from = node.consensus.heard_leader().map_or(now, |heard| heard.after(lease)).max(votes_from);
+        let next = || Wait::next(wait, quiet_from, status.vote_term, now, lease, node.outside.random.u64());
+        wait = (!hearing.hears).then(next);
         let due = match standing::is_due(&hearing, lease) {
             Some(due) => due,
             None => ask(&node, &mut hearing, lease).await,
         };
-        rounds = if due { rounds + 1 } else { 0 };
-        let early = rounds <= ROUNDS_PER_LEASE || planted::is(Bug::CoinNotTossed);
-        let due = due && node.gate.is_open();
-        node.owner.standing.set(due && (early || node.outside.random.u128().is_multiple_of(2)));
-        sleep(lease / ROUNDS_PER_LEASE).await;
+        let remaining = wait.map(|wait| wait.stands_at.since(clock.now())).unwrap_or_default();
+        // Who votes alone need not wait for others to be first.
+        let now_or_never = remaining.is_zero() || status.voters.len() == 1;
+        let stands = due && now_or_never && node.gate.is_open() && !node.owner.standing.is_barred();
+        if stands {
+            node.consensus.stand().await.unwrap_or_else(|error| tracing::warn!(%error, "this node cannot stand"));
+        }
+        let round = lease / ROUNDS_PER_LEASE;
+        // After a try, the shortest wait until the next one.
+        let pause = if stands { lease / 2 } else { remaining.min(round) };
+        sleep(if pause.is_zero() { round } else { pause }).await;
     }
 }
 
