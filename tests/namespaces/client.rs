@@ -1,5 +1,5 @@
-//! A client that knows the CAP's address and nothing else: it knocks there with a new connection all the time, and places
-//! and locates through the product's broker client.
+//! A client that knows the CAP's address: it knocks there with a new connection all the time, and places and locates through
+//! the product's broker client. It places through another one as well, which knows the agents' own addresses instead.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,6 +47,7 @@ struct Told {
     /// When a question was asked, and how long its answer took.
     located: Vec<(Instant, Duration)>,
     placed: Vec<(Instant, Duration)>,
+    placed_by_agents: Vec<(Instant, Duration)>,
     failures: Vec<String>,
 }
 
@@ -66,7 +67,7 @@ pub struct Count {
 
 impl Client {
     /// Pairs with the cluster that made `code`, from `namespace`, and knocks at `at`. [`Client::ask`] begins the rest.
-    pub fn start(namespace: String, code: String, at: SocketAddr) -> Self {
+    pub fn start(namespace: String, code: String, at: SocketAddr, agents: Vec<SocketAddr>) -> Self {
         let (told, asks, stop) =
             (Arc::<Mutex<Told>>::default(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
         let (paired, is_paired) = mpsc::channel();
@@ -75,13 +76,15 @@ impl Client {
             net::enter(&namespace);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                let (control, broker) = pair(&code, at).await;
+                let (control, calls, broker) = pair(&code, at).await;
+                let by_agents = BrokerClient::new(calls, broker.cap().clone(), agents);
                 paired.send(()).expect("the test waits");
                 let target = Target { cap: broker.cap().clone(), address: at, key: None };
                 tokio::join!(
                     knock(&control, &target, &to, &until),
                     locate(&broker, &to, &may_ask, &until),
-                    place(&broker, &to, &may_ask, &until)
+                    place(&broker, &to, |told| &mut told.placed, &may_ask, &until),
+                    place(&by_agents, &to, |told| &mut told.placed_by_agents, &may_ask, &until)
                 );
             });
         });
@@ -101,10 +104,14 @@ impl Client {
         told.knocks.iter().find(other).map(|(at, who)| (who.clone(), *at))
     }
 
-    /// When a Place that was sent after `since` was answered.
+    /// When a Place that was sent to the address after `since` was answered.
     pub fn placed(&self, since: Instant) -> Option<Instant> {
-        let told = self.told.lock().unwrap();
-        told.placed.iter().find(|(asked, _)| *asked >= since).map(|(asked, took)| *asked + *took)
+        first(&self.told.lock().unwrap().placed, since)
+    }
+
+    /// When a Place that was sent to the agents after `since` was answered.
+    pub fn placed_by_agents(&self, since: Instant) -> Option<Instant> {
+        first(&self.told.lock().unwrap().placed_by_agents, since)
     }
 
     /// Fails where a question was never answered; how many were.
@@ -119,6 +126,10 @@ impl Client {
         };
         (count(&told.placed), count(&told.located))
     }
+}
+
+fn first(answers: &[(Instant, Duration)], since: Instant) -> Option<Instant> {
+    answers.iter().find(|(asked, _)| *asked >= since).map(|(asked, took)| *asked + *took)
 }
 
 impl Drop for Client {
@@ -176,7 +187,13 @@ async fn locate(broker: &BrokerClient, told: &Mutex<Told>, asks: &AtomicBool, st
     }
 }
 
-async fn place(broker: &BrokerClient, told: &Mutex<Told>, asks: &AtomicBool, stop: &AtomicBool) {
+async fn place(
+    broker: &BrokerClient,
+    told: &Mutex<Told>,
+    placed: fn(&mut Told) -> &mut Vec<(Instant, Duration)>,
+    asks: &AtomicBool,
+    stop: &AtomicBool,
+) {
     while !stop.load(Ordering::Relaxed) {
         sleep(PAUSE * 10).await;
         if !asks.load(Ordering::Relaxed) {
@@ -190,7 +207,7 @@ async fn place(broker: &BrokerClient, told: &Mutex<Told>, asks: &AtomicBool, sto
         let removed = broker.remove(id, DEADLINE).await;
         let mut told = told.lock().unwrap();
         match answer.map(drop).and(removed.map(drop)) {
-            Ok(()) => told.placed.push((asked, took)),
+            Ok(()) => placed(&mut told).push((asked, took)),
             Err(refusal) => told.failures.push(format!("place: {refusal}")),
         }
     }
@@ -206,7 +223,7 @@ fn wish() -> Wish {
 
 /// A node of a cluster of its own, with a certificate of its own CA, paired as any cluster is. It is no agent: nobody
 /// calls it, since it lives in the clients' network alone.
-async fn pair(code: &str, at: SocketAddr) -> (Endpoint, BrokerClient) {
+async fn pair(code: &str, at: SocketAddr) -> (Endpoint, Calls, BrokerClient) {
     let outside = Outside::machine();
     let cap: Fqdn = CAP.parse().expect("a name");
     let authority = Authority::found(&cap, &*outside.random, &*outside.clock).expect("a CA");
@@ -243,5 +260,5 @@ async fn pair(code: &str, at: SocketAddr) -> (Endpoint, BrokerClient) {
     let theirs = ClusterTrust { cap: r.list.cap.clone(), cas: r.line.trusted(), list: r.list.clone() };
     trust.set(TrustView { own: Some(own), peers: vec![theirs] });
     let calls = Calls::new(control.clone(), data);
-    (control, BrokerClient::new(calls, r.list.cap.clone(), vec![at]))
+    (control, calls.clone(), BrokerClient::new(calls, r.list.cap.clone(), vec![at]))
 }

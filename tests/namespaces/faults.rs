@@ -99,8 +99,8 @@ fn fail(stage: &Stage, fault: &Fault) -> Moved {
     stage.whole();
     stage.auditor.check();
     eprintln!(
-        "owner {}: the address at {} after {:.2?}, answers after {:.2?}, Place after {:.2?}",
-        fault.name, moved.holder, moved.held, moved.answered, moved.placed
+        "owner {}: the address at {} after {:.2?}, answers after {:.2?}, Place after {:.2?}, through any agent after {:.2?}",
+        fault.name, moved.holder, moved.held, moved.answered, moved.placed, moved.placed_by_agents
     );
     moved
 }
@@ -146,7 +146,9 @@ fn another_machine_with_the_address_is_told_of_and_the_owner_stays(stage: &Stage
 }
 
 fn print(figures: &[(&str, Vec<Moved>)]) {
-    eprintln!("| owner | count | address elsewhere p50 / max | answers there p50 / max | Place p50 / max |");
+    eprintln!(
+        "| owner | count | address elsewhere p50 / max | answers there p50 / max | Place p50 / max | through any agent |"
+    );
     for (name, moves) in figures {
         let of = |pick: fn(&Moved) -> Duration| {
             let mut all: Vec<Duration> = moves.iter().map(pick).collect();
@@ -154,6 +156,7 @@ fn print(figures: &[(&str, Vec<Moved>)]) {
             format!("{:.2?} / {:.2?}", all[all.len() / 2], all[all.len() - 1])
         };
         let (held, answered, placed) = (of(|m| m.held), of(|m| m.answered), of(|m| m.placed));
-        eprintln!("| {name} | {} | {held} | {answered} | {placed} |", moves.len());
+        let by_agents = of(|m| m.placed_by_agents);
+        eprintln!("| {name} | {} | {held} | {answered} | {placed} | {by_agents} |", moves.len());
     }
 }

@@ -44,7 +44,8 @@ impl Stage {
         eventually(LONG, "somebody to have the address", || auditor.holders().first().cloned());
         let invited = r.first().cli(["peer", "invite"]);
         let code = invited["code"].as_str().expect("a pairing code").to_owned();
-        let client = Client::start(net.of(OUTSIDE), code, at);
+        let agents = NODES.map(|name| format!("{}:{PORT}", net.address(name)).parse().expect("an address")).to_vec();
+        let client = Client::start(net.of(OUTSIDE), code, at, agents);
         r.first().cli(["authorization", "add", client::CAP, "--storage", "default"]);
         client.ask();
         let stage = Self { client, auditor, r, net };
@@ -85,7 +86,14 @@ impl Stage {
         let what = format!("another node than {old} to answer at the address");
         let (_, answered) = eventually(LONG, &what, || self.client.answered_by_another(old, since));
         let placed = eventually(LONG, "a Place through the address", || self.client.placed(since));
-        Moved { holder, held: held - since, answered: answered - since, placed: placed - since }
+        let by_agents = eventually(LONG, "a Place through any agent", || self.client.placed_by_agents(since));
+        Moved {
+            holder,
+            held: held - since,
+            answered: answered - since,
+            placed: placed - since,
+            placed_by_agents: by_agents - since,
+        }
     }
 }
 
@@ -99,6 +107,8 @@ pub struct Moved {
     pub answered: Duration,
     /// Until a Place that was sent after the fault was answered through it.
     pub placed: Duration,
+    /// Until one was that was sent to the agents' own addresses.
+    pub placed_by_agents: Duration,
 }
 
 fn spec(net: &Net, node: &str) -> NodeSpec {

@@ -47,6 +47,13 @@ pub fn next(primary: &Primary, me: MemberId, here: Option<Here>, sender_down: bo
     }
 }
 
+/// The next step of `me` where the sender is silent to it, and not held for lost by the owner, which holds a silent node for
+/// lost after `down_after`: where that takes longer, the sender lives, and the VM is on two nodes.
+pub fn overruled(primary: &Primary, me: MemberId, here: Option<Here>, down_after: Duration, now: Time) -> Option<Step> {
+    let long = here.is_some_and(|here| now.since(here.since) >= down_after + CONFLICT_GRACE);
+    if long { next(primary, me, here, false, now) } else { None }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -116,5 +123,13 @@ mod tests {
         assert_eq!(next(&primary(Some(1), &[2]), id(2), here(true), false, at(60_000)), None);
         assert_eq!(next(&primary(Some(1), &[2]), id(2), None, false, at(60_000)), Some(Step::Release));
         assert_eq!(next(&primary(Some(1), &[2]), id(1), None, false, at(60_000)), Some(Step::Release));
+    }
+
+    #[test]
+    fn a_node_to_which_a_live_sender_is_silent_waits_for_the_owners_judgement_before_it_is_a_rival() {
+        let down_after = Duration::from_secs(5);
+        let at = |ms| overruled(&primary(Some(1), &[]), id(2), here(true), down_after, at(ms));
+        assert_eq!((at(9_999), at(10_000)), (None, Some(Step::Claim { down: false })));
+        assert_eq!(overruled(&primary(Some(1), &[2]), id(2), here(true), down_after, Time::default()), None);
     }
 }

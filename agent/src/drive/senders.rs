@@ -133,8 +133,8 @@ impl Senders {
             if !lock(&self.claiming).insert(vm) {
                 continue;
             }
-            // Where the owner reaches the one that is silent to this node, it is a VM on two live nodes.
-            let otherwise = sender::next(primary, self.node.me, here, false, now).filter(|_| silent);
+            let down_after = state.resolved_settings().node_down_after;
+            let otherwise = sender::overruled(primary, self.node.me, here, down_after, now).filter(|_| silent);
             let (this, primary) = (self.clone(), primary.clone());
             tokio::spawn(async move {
                 this.settle_role(&primary, step, otherwise).await;
