@@ -1,9 +1,11 @@
 //! Runs of one scenario under many seeds, each in a process of its own, so that one alone replays exactly.
 
 use std::fs;
+use std::num::NonZero;
 use std::ops::Range;
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::Mutex;
 
 use landfall_kit::power::{rerun, role};
 
@@ -28,9 +30,21 @@ pub fn each_seed<F: Future<Output = String> + 'static>(test: &str, few: u64, sce
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    for seed in seeds(few) {
-        run(test, seed, &folder.path().join("trace"));
-    }
+    let (folder, seeds) = (folder.path(), Mutex::new(seeds(few)));
+    let next = || seeds.lock().unwrap().next();
+    // A run uses one processor.
+    let processors = std::thread::available_parallelism().map_or(1, NonZero::get);
+    std::thread::scope(|scope| {
+        let worker = || {
+            while let Some(seed) = next() {
+                run(test, seed, &folder.join(seed.to_string()));
+            }
+        };
+        let workers: Vec<_> = (0..processors).map(|_| scope.spawn(worker)).collect();
+        for worker in workers {
+            worker.join().unwrap_or_else(|fault| std::panic::resume_unwind(fault));
+        }
+    });
 }
 
 /// Whether this process is one run, which it then carries out; to be asked first by a test that calls [`run`].
