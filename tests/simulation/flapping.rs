@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use landfall_agent::decide::succession;
 use landfall_agent::drive::{owner, sight};
+use landfall_agent::surface::broker::BrokerMove;
 use landfall_agent::surface::operations::Operations;
 use landfall_kit::sim::Weather;
 use landfall_proto::id::{MemberId, VmId};
@@ -102,4 +103,29 @@ async fn comes_and_goes(seed: u64) -> String {
 #[test]
 fn a_node_that_comes_and_goes_is_left_alone_until_it_is_steady() {
     each_seed("flapping::a_node_that_comes_and_goes_is_left_alone_until_it_is_steady", 3, comes_and_goes);
+}
+
+/// Every other node has come and gone: an operator is refused the one that he names, and an owner that must go has one.
+async fn all_others(seed: u64) -> String {
+    let world = World::founded(seed, Weather::CALM).await;
+    world.pass(Duration::from_millis(4000 + seed * 137 % 3000)).await;
+    let owner = world.owner().expect("somebody owns the CAP");
+    let (one, other) = ((owner + 1) % NODES, (owner + 2) % NODES);
+    flap(&world, one, 3).await;
+    flap(&world, other, 3).await;
+    let both = |world: &World| [one, other].iter().all(|at| holds(world, owner, world.node(*at).me));
+    world.until("quarantine of both", SETTLED, both).await;
+    let named = BrokerMove { to: world.node(one).name.clone() };
+    let refusal = Box::pin(world.agent(owner).broker_move(named)).await.unwrap_err();
+    assert_eq!(refusal.code, "quarantined", "{refusal}");
+    let given = Box::pin(owner::order(&world.node(owner), None)).await.unwrap();
+    assert_eq!(world.owner().map(|at| world.node(at).me), Some(given.owner));
+    assert_ne!(world.owner(), Some(owner), "it went to one of them");
+    world.check();
+    world.trace()
+}
+
+#[test]
+fn where_every_other_node_comes_and_goes_the_cap_still_has_an_heir() {
+    each_seed("flapping::where_every_other_node_comes_and_goes_the_cap_still_has_an_heir", 2, all_others);
 }

@@ -28,43 +28,52 @@ pub struct Heir {
     pub lag: Option<u64>,
 }
 
-/// Refuses a node that cannot own the CAP now.
+/// Refuses a node that an operator should not give the CAP to now.
 pub fn check(heir: &Heir) -> Result<(), Refusal> {
+    check_able(heir)?;
     let node = &heir.node;
-    let refused = |class, code: &str, message: String, remedy: String| {
-        Err(Refusal::new(class, code, message).field("node").remedy(remedy))
-    };
+    if heir.quarantined {
+        let remedy = format!("name another node, or vouch for it: `landfall node restore {node}`");
+        return refused("quarantined", format!("{node} comes and goes, and is quarantined"), remedy);
+    }
+    Ok(())
+}
+
+fn refused(code: &str, message: String, remedy: String) -> Result<(), Refusal> {
+    Err(Refusal::new(Class::Refused, code, message).field("node").remedy(remedy))
+}
+
+/// Refuses a node that cannot own the CAP now. One that comes and goes can: where there is no other it is better than an owner
+/// that cannot go on.
+pub fn check_able(heir: &Heir) -> Result<(), Refusal> {
+    let node = &heir.node;
     if heir.witness {
         let message = format!("{node} is a witness, which never owns the CAP");
-        return refused(Class::Refused, "witness", message, "name a node that hosts VMs".to_owned());
+        return refused("witness", message, "name a node that hosts VMs".to_owned());
     }
     if heir.drained {
         let remedy = format!("end the drain first (`landfall node restore {node}`), or name another node");
-        return refused(Class::Refused, "drained", format!("{node} is drained"), remedy);
+        return refused("drained", format!("{node} is drained"), remedy);
     }
     if !heir.up {
         let remedy = "see `landfall node list`; name a node that is up".to_owned();
-        return refused(Class::Refused, "node_down", format!("{node} does not answer"), remedy);
-    }
-    if heir.quarantined {
-        let remedy = format!("name another node, or vouch for it: `landfall node restore {node}`");
-        return refused(Class::Refused, "quarantined", format!("{node} comes and goes, and is quarantined"), remedy);
+        return refused("node_down", format!("{node} does not answer"), remedy);
     }
     match heir.lag {
         Some(lag) if lag <= LAG_MAX => Ok(()),
         _ if planted::is(Bug::SuccessorBehind) => Ok(()),
         _ => {
             let message = format!("{node} does not have the cluster's newest state yet");
-            refused(Class::Refused, "node_behind", message, "try again in a moment".to_owned())
+            refused("node_behind", message, "try again in a moment".to_owned())
         }
     }
 }
 
 /// The one that would own it soonest: a voter before one that has yet to become one, then the one that lacks least. One that
-/// comes and goes only where there is no other: an owner that cannot go on is worse.
-pub fn best(heirs: &[Heir]) -> Option<MemberId> {
-    let fit = heirs.iter().filter(|heir| check(&Heir { quarantined: false, ..(*heir).clone() }).is_ok());
-    fit.min_by_key(|heir| (heir.quarantined, !heir.votes, heir.lag, heir.member)).map(|heir| heir.member)
+/// comes and goes only where there is no other.
+pub fn best(heirs: &[Heir]) -> Option<&Heir> {
+    let able = heirs.iter().filter(|heir| check_able(heir).is_ok());
+    able.min_by_key(|heir| (heir.quarantined, !heir.votes, heir.lag, heir.member))
 }
 
 #[cfg(test)]
@@ -99,7 +108,7 @@ mod tests {
             assert_eq!((refusal.code.as_str(), refusal.class), (code, Class::Refused));
             assert!(refusal.remedy.is_some());
             assert_eq!(best(std::slice::from_ref(&heir)).is_some(), heir.quarantined, "{code}");
-            assert_eq!(best(&[heir, self::heir(3)]), Some(MemberId::from_number(3)), "{code}");
+            assert_eq!(best(&[heir, self::heir(3)]), Some(&self::heir(3)), "{code}");
         }
         assert_eq!(check(&heir(2)), Ok(()));
     }
@@ -107,8 +116,8 @@ mod tests {
     #[test]
     fn the_one_that_is_nearest_is_best() {
         let (learner, late, near) = (Heir { votes: false, ..heir(2) }, Heir { lag: Some(3), ..heir(3) }, heir(4));
-        assert_eq!(best(&[learner.clone(), late.clone(), near.clone()]), Some(near.member));
-        assert_eq!(best(&[learner.clone(), late.clone()]), Some(late.member));
-        assert_eq!(best(std::slice::from_ref(&learner)), Some(learner.member));
+        assert_eq!(best(&[learner.clone(), late.clone(), near.clone()]), Some(&near));
+        assert_eq!(best(&[learner.clone(), late.clone()]), Some(&late));
+        assert_eq!(best(std::slice::from_ref(&learner)), Some(&learner));
     }
 }

@@ -7,14 +7,13 @@
 use std::time::Duration;
 
 use landfall_proto::alpn::Alpn;
-use landfall_proto::id::MemberId;
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::{Class, Refusal};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::Standing;
-use crate::decide::succession;
+use crate::decide::succession::{self, Heir};
 use crate::drive::events::Happening;
 use crate::drive::members::control_target;
 use crate::drive::node::Node;
@@ -43,11 +42,12 @@ pub(super) async fn stand_back(mut standing: watch::Receiver<Standing>, node: No
         let fault = standing.borrow_and_update().fault.clone();
         if let Some(fault) = &fault
             && node.owner.acting().is_some()
-            && let Some(heir) = another(&node).await
+            && let able = who_could(&node).await
+            && let Some(heir) = succession::best(&able)
         {
             let told = format!("{} gives up the CAP, whose address it cannot have: {fault}", node.name);
             node.events.record(Happening::critical("cap_given_up", told).node(&node.name));
-            if let Err(refusal) = owner::order(&node, Some(heir)).await {
+            if let Err(refusal) = owner::give(&node, heir, &able).await {
                 tracing::warn!(%refusal, "the CAP is not handed over");
             }
         }
@@ -57,16 +57,16 @@ pub(super) async fn stand_back(mut standing: watch::Receiver<Standing>, node: No
     }
 }
 
-/// A node that can own the CAP, and says that it could have the address.
-async fn another(node: &Node) -> Option<MemberId> {
+/// The nodes that can own the CAP, and say that they could have the address.
+async fn who_could(node: &Node) -> Vec<Heir> {
     let state = node.state();
-    let fit: Vec<_> = owner::heirs(node).into_iter().filter(|heir| succession::check(heir).is_ok()).collect();
-    let asked = fit.iter().filter_map(|heir| control_target(&state, heir.member)).map(|target| async move {
+    let able: Vec<_> = owner::heirs(node).into_iter().filter(|heir| succession::check_able(heir).is_ok()).collect();
+    let asked = able.iter().map(|heir| async {
+        let Some(target) = control_target(&state, heir.member) else { return false };
         let request = ControlRequest::CouldHoldAddress;
         let call = node.calls.call::<_, ControlAnswer>(&target, Alpn::Control, &request, ASK_DEADLINE);
         matches!(call.await, Ok(ControlAnswer::Done))
     });
     let could = futures_util::future::join_all(asked).await;
-    let able: Vec<_> = fit.into_iter().zip(could).filter(|(_, could)| *could).map(|(heir, _)| heir).collect();
-    succession::best(&able)
+    able.into_iter().zip(could).filter(|(_, could)| *could).map(|(heir, _)| heir).collect()
 }

@@ -175,24 +175,33 @@ impl Owner {
     }
 }
 
-/// Hands the CAP, which this node owns, to `to`, or to whichever node is best; refused, with nothing changed, where that
-/// node cannot own it.
+/// Hands the CAP, which this node owns, to `to`, or to whichever node is best; refused, with nothing changed, where an operator
+/// should not give it to that node.
 pub async fn order(node: &Node, to: Option<MemberId>) -> Result<HandedOver, Refusal> {
     let own = node.owner.acting().ok_or_else(no_quorum)?;
     if to == Some(node.me) {
         return Ok(HandedOver { owner: node.me, term: own, gap: Duration::ZERO });
     }
     let heirs = heirs(node);
-    let to = match to {
-        Some(to) => to,
+    let heir = match to {
+        Some(to) => {
+            let named = heirs.iter().find(|heir| heir.member == to);
+            let named = named.ok_or_else(|| Refusal::not_found("node", &to.to_string()))?;
+            succession::check(named)?;
+            named
+        }
         None => succession::best(&heirs).ok_or_else(nobody)?,
     };
-    let heir =
-        heirs.iter().find(|heir| heir.member == to).ok_or_else(|| Refusal::not_found("node", &to.to_string()))?;
-    succession::check(heir)?;
+    give(node, heir, &heirs).await
+}
+
+/// Hands the CAP, which this node owns, to `heir` of `heirs`; refused, with nothing changed, where that one cannot own it.
+pub async fn give(node: &Node, heir: &Heir, heirs: &[Heir]) -> Result<HandedOver, Refusal> {
+    succession::check_able(heir)?;
+    let to = heir.member;
     if !heir.votes {
         let _grouping = node.proposer.grouping().lock().await;
-        let next = voters::instead(&node.consensus.status().voters, node.me, to, &heirs);
+        let next = voters::instead(&node.consensus.status().voters, node.me, to, heirs);
         node.consensus.change_voters(next).await.map_err(|error| error.refusal())?;
     }
     let (answer, answered) = oneshot::channel();

@@ -23,7 +23,7 @@ use landfall_store::consensus::{Consensus, ProposeError, Yielding};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-pub use self::hand_over::{HandedOver, heirs, order};
+pub use self::hand_over::{HandedOver, give, heirs, order};
 use self::hand_over::{Order, Orders};
 use self::standing::Standing;
 pub use self::standing::{hears, stand_when_due};
