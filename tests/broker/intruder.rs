@@ -12,6 +12,7 @@ use landfall_proto::endpoint::{Endpoint, Role, Target};
 use landfall_proto::frame;
 use landfall_proto::id::{Epoch, Fqdn, SenderEpoch, VmId};
 use landfall_proto::message::broker::{BrokerAnswer, BrokerRequest};
+use landfall_proto::message::ca::News;
 use landfall_proto::message::control::{ControlAnswer, ControlRequest};
 use landfall_proto::message::data::{Hello, Welcome};
 use landfall_proto::model::DiskSpec;
@@ -74,6 +75,13 @@ impl Intruder {
         self.probes(node)
     }
 
+    /// What `node` answers to this double's word on its cluster.
+    pub fn tells(&self, node: &Node, news: News) -> ControlAnswer {
+        let target = Target { cap: self.cap.clone(), address: node.address().parse().unwrap(), key: None };
+        let request = ControlRequest::Members(Box::new(news));
+        self.runtime.block_on(self.calls.call(&target, Alpn::Control, &request, DEADLINE)).expect("an answer")
+    }
+
     /// What `node` answers to a sender of `vm` that believes in the assignment `epoch`.
     pub fn opens(&self, node: &Node, vm: &VmFolder, epoch: Epoch) -> Welcome {
         self.tries(node, vm, epoch).unwrap()
@@ -103,7 +111,8 @@ impl Intruder {
     }
 }
 
-fn cluster_of(node: &Node) -> (Papers, Enrolment, ClusterTrust) {
+/// What `node` keeps of itself, and of its cluster.
+pub fn cluster_of(node: &Node) -> (Papers, Enrolment, ClusterTrust) {
     let papers = Papers::new(Arc::new(DiskFiles::open(&node.data_dir()).unwrap()));
     let enrolment = papers.enrolment(&node.name().parse().unwrap()).unwrap().expect("the node is a member");
     let list = papers.members().unwrap().unwrap_or_else(|| enrolment.members.clone());

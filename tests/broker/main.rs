@@ -10,6 +10,8 @@ mod api;
 mod bulk;
 mod disks;
 mod doctor;
+mod flapping;
+mod followers;
 mod hints;
 mod intruder;
 mod lean;

@@ -8,6 +8,7 @@
 #[allow(dead_code, reason = "the stories of the broker use the rest of their stage")]
 mod stage;
 
+mod joining;
 mod mending;
 mod oracle;
 mod pair;

@@ -17,6 +17,7 @@ mod limp;
 mod node;
 mod pairing;
 mod port;
+mod relay;
 
 pub use cluster::{Cluster, ClusterBuilder};
 pub use command::{Answer, Failure};
@@ -27,6 +28,7 @@ pub use limp::Limp;
 pub use node::{Node, NodeSpec};
 pub use pairing::pair;
 pub use port::PortPair;
+pub use relay::Relay;
 
 #[cfg(test)]
 mod tests;

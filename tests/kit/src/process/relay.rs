@@ -1,0 +1,115 @@
+//! The way to a node's control port, on which what one node says to another can be lost.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use super::node::{Node, NodeSpec};
+
+/// The longest datagram there is.
+const DATAGRAM_MAX: usize = 65_535;
+/// How often a thread that hears nothing looks whether it is still wanted.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Stands in front of the control port of one node: the others dial it. Agents dial from the port that they listen at, so
+/// that it knows who says what to whom; what they say it cannot read.
+///
+/// To cut the way from one node to another, cut it at both: [`Relay::lose_from`] where the other is, for what is said on
+/// connections that came from the one, and [`Relay::lose_to`] where the one is, for what it answers on those of the other.
+#[derive(Clone, Debug)]
+pub struct Relay {
+    front: Arc<UdpSocket>,
+    inner: Arc<Mutex<Inner>>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Where the node listens.
+    node: Option<SocketAddr>,
+    /// For each who dials, the socket that speaks for it.
+    behind: BTreeMap<SocketAddr, Arc<UdpSocket>>,
+    lost_from: BTreeSet<SocketAddr>,
+    lost_to: BTreeSet<SocketAddr>,
+}
+
+impl Relay {
+    /// One for the node of `spec`, which from now on advertises it.
+    pub fn before(spec: &mut NodeSpec) -> Self {
+        let front = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free UDP port");
+        let address = front.local_addr().expect("a bound socket has an address");
+        spec.config.insert("advertise".into(), address.to_string().into());
+        Self { front: Arc::new(front), inner: Arc::default() }
+    }
+
+    /// Leads to `node` from now on, until the last clone is dropped. To be called before its agent starts.
+    pub fn lead_to(&self, node: &Node) {
+        self.lock().node = Some(address(node));
+        self.front.set_read_timeout(Some(LOOK)).expect("a socket can be told to wait less");
+        let (front, inner) = (Arc::clone(&self.front), Arc::downgrade(&self.inner));
+        thread::spawn(move || {
+            let mut datagram = vec![0; DATAGRAM_MAX];
+            while inner.strong_count() > 0 {
+                let Ok((length, from)) = front.recv_from(&mut datagram) else { continue };
+                let Some(inner) = inner.upgrade() else { return };
+                let way = Self { front: Arc::clone(&front), inner };
+                // As the network does it: what cannot be delivered is lost.
+                drop(way.behind(from).map(|behind| behind.map(|behind| behind.send(&datagram[..length]))));
+            }
+        });
+    }
+
+    /// What `node` says on its own connections is lost from now on.
+    pub fn lose_from(&self, node: &Node) {
+        self.lock().lost_from.insert(address(node));
+    }
+
+    /// What is answered to `node` is lost from now on.
+    pub fn lose_to(&self, node: &Node) {
+        self.lock().lost_to.insert(address(node));
+    }
+
+    /// Nothing is lost any more.
+    pub fn heal(&self) {
+        let mut inner = self.lock();
+        (inner.lost_from, inner.lost_to) = Default::default();
+    }
+
+    /// The socket that speaks for whoever dials from `from`; none where what it says is lost.
+    fn behind(&self, from: SocketAddr) -> io::Result<Option<Arc<UdpSocket>>> {
+        let mut inner = self.lock();
+        if inner.lost_from.contains(&from) {
+            return Ok(None);
+        }
+        if let Some(behind) = inner.behind.get(&from) {
+            return Ok(Some(Arc::clone(behind)));
+        }
+        let behind = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?);
+        behind.connect(inner.node.ok_or(io::ErrorKind::NotConnected)?)?;
+        behind.set_read_timeout(Some(LOOK))?;
+        inner.behind.insert(from, Arc::clone(&behind));
+        let (front, answers, inner) = (Arc::clone(&self.front), Arc::clone(&behind), Arc::downgrade(&self.inner));
+        thread::spawn(move || {
+            let mut datagram = vec![0; DATAGRAM_MAX];
+            while inner.strong_count() > 0 {
+                let Ok(length) = answers.recv(&mut datagram) else { continue };
+                let Some(inner) = inner.upgrade() else { return };
+                let way = Self { front: Arc::clone(&front), inner };
+                if !way.lock().lost_to.contains(&from) {
+                    drop(front.send_to(&datagram[..length], from));
+                }
+            }
+        });
+        Ok(Some(behind))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn address(node: &Node) -> SocketAddr {
+    node.address().parse().expect("the harness gives each node an address")
+}
