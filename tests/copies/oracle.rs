@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::RangeInclusive;
 
 use landfall_agent::drive::replica::ReplicaStore;
 use landfall_kit::process::{Cluster, Node, eventually};
@@ -16,8 +17,9 @@ type Points = BTreeMap<u64, (String, bool, Vec<String>)>;
 
 /// Stops the primary's sending and both clusters' replicas, and reads every member's folder: the newest point that the
 /// primary was told of is there, or a newer one; every point that two members list is byte for byte the same; and they list
-/// the same of those that stay, as far back as both keep any: whichever goes on loses none of them. What is
-/// staged whole counts as there: the next holder completes it. `asked` is a node that has a quorum.
+/// the same of those that stay, as far back as both keep any, and up to the newest that both have: whichever goes on loses none
+/// of them, and one may have a newer one that nobody was told of. What is staged whole counts as there: the next holder
+/// completes it. `asked` is a node that has a quorum.
 pub fn every_member_has_what_was_acknowledged(p: &Cluster, r: &Cluster, asked: &Node) {
     p.first().cli(["vm", "pause", WORK]);
     let members = eventually(LONG, "the in-sync set", || members(asked));
@@ -39,13 +41,18 @@ pub fn every_member_has_what_was_acknowledged(p: &Cluster, r: &Cluster, asked: &
                 assert_eq!(Some(point), others.get(sequence), "point {sequence} differs between {name} and {other}");
             }
             let oldest = points.keys().next().max(others.keys().next()).copied().unwrap_or_default();
-            assert_eq!(staying(points, oldest), staying(others, oldest), "{name} and {other}, from {oldest} on");
+            let both = oldest..=points.keys().next_back().min(others.keys().next_back()).copied().unwrap_or_default();
+            assert_eq!(staying(points, &both), staying(others, &both), "{name} and {other}, {both:?}");
         }
     }
 }
 
-fn staying(points: &Points, oldest: u64) -> Vec<u64> {
-    points.iter().filter(|(sequence, (_, stays, _))| *stays && **sequence >= oldest).map(|(point, _)| *point).collect()
+fn staying(points: &Points, both: &RangeInclusive<u64>) -> Vec<u64> {
+    points
+        .iter()
+        .filter(|(sequence, (_, stays, _))| *stays && both.contains(*sequence))
+        .map(|(point, _)| *point)
+        .collect()
 }
 
 fn points(node: &Node) -> Points {
