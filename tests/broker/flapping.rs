@@ -3,7 +3,7 @@
 use landfall_kit::process::{Node, VmFolder, eventually};
 use serde_json::Value;
 
-use crate::stage::{LONG, R_CAP, WORK, entry, found, holder, join_up, primaries, replicas, text};
+use crate::stage::{LONG, R_CAP, WORK, entry, findings, found, holder, join_up, owner, primaries, replicas, text};
 
 /// Losses that make a node one that comes and goes (`landfall_agent::decide::flapping`).
 const LOSSES: usize = landfall_agent::decide::flapping::LOSSES;
@@ -22,15 +22,6 @@ fn is(asked: &Node, node: &Node, up: bool) {
     });
 }
 
-/// What doctor at `node` finds of nodes that come and go: about whom, and the remedy.
-fn found_by_doctor(node: &Node) -> Result<Vec<(String, String)>, String> {
-    let answer = node.call(["doctor", "-o", "json"]);
-    let report: Value = serde_json::from_str(&answer.stdout).map_err(|_| answer.to_string())?;
-    let findings = report["findings"].as_array().cloned().unwrap_or_default();
-    let held = findings.iter().filter(|finding| finding["code"] == "node_quarantined");
-    Ok(held.map(|finding| (text(&finding["about"]), text(&finding["remedy"]))).collect())
-}
-
 #[test]
 fn a_node_that_comes_and_goes_gets_nothing_new_until_an_operator_vouches_for_it() {
     let r = replicas().node("r1").node("r2").witness("rw").start();
@@ -38,7 +29,7 @@ fn a_node_that_comes_and_goes_gets_nothing_new_until_an_operator_vouches_for_it(
     join_up(&p, &r);
     let (r1, it, rw, p1) = (r.node("r1"), r.node("r2"), r.node("rw"), p.first());
     r1.cli(["settings", "set", "node_down_after=2s"]);
-    assert_eq!(crate::stage::owner(r1), "r1");
+    assert_eq!(owner(r1), "r1");
 
     for loss in 1..=LOSSES {
         assert_eq!(listed(r1, it).unwrap()["quarantine"], Value::Null, "before loss {loss}");
@@ -64,10 +55,9 @@ fn a_node_that_comes_and_goes_gets_nothing_new_until_an_operator_vouches_for_it(
         assert!(table.stdout.contains("quarantined") && table.stdout.contains("until"), "{table}");
         assert!(asked.call(["node", "list"]).stdout.contains("quarantined: it was lost"), "{}", asked.name());
     }
-    let found_there = found_by_doctor(rw).unwrap();
-    let (about, remedy) = found_there.first().expect("the doctor says so");
-    assert!(found_there.len() == 1 && about == it.name(), "{found_there:?}");
-    assert!(remedy.contains("landfall node restore r2"), "{remedy}");
+    let found_there = findings(rw, &["node_quarantined"]).unwrap();
+    assert!(found_there.len() == 1 && found_there[0]["about"] == it.name(), "{found_there:?}");
+    assert!(text(&found_there[0]["remedy"]).contains("landfall node restore r2"), "{found_there:?}");
     assert!(r1.events().iter().any(|event| event["kind"] == "node_quarantined" && event["node"] == it.name()));
 
     // Several draws: chance alone would take it for one of them, but for one time in thirty-two.
@@ -88,7 +78,7 @@ fn a_node_that_comes_and_goes_gets_nothing_new_until_an_operator_vouches_for_it(
             seen => Err(seen.to_string()),
         });
     }
-    assert_eq!(found_by_doctor(r1), Ok(Vec::new()));
+    assert_eq!(findings(r1, &["node_quarantined"]), Ok(Vec::new()));
     r1.cli(["settings", "set", "copies=2"]);
     eventually(LONG, "it to get a copy", || {
         let shown = r1.try_cli(["vm", "show", &format!("{WORK}-0")]).map_err(|failure| failure.to_string())?;

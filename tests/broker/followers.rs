@@ -11,14 +11,8 @@ use landfall_proto::trust;
 use serde_json::{Value, json};
 
 use crate::intruder::{Intruder, cluster_of};
-use crate::stage::{
-    LANDFALL, LONG, P_CAP, R_CAP, SOON, WORK, enable, goes_on, join_up, primaries, put, replicas, text, workload,
-};
-
-/// The cluster's CAs, as `node` says.
-fn ca(node: &Node) -> Result<Value, String> {
-    Ok(node.try_cli(["cluster", "status"]).map_err(|failure| failure.to_string())?["ca"].clone())
-}
+use crate::rotation::{ca, follows, pinned};
+use crate::stage::{LANDFALL, LONG, P_CAP, R_CAP, SOON, WORK, goes_on, one_to_one, primaries, replicas, text};
 
 /// A node that is no member yet, of the name of a cluster that it knows nothing of.
 fn newcomer(name: &str, witness: bool) -> Cluster {
@@ -120,14 +114,9 @@ fn followed_by(line: &CaLine, step: Succession) -> CaLine {
 
 #[test]
 fn a_ca_that_the_pinned_one_has_not_signed_is_not_followed_and_that_is_told() {
-    let r = replicas().node("r1").start();
-    let p = primaries(&["p1"]).start();
-    join_up(&p, &r);
+    let (p, r) = one_to_one();
     let (r1, p1) = (r.first(), p.first());
-    put(&workload(WORK), p1);
-    enable(p1, WORK);
-    let pinned = || r1.cli(["peer", "list"])[0]["ca_key"].clone();
-    let before = pinned();
+    let before = pinned(r1, P_CAP).unwrap();
 
     // A node of the primaries that has gone bad: its certificate is good, its word on its cluster's CA is not.
     let (papers, enrolment, theirs) = cluster_of(p1);
@@ -147,14 +136,14 @@ fn a_ca_that_the_pinned_one_has_not_signed_is_not_followed_and_that_is_told() {
     assert!(refusals().is_empty());
     let double = Intruder::as_node(p1, r1);
     let (_, _, r_cluster) = cluster_of(r1);
-    let follows = ca_fingerprint(r_cluster.cas.last().unwrap());
+    let pinned_by_p = ca_fingerprint(r_cluster.cas.last().unwrap());
     let lines = [
         followed_by(&enrolment.line, signed_by_itself),
         followed_by(&enrolment.line, for_another),
         CaLine { changed: at, ..CaLine::of(next.certificate().to_vec()) },
     ];
     for (told, line) in (1..).zip(lines) {
-        let answer = double.tells(r1, News { list: theirs.list.clone(), line, follows });
+        let answer = double.tells(r1, News { list: theirs.list.clone(), line, follows: pinned_by_p });
         // That its members are who they are is proven by the CA that is pinned.
         assert!(matches!(answer, ControlAnswer::Members(_)), "{answer:?}");
         let refused = refusals();
@@ -165,7 +154,7 @@ fn a_ca_that_the_pinned_one_has_not_signed_is_not_followed_and_that_is_told() {
             text(&last["message"]).contains("ca_not_followed") || text(&last["message"]).contains("is not taken"),
             "{last}"
         );
-        assert_eq!(pinned(), before, "the pinned CA stays");
+        assert_eq!(pinned(r1, P_CAP).as_ref(), Ok(&before), "the pinned CA stays");
     }
     goes_on(r1, WORK);
 
@@ -173,9 +162,6 @@ fn a_ca_that_the_pinned_one_has_not_signed_is_not_followed_and_that_is_told() {
     let done = p1.cli(["cluster", "rotate-ca", "--timeout", "120s"]);
     let present = done["ca"]["present"].clone();
     assert!(present != before && done["ca"]["rotation"].is_null(), "{done}");
-    eventually(LONG, "the honest one to be followed", || match pinned() {
-        now if now == present => Ok(()),
-        now => Err(now.to_string()),
-    });
+    follows(r1, P_CAP, &present);
     goes_on(r1, WORK);
 }

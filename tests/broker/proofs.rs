@@ -7,20 +7,16 @@ use landfall_kit::process::{Cluster, Node, eventually};
 use serde_json::Value;
 
 use crate::stage::{
-    LONG, SOON, WORK, check, enable, export, flip, goes_on, join_up, newest, number, primaries, put, replicas, testing,
-    workload,
+    LONG, SOON, WORK, check, enable, export, flip, goes_on, join_up, newest, number, one_to_one, primaries, put,
+    replicas, testing, workload,
 };
 
 /// How far apart points are here: many change sets.
 const APART: Duration = Duration::from_secs(4);
 
-/// The workload at a cluster of one, its replica at another, with a point.
+/// [`one_to_one`], with further points.
 fn replicated() -> (Cluster, Cluster) {
-    let r = replicas().node("r1").start();
-    let p = primaries(&["p1"]).start();
-    join_up(&p, &r);
-    put(&workload(WORK), p.first());
-    enable(p.first(), WORK);
+    let (p, r) = one_to_one();
     goes_on(r.first(), WORK);
     (p, r)
 }

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::intruder::Intruder;
 use crate::stage::{
-    LONG, R_CAP, SOON, WORK, check, enable, entry, export, found, goes_on, holder, join_up, newest, number, primaries,
-    put, replicas, text, workload,
+    LONG, R_CAP, SOON, WORK, check, enable, entry, export, found, goes_on, holder, join_up, newest, number, one_to_one,
+    primaries, put, replicas, text, workload,
 };
 
 /// The reasons that `shown` gives for its health.
@@ -30,12 +30,8 @@ fn names(folder: &Path) -> Vec<String> {
 /// What a node does that boots before the file system of its replicas is mounted.
 #[test]
 fn a_holder_whose_storage_is_not_mounted_says_so_and_goes_on_once_it_is() {
-    let r = replicas().node("r1").start();
-    let p = primaries(&["p1"]).start();
-    join_up(&p, &r);
+    let (p, r) = one_to_one();
     let (r1, p1) = (r.first(), p.first());
-    put(&workload(WORK), p1);
-    enable(p1, WORK);
     goes_on(r1, WORK);
     let away = r1.folder().join("unmounted");
     r1.lose();

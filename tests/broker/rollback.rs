@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use landfall_kit::process::{Cluster, Node, eventually};
 use serde_json::Value;
 
-use crate::stage::{LONG, SOON, number, owner, replicas, text};
+use crate::stage::{LONG, SOON, findings, number, owner, replicas, text};
 
 /// How long nobody may own the CAP where only a node that was rolled back could help to elect: several elections.
 const NOBODY_FOR: Duration = Duration::from_secs(15);
@@ -119,11 +119,8 @@ fn says_so_everywhere(r: &Cluster, victim: &Node, first: bool) {
     let told: Vec<&Value> = events.iter().filter(|event| event["kind"] == "rolled_back").collect();
     assert!(told.len() == 1 && told[0]["severity"] == "critical", "{events:?}");
     if first {
-        let report = r.first().call(["doctor", "-o", "json"]);
-        let report: Value = serde_json::from_str(&report.stdout).unwrap();
-        let findings = report["findings"].as_array().cloned().unwrap_or_default();
-        let finding = findings.iter().find(|finding| finding["code"] == "rolled_back");
-        let finding = finding.unwrap_or_else(|| panic!("{report}"));
+        let found = findings(r.first(), &["rolled_back"]).unwrap();
+        let finding = found.first().expect("doctor names it");
         assert_eq!((&finding["level"], &finding["about"]), (&"critical".into(), &victim.name().into()));
     }
 }

@@ -6,26 +6,27 @@ use serde_json::{Value, json};
 
 use crate::intruder::Intruder;
 use crate::stage::{
-    LANDFALL, LONG, R_CAP, SOON, WORK, check, enable, export, goes_on, join_up, named_primaries, owner, primaries, put,
-    replicas, text, workload,
+    LANDFALL, LONG, R_CAP, SOON, WORK, check, enable, export, findings, goes_on, join_up, named_primaries, owner,
+    primaries, put, replicas, text, workload,
 };
 
 const Q_CAP: &str = "q-broker-cap.contoso.test";
 
-/// The CA under which `node`'s cluster believes the cluster of the replicas.
-fn pinned(node: &Node) -> Result<Value, String> {
+/// The CA under which `node`'s cluster believes the cluster `cap`.
+pub fn pinned(node: &Node, cap: &str) -> Result<Value, String> {
     let peers = node.try_cli(["peer", "list"]).map_err(|failure| failure.to_string())?;
-    let r = peers.as_array().into_iter().flatten().find(|peer| peer["cap"] == R_CAP);
-    r.map(|peer| peer["ca_key"].clone()).ok_or_else(|| peers.to_string())
+    let peer = peers.as_array().into_iter().flatten().find(|peer| peer["cap"] == cap);
+    peer.map(|peer| peer["ca_key"].clone()).ok_or_else(|| peers.to_string())
 }
 
-fn ca(node: &Node) -> Value {
-    node.cli(["cluster", "status"])["ca"].clone()
+/// The cluster's CAs, as `node` says.
+pub fn ca(node: &Node) -> Result<Value, String> {
+    Ok(node.try_cli(["cluster", "status"]).map_err(|failure| failure.to_string())?["ca"].clone())
 }
 
-/// Waits until `node`'s cluster believes the cluster of the replicas under `ca`.
-fn follows(node: &Node, ca: &Value) {
-    eventually(LONG, &format!("{} to follow to {ca}", node.name()), || match pinned(node)? {
+/// Waits until `node`'s cluster believes the cluster `cap` under `ca`.
+pub fn follows(node: &Node, cap: &str, ca: &Value) {
+    eventually(LONG, &format!("{} to follow {cap} to {ca}", node.name()), || match pinned(node, cap)? {
         now if now == *ca => Ok(()),
         now => Err(now.to_string()),
     });
@@ -43,8 +44,9 @@ fn a_rotation_of_the_ca_stops_nothing_and_survives_the_death_of_any_agent() {
     put(&vm, p1);
     enable(p1, WORK);
     goes_on(r1, WORK);
-    let old = ca(r1)["present"].clone();
-    assert_eq!((pinned(p1), &ca(r1)["rotation"]), (Ok(old.clone()), &Value::Null));
+    let before = ca(r1).unwrap();
+    let old = before["present"].clone();
+    assert_eq!((pinned(p1, R_CAP), &before["rotation"]), (Ok(old.clone()), &Value::Null));
     // Made before the rotation, used after it.
     let token = text(&r1.cli(["token", "create"])["token"]);
     let double = Intruder::as_node(r.node("r2"), r1);
@@ -56,7 +58,7 @@ fn a_rotation_of_the_ca_stops_nothing_and_survives_the_death_of_any_agent() {
     let next = begin(&r, &old);
     killed_meanwhile(&r, &p, &next);
     goes_on(r1, WORK);
-    follows(p1, &next);
+    follows(p1, R_CAP, &next);
     waits_for_those_who_are_away(&r, &next);
     double.probes(r1).expect("both count until the end");
 
@@ -70,8 +72,8 @@ fn a_rotation_of_the_ca_stops_nothing_and_survives_the_death_of_any_agent() {
     let again = double.probes_anew(r1);
     assert!(again.is_err(), "refused first ({refused}), then answered");
     let before = goes_on(r1, WORK);
-    follows(p1, &next);
-    follows(p.node("p2"), &next);
+    follows(p1, R_CAP, &next);
+    follows(p.node("p2"), R_CAP, &next);
 
     the_peer_comes_back(q1, &next);
     the_witness_comes_back(&r);
@@ -111,10 +113,10 @@ fn killed_meanwhile(r: &Cluster, p: &Cluster, next: &Value) {
     for node in r.data_nodes() {
         node.wait_ready();
         eventually(LONG, &format!("{} to have a certificate of the new CA", node.name()), || {
-            let status = node.try_cli(["cluster", "status"]).map_err(|failure| failure.to_string())?;
-            let rotation = &status["ca"]["rotation"];
+            let ca = ca(node)?;
+            let rotation = &ca["rotation"];
             let renewed = rotation["renewed"].as_array().is_some_and(|nodes| nodes.contains(&json!(node.name())));
-            if renewed && rotation["next"] == *next { Ok(()) } else { Err(status["ca"].to_string()) }
+            if renewed && rotation["next"] == *next { Ok(()) } else { Err(ca.to_string()) }
         });
     }
 }
@@ -122,7 +124,7 @@ fn killed_meanwhile(r: &Cluster, p: &Cluster, next: &Value) {
 fn waits_for_those_who_are_away(r: &Cluster, next: &Value) {
     let r1 = r.first();
     let status = eventually(LONG, "everybody who is there to have followed", || {
-        let ca = r1.try_cli(["cluster", "status"]).map_err(|failure| failure.to_string())?["ca"].clone();
+        let ca = ca(r1)?;
         let rotation = &ca["rotation"];
         let waits = (&rotation["waits_for_nodes"], &rotation["waits_for_peers"]);
         if waits == (&json!(["rw"]), &json!([Q_CAP])) { Ok(ca) } else { Err(ca.to_string()) }
@@ -131,27 +133,24 @@ fn waits_for_those_who_are_away(r: &Cluster, next: &Value) {
     let failure = r1.try_cli(["cluster", "rotate-ca", "--dry-run"]).unwrap_err();
     assert_eq!(failure.code, "rotation_under_way", "{failure}");
     let found = eventually(LONG, "the doctor to name them", || {
-        // It ends with 1 where something is critical, and two are away.
-        let report: Value =
-            serde_json::from_str(&r1.call(["doctor", "-o", "json"]).stdout).map_err(|e| e.to_string())?;
-        let of = |code: &str| {
-            let findings = report["findings"].as_array().into_iter().flatten();
-            findings
-                .filter(|finding| finding["code"] == code)
-                .map(|finding| text(&finding["about"]))
-                .collect::<Vec<_>>()
-        };
-        let named = (of("ca_rotation_node"), of("ca_rotation_peer"));
-        if named == (vec!["rw".to_owned()], vec![Q_CAP.to_owned()]) { Ok(report) } else { Err(report.to_string()) }
+        let found = findings(r1, &["ca_rotation_node", "ca_rotation_peer"])?;
+        let mut named: Vec<_> = found.iter().map(|finding| (text(&finding["code"]), text(&finding["about"]))).collect();
+        named.sort();
+        let away = [("ca_rotation_node", "rw"), ("ca_rotation_peer", Q_CAP)];
+        if named == away.map(|(code, about)| (code.to_owned(), about.to_owned())) {
+            Ok(found)
+        } else {
+            Err(format!("{found:?}"))
+        }
     });
-    assert!(found.to_string().contains("rotate-ca --finish"), "{found}");
+    assert!(json!(found).to_string().contains("rotate-ca --finish"), "{found:?}");
 }
 
 /// It was stopped from before the rotation until after its end.
 fn the_peer_comes_back(q1: &Node, next: &Value) {
     q1.start();
     q1.wait_ready();
-    follows(q1, next);
+    follows(q1, R_CAP, next);
     let followed = q1.events().iter().any(|event| event["kind"] == "peer_ca");
     assert!(followed, "it is told: {:?}", q1.events());
 }
@@ -171,7 +170,7 @@ fn the_witness_comes_back(r: &Cluster) {
         if status["quorate"] == json!(true) { Ok(()) } else { Err(status.to_string()) }
     });
     assert_eq!(r1.cli(["node", "show", "rw"])["id"], id);
-    assert_eq!(eventually(SOON, "its CA", || Ok::<_, String>(ca(rw)))["present"], ca(r1)["present"]);
+    assert_eq!(ca(rw).unwrap()["present"], ca(r1).unwrap()["present"]);
 }
 
 fn an_old_token_still_joins(r: &Cluster, token: &str) {
@@ -179,7 +178,7 @@ fn an_old_token_still_joins(r: &Cluster, token: &str) {
     spare.start_agents();
     let r4 = spare.first();
     r4.cli(["cluster", "join", token]);
-    assert_eq!(ca(r4)["present"], ca(r.first())["present"]);
+    assert_eq!(ca(r4).unwrap()["present"], ca(r.first()).unwrap()["present"]);
     r.first().cli(["node", "drain", "r4"]);
     r4.cli(["cluster", "leave", "--force"]);
 }
@@ -193,6 +192,6 @@ fn another_one_ends_by_itself(r: &Cluster, p: &Cluster, q: &Cluster, before: &Va
     let next = &done["ca"]["present"];
     assert!(next != before && done["ca"]["rotation"].is_null(), "{done}");
     for node in [p.first(), q.first()] {
-        follows(node, next);
+        follows(node, R_CAP, next);
     }
 }

@@ -76,6 +76,16 @@ pub fn join_up(p: &Cluster, r: &Cluster) {
     r.first().cli(["settings", "set", "replication_enabled=true", "copies=1"]);
 }
 
+/// The workload at a cluster of one, and its replica at another, with its first point: the primaries, and the replicas.
+pub fn one_to_one() -> (Cluster, Cluster) {
+    let r = replicas().node("r1").start();
+    let p = primaries(&["p1"]).start();
+    join_up(&p, &r);
+    put(&workload(WORK), p.first());
+    enable(p.first(), WORK);
+    (p, r)
+}
+
 /// A VM with two disks and a guest that writes records over both of them.
 pub fn workload(name: &str) -> VmFolder {
     let vm =
@@ -99,6 +109,15 @@ pub fn found(node: &Node, vm: &str) {
         let shown = node.try_cli(["vm", "show", vm]).map_err(|failure| failure.to_string())?;
         if shown["fault"].is_null() { Ok(()) } else { Err(shown.to_string()) }
     });
+}
+
+/// What doctor at `node` finds under `codes`.
+pub fn findings(node: &Node, codes: &[&str]) -> Result<Vec<Value>, String> {
+    let answer = node.call(["doctor", "-o", "json"]);
+    // It ends with 1 where something is critical.
+    let report: Value = serde_json::from_str(&answer.stdout).map_err(|_| answer.to_string())?;
+    let all = report["findings"].as_array().into_iter().flatten();
+    Ok(all.filter(|finding| codes.contains(&finding["code"].as_str().unwrap_or_default())).cloned().collect())
 }
 
 /// Waits until `vm` is listed at `node` and runs.

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use landfall_kit::process::{Node, VmFolder, eventually};
 
 use crate::stage::{
-    DISKS, LONG, SOON, WORK, check, enable, export, goes_on, holder, join_up, newest, number, primaries, put, replicas,
-    runs_at, workload,
+    DISKS, LONG, SOON, WORK, check, enable, export, goes_on, holder, join_up, newest, number, one_to_one, primaries,
+    replicas, runs_at,
 };
 
 /// The memory that an agent may take for reading or receiving a disk of any size.
@@ -18,12 +18,8 @@ const LARGE: u64 = 512 << 20;
 
 #[test]
 fn images_that_move_on_their_node_are_compared_and_not_copied() {
-    let r = replicas().node("r1").start();
-    let p = primaries(&["p1"]).start();
-    join_up(&p, &r);
+    let (p, r) = one_to_one();
     let (p1, r1) = (p.first(), r.first());
-    put(&workload(WORK), p1);
-    enable(p1, WORK);
     let before = goes_on(r1, WORK);
     let sent = || number(&p1.cli(["vm", "show", WORK])["sent_bytes"]);
     let first_copy = sent();

@@ -317,7 +317,6 @@ async fn watch_disk(node: Node, mut health: watch::Receiver<Health>, broken: wat
     let Ok(failed) = failed.map(|health| format!("{:?}", *health)) else { return };
     let told = format!("this node's store failed: it no longer votes ({failed})");
     node.events.record(Happening::critical("store_failed", told.clone()).node(&node.name));
-    node.consensus.set_elections(false);
     node.consensus.set_heartbeats(false);
     node.consensus.shutdown().await;
     broken.send_replace(Some(

@@ -83,7 +83,8 @@ pub async fn stand_when_due(node: Node) {
         if grew.0 != status.last_log {
             grew = (status.last_log, now);
         }
-        if hears(&node) {
+        let hears = hears(&node);
+        if hears {
             node.exclusion.lift();
         }
         let mut hearing = Hearing {
@@ -91,7 +92,7 @@ pub async fn stand_when_due(node: Node) {
             voters: status.voters.clone(),
             witness: node.config.witness,
             unfit: node.cap_address.as_ref().is_some_and(|keeper| keeper.standing().fault.is_some()),
-            hears: status.is_leader || hears(&node),
+            hears: status.is_leader || hears,
             still: now.since(grew.1),
             answers: BTreeMap::new(),
         };
@@ -111,8 +112,12 @@ pub async fn stand_when_due(node: Node) {
         }
         let round = lease / ROUNDS_PER_LEASE;
         // After a try, the shortest wait until the next one.
-        let pause = if stands { lease / 2 } else { remaining.min(round) };
-        sleep(if pause.is_zero() { round } else { pause }).await;
+        sleep(match remaining {
+            _ if stands => lease / 2,
+            Duration::ZERO => round,
+            remaining => remaining.min(round),
+        })
+        .await;
     }
 }
 

@@ -48,15 +48,21 @@ impl Relay {
     pub fn lead_to(&self, node: &Node) {
         self.lock().node = Some(address(node));
         self.front.set_read_timeout(Some(LOOK)).expect("a socket can be told to wait less");
+        self.carry(Arc::clone(&self.front), |way, from, datagram| {
+            // As the network does it: what cannot be delivered is lost.
+            drop(way.behind(from).map(|behind| behind.map(|behind| behind.send(datagram))));
+        });
+    }
+
+    /// Has `deliver` what arrives at `socket`, and from where, in a thread that ends with the last clone.
+    fn carry(&self, socket: Arc<UdpSocket>, deliver: impl Fn(&Self, SocketAddr, &[u8]) + Send + 'static) {
         let (front, inner) = (Arc::clone(&self.front), Arc::downgrade(&self.inner));
         thread::spawn(move || {
             let mut datagram = vec![0; DATAGRAM_MAX];
             while inner.strong_count() > 0 {
-                let Ok((length, from)) = front.recv_from(&mut datagram) else { continue };
+                let Ok((length, from)) = socket.recv_from(&mut datagram) else { continue };
                 let Some(inner) = inner.upgrade() else { return };
-                let way = Self { front: Arc::clone(&front), inner };
-                // As the network does it: what cannot be delivered is lost.
-                drop(way.behind(from).map(|behind| behind.map(|behind| behind.send(&datagram[..length]))));
+                deliver(&Self { front: Arc::clone(&front), inner }, from, &datagram[..length]);
             }
         });
     }
@@ -90,16 +96,9 @@ impl Relay {
         behind.connect(inner.node.ok_or(io::ErrorKind::NotConnected)?)?;
         behind.set_read_timeout(Some(LOOK))?;
         inner.behind.insert(from, Arc::clone(&behind));
-        let (front, answers, inner) = (Arc::clone(&self.front), Arc::clone(&behind), Arc::downgrade(&self.inner));
-        thread::spawn(move || {
-            let mut datagram = vec![0; DATAGRAM_MAX];
-            while inner.strong_count() > 0 {
-                let Ok(length) = answers.recv(&mut datagram) else { continue };
-                let Some(inner) = inner.upgrade() else { return };
-                let way = Self { front: Arc::clone(&front), inner };
-                if !way.lock().lost_to.contains(&from) {
-                    drop(front.send_to(&datagram[..length], from));
-                }
+        self.carry(Arc::clone(&behind), move |way, _, datagram| {
+            if !way.lock().lost_to.contains(&from) {
+                drop(way.front.send_to(datagram, from));
             }
         });
         Ok(Some(behind))
