@@ -28,7 +28,7 @@ pub use limp::Limp;
 pub use node::{Node, NodeSpec};
 pub use pairing::pair;
 pub use port::PortPair;
-pub use relay::Relay;
+pub use relay::{Port, Relay};
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -166,6 +167,12 @@ impl Node {
     /// The address of the control port, as in the node's file.
     pub fn address(&self) -> String {
         self.lock().ports.control().to_string()
+    }
+
+    /// The addresses of the control port and of the data port, at which the agent listens and from which it dials.
+    pub fn ports(&self) -> (SocketAddr, SocketAddr) {
+        let ports = &self.lock().ports;
+        (ports.control(), ports.data())
     }
 
     /// Every process of this node: agent, VM service, guests.

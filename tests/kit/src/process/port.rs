@@ -57,6 +57,11 @@ impl PortPair {
         (Ipv4Addr::LOCALHOST, self.first).into()
     }
 
+    /// The address of the data port.
+    pub fn data(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.first + 1).into()
+    }
+
     /// Lets go of the sockets, so that an agent can bind them. The pair stays this process's own.
     pub fn release(&mut self) {
         self.held.clear();
