@@ -1,5 +1,6 @@
 //! Disks that are excluded, and disks that grow, come and go while their VM is replicated.
 
+use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 
@@ -73,6 +74,53 @@ fn a_disk_that_grows_comes_or_goes_is_followed_and_old_points_keep_what_they_had
     if let Ok(exported) = export(r.first(), BRANCH, Some(first), &r.folder().join("old")) {
         assert_eq!(exported["files"][1]["bytes"], 1 << 20, "{exported}");
     }
+}
+
+/// The codes of the primary's health, each with its severity, and all sentences.
+fn health(p: &Cluster) -> Result<(BTreeMap<String, String>, String), String> {
+    let shown = p.first().try_cli(["vm", "show", BRANCH]).map_err(|failure| failure.to_string())?;
+    let details = shown["health_details"].as_array().cloned().unwrap_or_default();
+    let codes = details.iter().map(|detail| (text(&detail["code"]), text(&detail["severity"]))).collect();
+    Ok((codes, shown["health_details"].to_string()))
+}
+
+#[test]
+fn a_disk_that_has_grown_is_no_reason_to_worry_unless_it_cannot_be_followed() {
+    let r = replicas().node("r1").start();
+    let p = primaries(&["p1", "p2"]).witness("pw").start();
+    join_up(&p, &r);
+    let vm = VmFolder::new(BRANCH).disk("vda", 2 << 20, 3);
+    let folder = vm.create_in(&p.first().vm_path()).unwrap();
+    found(p.first(), BRANCH);
+    enable(p.first(), BRANCH);
+    has_disks(&r, &folder, &[("vda", 2 << 20)], "first");
+
+    // Without a quorum what the VM is now cannot be committed: what is a moment otherwise lasts.
+    let away = ["p2", "pw"].map(|name| p.node(name));
+    away.iter().for_each(|node| node.stop_agent());
+    grow(&folder.join("vda.raw"), 3 << 20);
+    let told = eventually(LONG, "the grown disk to be told", || match health(&p)? {
+        (codes, told) if codes.contains_key("disk_growing") => {
+            assert!(codes.values().all(|severity| severity == "warning"), "{codes:?}");
+            Ok(told)
+        }
+        (codes, _) => Err(format!("{codes:?}")),
+    });
+    assert!(told.contains("from 2097152 to 3145728 bytes") && told.contains("by itself"), "{told}");
+    let told = eventually(LONG, "what is in the way to be told", || match health(&p)? {
+        (codes, told) if codes.get("cannot_send").is_some_and(|severity| severity == "critical") => Ok(told),
+        (codes, told) => Err(format!("{codes:?}: {told}")),
+    });
+    assert!(told.contains("no owner"), "{told}");
+    let events = p.first().events();
+    assert_eq!(events.iter().filter(|event| event["kind"] == "disks_not_followed").count(), 1, "told once");
+
+    away.iter().for_each(|node| node.continue_agent());
+    has_disks(&r, &folder, &[("vda", 3 << 20)], "grown");
+    eventually(LONG, "nothing to be wrong any more", || match health(&p)? {
+        (codes, _) if codes.is_empty() => Ok(()),
+        (codes, told) => Err(format!("{codes:?}: {told}")),
+    });
 }
 
 #[test]

@@ -15,6 +15,7 @@ use landfall_proto::{Class, Refusal};
 use super::health_rules as rules;
 use super::reason::Reasons;
 pub use super::reason::Verdict;
+use crate::decide::disk_size::DISK_GROWING;
 use crate::decide::resync::RESYNC_REQUIRED;
 use crate::surface::vm::ReplicationState;
 
@@ -43,9 +44,13 @@ fn window(reasons: &mut Reasons, sender: &SenderFigures, interval: Duration) {
     }
 }
 
-/// Why the sender cannot send, and how the VM stands by that.
-fn fault(reasons: &mut Reasons, fault: &Refusal) -> ReplicationState {
-    match fault.code.as_str() {
+/// Why the sender cannot send, and how the VM stands by that; `None` where that mends itself in a moment.
+fn fault(reasons: &mut Reasons, fault: &Refusal) -> Option<ReplicationState> {
+    let state = match fault.code.as_str() {
+        DISK_GROWING => {
+            reasons.warning(DISK_GROWING, fault.message.clone(), "landfall event tail --no-follow");
+            return None;
+        }
         PAUSED_AT_REPLICA => {
             let command = reasons.vm("resume");
             reasons.critical(PAUSED_AT_REPLICA, fault.message.clone(), command);
@@ -62,7 +67,8 @@ fn fault(reasons: &mut Reasons, fault: &Refusal) -> ReplicationState {
             reasons.critical("cannot_send", fault.message.clone(), command);
             ReplicationState::Error
         }
-    }
+    };
+    Some(state)
 }
 
 /// The verdict at the primary's side. `sender` is `None` where the sending node does not answer.
@@ -106,8 +112,7 @@ pub fn of_primary(primary: &Primary, sender: Option<&SenderFigures>, now: UnixMi
     if primary.paused.is_some() {
         return reasons.verdict(ReplicationState::Suspended);
     }
-    if let Some(refusal) = &sender.fault {
-        let state = fault(&mut reasons, refusal);
+    if let Some(state) = sender.fault.as_ref().and_then(|refusal| fault(&mut reasons, refusal)) {
         return reasons.verdict(state);
     }
     let state = match (&sender.acknowledged, sender.activity.as_str()) {

@@ -119,6 +119,19 @@ fn each_rule_of_the_primary_is_a_reason_with_its_code_and_the_worst_comes_first(
 }
 
 #[test]
+fn a_disk_that_grows_is_a_warning_while_it_is_followed_and_one_that_shrank_is_critical() {
+    let sized = |disk| {
+        let fault = crate::decide::disk_size::check(&"vda".parse().unwrap(), 4096, disk).err();
+        of_primary(&primary(), Some(&SenderFigures { fault, ..sender(1) }), NOW)
+    };
+    let (grown, shrunk) = (sized(8192), sized(512));
+    assert_eq!((grown.state, codes(&grown)), (ReplicationState::Replicating, vec![(DISK_GROWING, Health::Warning)]));
+    assert!(grown.reasons()[0].contains("by itself"), "{grown:?}");
+    assert_eq!((shrunk.state, codes(&shrunk)), (ReplicationState::Error, vec![("cannot_send", Health::Critical)]));
+    assert_eq!(sized(4096).health, Health::Normal);
+}
+
+#[test]
 fn a_paused_or_unfinished_primary_is_a_warning() {
     let paused = Primary { paused: Some(NOW), ..primary() };
     let verdict = of_primary(&paused, Some(&sender(1)), NOW);

@@ -10,6 +10,7 @@ pub mod cap_address;
 pub mod cap_address_findings;
 pub mod copies;
 pub mod cycle;
+pub mod disk_size;
 pub mod doctor;
 pub mod drain;
 pub mod failover;

@@ -4,13 +4,43 @@
 //! A grown disk grows the replica; an added one is copied beside the change sets; a removed one is not in later points.
 //! Older points keep the disks that they had. A disk that shrank changes nothing: its sender says what to do about it.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use landfall_proto::Refusal;
-use landfall_proto::id::DiskTarget;
+use landfall_proto::id::{DiskTarget, VmId};
 use landfall_proto::model::{Command, Primary, VmSpec};
 use landfall_store::State;
 
+use crate::decide::disk_size::DISK_GROWING;
 use crate::drive::events::Happening;
 use crate::drive::senders::Senders;
+
+/// Why what changed in VMs could not be committed when that was tried last, one refusal a VM that this node sends.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Unfollowed(Arc<Mutex<BTreeMap<VmId, Refusal>>>);
+
+impl Unfollowed {
+    /// Notes how a try ended; whether it is news that it failed so.
+    fn note(&self, vm: VmId, ended: &Result<(), Refusal>) -> bool {
+        let before = match ended {
+            Ok(()) => self.lock().remove(&vm),
+            Err(refusal) => self.lock().insert(vm, refusal.clone()),
+        };
+        ended.as_ref().is_err_and(|refusal| before.is_none_or(|before| before.code != refusal.code))
+    }
+
+    /// What is in the way where the sender says `fault`: that a disk has grown is nothing to worry about unless this cannot
+    /// be followed.
+    pub(super) fn behind(&self, vm: VmId, fault: Refusal) -> Refusal {
+        let grown = fault.code == DISK_GROWING;
+        self.lock().get(&vm).filter(|_| grown).cloned().unwrap_or(fault)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<VmId, Refusal>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 impl Senders {
     /// Tells and commits what changed in VMs that this node sends, each in a task of its own.
@@ -26,8 +56,12 @@ impl Senders {
             }
             let (this, primary) = (self.clone(), primary.clone());
             tokio::spawn(async move {
-                if let Err(refusal) = this.reshape(&primary, &now).await {
-                    tracing::debug!(%vm, %refusal, "the VM's changes are not committed yet");
+                let ended = this.reshape(&primary, &now).await;
+                if this.unfollowed().note(vm, &ended)
+                    && let Err(refusal) = ended
+                {
+                    let told = format!("what changed in {} is not followed yet: {refusal}", primary.vm.name);
+                    this.node().events.record(Happening::warning("disks_not_followed", told).vm(vm));
                 }
                 this.end_step(vm);
             });
@@ -87,6 +121,21 @@ mod tests {
             adapters: Vec::new(),
             launch: Default::default(),
         }
+    }
+
+    #[test]
+    fn growth_that_cannot_be_followed_is_told_once_and_instead_of_being_called_growing() {
+        let (unfollowed, vm) = (Unfollowed::default(), VmId(uuid::Uuid::from_u128(7)));
+        let refusal = |code: &str| Refusal::new(landfall_proto::Class::Failed, code, "why");
+        let growing = || unfollowed.behind(vm, refusal(DISK_GROWING)).code;
+        assert_eq!(growing(), DISK_GROWING);
+        let failed = Err(refusal("no_quorum"));
+        assert_eq!([unfollowed.note(vm, &failed), unfollowed.note(vm, &failed)], [true, false]);
+        assert_eq!(growing(), "no_quorum");
+        assert_eq!(unfollowed.behind(vm, refusal("connection_lost")).code, "connection_lost");
+        assert!(unfollowed.note(vm, &Err(refusal("unknown_peer"))));
+        assert!(!unfollowed.note(vm, &Ok(())));
+        assert_eq!(growing(), DISK_GROWING);
     }
 
     #[test]

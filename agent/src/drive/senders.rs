@@ -25,6 +25,7 @@ use crate::drive::limits::Limits;
 use crate::drive::members::control_target;
 use crate::drive::node::Node;
 use crate::drive::propose::SENDER_NOT_DOWN;
+use crate::drive::reshape::Unfollowed;
 use crate::drive::send::Sender;
 use crate::drive::send::capture::Workshop;
 use crate::drive::tally::{Tallies, Tally};
@@ -47,6 +48,7 @@ pub struct Senders {
     running: Arc<Mutex<BTreeMap<VmId, Running>>>,
     claiming: Arc<Mutex<BTreeSet<VmId>>>,
     passed_over: Arc<Mutex<BTreeMap<VmId, Vec<PassedOver>>>>,
+    unfollowed: Unfollowed,
     transfers: Transfers,
     copies: Transfers,
     limits: Limits,
@@ -82,6 +84,7 @@ impl Senders {
             running: Arc::default(),
             claiming: Arc::default(),
             passed_over: Arc::default(),
+            unfollowed: Unfollowed::default(),
             transfers,
             copies,
             limits: Limits::default(),
@@ -114,6 +117,11 @@ impl Senders {
     /// Whether nothing is being committed about a VM, from now until [`Senders::end_step`].
     pub(super) fn begin_step(&self, vm: VmId) -> bool {
         lock(&self.claiming).insert(vm)
+    }
+
+    /// What could not be followed of how VMs changed.
+    pub(super) fn unfollowed(&self) -> &Unfollowed {
+        &self.unfollowed
     }
 
     pub(super) fn end_step(&self, vm: VmId) {
@@ -300,7 +308,8 @@ impl Senders {
 
     /// What this node knows of a VM as its sender.
     pub fn figures(&self, vm: VmId) -> Option<SenderFigures> {
-        let figures = lock(&self.running).get(&vm).map(|sender| sender.figures.borrow().clone())?;
+        let mut figures = lock(&self.running).get(&vm).map(|sender| sender.figures.borrow().clone())?;
+        figures.fault = figures.fault.map(|fault| self.unfollowed.behind(vm, fault));
         let traffic = self.tallies.sent(vm);
         let limited_to_kbit = self.limits.now(vm).map(|bytes| bytes / 125);
         Some(SenderFigures { statistics: self.tallies.statistics(vm), traffic, limited_to_kbit, ..figures })

@@ -12,6 +12,7 @@ use landfall_proto::{Class, Refusal};
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio::time::timeout;
 
+use crate::decide::disk_size;
 use crate::drive::image::tree::content_root_of;
 use crate::drive::image::{Baseline, ChangeSetWriter, HashIndex, IndexFolder, LastScan, Source, may_skip, scan};
 use crate::drive::send::record::Record;
@@ -287,15 +288,7 @@ pub fn image_of<'a>(images: &'a [Image], disk: &DiskSpec) -> Result<&'a Image, R
         Refusal::new(Class::Failed, "disk_missing", format!("the VM has no disk '{}' any more", disk.target))
             .field("disk")
     })?;
-    if image.bytes != disk.bytes {
-        let message = format!(
-            "disk '{}' has {} bytes and had {} when replication was enabled",
-            disk.target, image.bytes, disk.bytes
-        );
-        return Err(Refusal::new(Class::Refused, "disk_resized", message)
-            .field("disk")
-            .remedy("disable replication and enable it again: contents are compared, only differences are sent"));
-    }
+    disk_size::check(&disk.target, disk.bytes, image.bytes)?;
     Ok(image)
 }
 

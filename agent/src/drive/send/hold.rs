@@ -10,6 +10,7 @@ use tokio::time::sleep;
 
 use super::{Line, Sender};
 use crate::decide::cycle::Cycle;
+use crate::decide::disk_size::DISK_GROWING;
 use crate::decide::health::PAUSED_AT_REPLICA;
 use crate::decide::resync::{self, Indexes, RESYNC_REQUIRED};
 use crate::decide::window::Ended;
@@ -28,11 +29,11 @@ pub(super) struct Begun {
     first: bool,
 }
 
-/// Whether it is an operator's or the window's business that nothing is sent, and no failure.
+/// Whether it is an operator's or the window's business that nothing is sent, or a disk's that has grown, and no failure.
 pub(super) fn is_held(trouble: &Trouble) -> bool {
     match trouble {
         Trouble::Refused(refusal) => refusal.code == PAUSED_AT_REPLICA,
-        Trouble::Here(refusal) => refusal.code == RESYNC_REQUIRED,
+        Trouble::Here(refusal) => [RESYNC_REQUIRED, DISK_GROWING].contains(&refusal.code.as_str()),
         _ => false,
     }
 }
