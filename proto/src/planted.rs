@@ -161,6 +161,14 @@ bugs! {
     LeftOverBytesTaken,
     /// A question is answered by what is applied here, however far the asker has seen.
     AtLeastIgnored,
+    /// Who asks is not looked up in the table of verbs.
+    VerbsForEverybody,
+    /// The owner has a command committed whoever's it is.
+    ProposalsTakenFromAnybody,
+    /// The node that carries something out does not look whether the owner that asks for it is one still.
+    OldTermCarriedOut,
+    /// A key that is heard at two addresses is taken for one node.
+    TwinsUnheard,
 }
 
 /// Whether this process has `bug`.

@@ -35,8 +35,12 @@ const fn seeded(seeds: &'static str, found: Found) -> Found {
 }
 
 /// All of them, in the order of [`Bug::ALL`].
-#[rustfmt::skip]
 pub fn table() -> Vec<Found> {
+    [of_what_is_kept(), of_who_asks()].concat()
+}
+
+#[rustfmt::skip]
+fn of_what_is_kept() -> Vec<Found> {
     vec![
         line(NoVoteHold, "R1", Store, "consensus::tests::a_returning_voter_never_wins_within_a_lease", "two lead within a lease"),
         seeded("1", line(LeaseNotChecked, "R1", Simulation, "cuts::an_owner_that_stood_still_acts_only_once_a_majority_has_confirmed_it", "it acts before it has asked anybody")),
@@ -103,5 +107,15 @@ pub fn table() -> Vec<Found> {
         line(FrameLengthBelieved, "R10", Proto, "frame::tests::a_frame_that_claims_too_much_is_refused_before_its_content", "the stream ended within a frame"),
         line(LeftOverBytesTaken, "R12", Proto, "codec::tests::another_format_and_left_over_bytes_are_named", "left: Ok(7)"),
         seeded("1", line(AtLeastIgnored, "R2", Simulation, "histories::settings_places_and_locates_are_linearizable_whatever_fails", "not linearizable")),
+    ]
+}
+
+#[rustfmt::skip]
+fn of_who_asks() -> Vec<Found> {
+    vec![
+        line(VerbsForEverybody, "R12", Wire, "authority::every_verb_is_for_exactly_those_parties", "Gossip by Primary"),
+        line(ProposalsTakenFromAnybody, "R12", Agent, "decide::proposing::tests::every_command_is_taken_from_exactly_those_whose_it_is", "Found by "),
+        line(OldTermCarriedOut, "R1", Agent, "decide::proposing::tests::what_was_ordered_under_a_term_that_is_over_is_not_carried_out", "carried out under an older term"),
+        line(TwinsUnheard, "R11", Agent, "decide::twins::tests::a_node_that_moves_or_comes_back_is_one_and_a_key_in_two_hands_is_two", "both go on"),
     ]
 }

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use landfall_proto::id::Fingerprint;
+use landfall_proto::planted::{self, Bug};
 use landfall_proto::seam::Time;
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +82,7 @@ impl Twins {
                     let both = place.last == now && place.first < now && before.first < now;
                     (*there != one.there && (came_back || both)).then(|| there.clone())
                 };
-                places.iter().find_map(other)
+                places.iter().find_map(other).filter(|_| !planted::is(Bug::TwinsUnheard))
             });
             let place = Place { first: before.map_or(now, |before| before.first), last: now };
             if before.is_some() || places.len() < ADDRESSES_MAX {

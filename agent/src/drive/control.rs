@@ -238,13 +238,9 @@ pub async fn probe(node: &Node, member: MemberId) -> bool {
     matches!(call.await, Ok(ControlAnswer::Alive { .. }))
 }
 
-/// The refusal of an effect ordered under an older term than this node has applied (R1).
-pub fn older_term(node: &Node, term: Term) -> Option<Refusal> {
-    let newest = node.state().claim.map(|claim| claim.term)?;
-    (term < newest).then(|| {
-        Refusal::new(Class::Refused, "stale_term", format!("term {term} is over: this node has applied {newest}"))
-            .field("term")
-    })
+/// Refuses an effect ordered under an older term than this node has applied (R1).
+pub fn check_term(node: &Node, term: Term) -> Result<(), Refusal> {
+    proposing::check_term(node.state().claim.map(|claim| claim.term), term)
 }
 
 /// Waits until this node's VM service has registered the replica at `epoch`.
@@ -252,7 +248,7 @@ pub async fn await_registered(node: &Node, term: Term, vm: VmId, epoch: Epoch, p
     if let Err(refusal) = node.proposer.applied(position, Instant::now() + WAIT_MAX).await {
         return ControlAnswer::Refused(refusal);
     }
-    if let Some(refusal) = older_term(node, term) {
+    if let Err(refusal) = check_term(node, term) {
         return ControlAnswer::Refused(refusal);
     }
     let mut registered = node.registered.subscribe();

@@ -19,7 +19,7 @@ use landfall_proto::{Class, Refusal, succession};
 use landfall_store::State;
 
 use crate::decide::rotation::{self as decided, Step};
-use crate::drive::control::older_term;
+use crate::drive::control::check_term;
 use crate::drive::enrolment::Papers;
 use crate::drive::events::Happening;
 use crate::drive::members::{control_target, issuers};
@@ -99,9 +99,7 @@ pub fn keep_key(
     key: &CaKey,
 ) -> ControlAnswer {
     let kept = || {
-        if let Some(refusal) = older_term(node, term) {
-            return Err(refusal);
-        }
+        check_term(node, term)?;
         let state = node.state();
         let owner = state.claim.is_none_or(|claim| claim.term < term || claim.member == from);
         if node.config.witness || !owner || state.ca.rotation.is_some() {
