@@ -169,6 +169,8 @@ bugs! {
     OldTermCarriedOut,
     /// A key that is heard at two addresses is taken for one node.
     TwinsUnheard,
+    /// The wish to end a replica outlives that its VM is enabled again.
+    OldFarewellKept,
 }
 
 /// Whether this process has `bug`.

@@ -14,6 +14,9 @@ pub const PEERS: usize = 256;
 pub const REPLICAS: usize = 8192;
 /// VMs of a cluster that are replicated elsewhere.
 pub const PRIMARIES: usize = 8192;
+/// Replications that were ended and whose other cluster is to be told: more than one table of VMs that all end while their
+/// cluster is away is not remembered.
+pub const FAREWELLS: usize = PRIMARIES;
 /// VMs that came here by a failover and are replicated neither way any more: each keeps its lineage.
 pub const DETACHED: usize = 1024;
 /// Branches of a VM that were dropped and are remembered: a word of one of them may come late, seconds and not months.

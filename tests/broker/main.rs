@@ -10,6 +10,7 @@ mod api;
 mod bulk;
 mod disks;
 mod doctor;
+mod farewell;
 mod flapping;
 mod followers;
 mod hints;

@@ -117,5 +117,6 @@ fn of_who_asks() -> Vec<Found> {
         line(ProposalsTakenFromAnybody, "R12", Agent, "decide::proposing::tests::every_command_is_taken_from_exactly_those_whose_it_is", "Found by "),
         line(OldTermCarriedOut, "R1", Agent, "decide::proposing::tests::what_was_ordered_under_a_term_that_is_over_is_not_carried_out", "carried out under an older term"),
         line(TwinsUnheard, "R11", Agent, "decide::twins::tests::a_node_that_moves_or_comes_back_is_one_and_a_key_in_two_hands_is_two", "both go on"),
+        line(OldFarewellKept, "R6", Store, "state::farewell::tests::the_other_cluster_is_to_be_told_until_it_was_or_the_vm_is_enabled_there_again", "an old wish would end what has begun anew"),
     ]
 }

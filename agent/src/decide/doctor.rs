@@ -8,6 +8,7 @@ use landfall_proto::id::{Fqdn, NodeName, StorageName, UnixMillis};
 use landfall_proto::model::Family;
 
 use crate::decide::cap_address_findings::{self, CapAddressFact};
+use crate::decide::farewell;
 use crate::decide::flapping::{self, Quarantined};
 use crate::decide::health_rules::skewed;
 use crate::decide::peer_list::LIST_LIFETIME;
@@ -60,6 +61,8 @@ pub struct Facts {
     pub quarantined: Vec<(NodeName, Quarantined)>,
     /// Nodes whose logs have lost something.
     pub rolled_back: Vec<(NodeName, Loss)>,
+    /// VMs that are replicated no more, and the cluster that is still to be told so.
+    pub farewells: Vec<(String, Fqdn)>,
     /// What gave no answer in time.
     pub unfinished: Vec<String>,
 }
@@ -142,6 +145,7 @@ impl Facts {
             + self.twins.len()
             + self.rolled_back.len()
             + self.quarantined.len()
+            + self.farewells.len()
             + self.unfinished.len();
         u32::try_from(count).unwrap_or(u32::MAX)
     }
@@ -170,6 +174,7 @@ pub fn findings(facts: &Facts) -> Vec<Finding> {
     found.0.extend(twins::findings(&facts.twins));
     found.0.extend(rollback::findings(&facts.rolled_back));
     found.0.extend(flapping::findings(&facts.quarantined));
+    found.0.extend(farewell::findings(&facts.farewells));
     of_lines(&facts.lines, &mut found);
     for (whose, until) in &facts.certificates {
         of_certificate(whose, *until, facts.now, &mut found);
@@ -363,6 +368,7 @@ mod tests {
             twins: Vec::new(),
             rolled_back: Vec::new(),
             quarantined: Vec::new(),
+            farewells: Vec::new(),
             unfinished: Vec::new(),
         }
     }

@@ -14,6 +14,7 @@ pub mod disk_size;
 pub mod doctor;
 pub mod drain;
 pub mod failover;
+pub mod farewell;
 pub mod flapping;
 pub mod flight;
 pub mod health;

@@ -77,6 +77,7 @@ pub fn speaker(command: &Command) -> Speaker {
         | Command::Drain { .. }
         | Command::Followed { .. }
         | Command::RetireCa { .. }
+        | Command::HalfEnded { .. }
         | Command::Follow { .. } => Speaker::Anyone,
     }
 }
@@ -130,7 +131,7 @@ mod tests {
         Deauthorize any      Pair any             Relist any          Unpair any           Respecify any
         Handover any         RemoveReplica any    Enable any          Disable any          Pause any
         Resume any           Resync any           Failover any        Network any          Adjust any
-        Drain any            Followed any         RetireCa any        Follow any
+        Drain any            Followed any         RetireCa any        Follow any           HalfEnded any
     ";
 
     /// The messages of a file of golden bytes.

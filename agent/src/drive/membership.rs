@@ -45,7 +45,8 @@ use crate::drive::senders::Senders;
 use crate::drive::serve::{self, Services};
 use crate::drive::vm_side::VmSide;
 use crate::drive::{
-    believing, copies, draining, flapping, group, handover, leftovers, loss, owner, peers, renewal, rotation, twins,
+    believing, copies, draining, farewells, flapping, group, handover, leftovers, loss, owner, peers, renewal,
+    rotation, twins,
 };
 
 /// The pause before gossip that ended by itself is begun again.
@@ -197,6 +198,7 @@ impl Membership {
         self.run(loss::watch_over(node.clone(), down));
         self.run(peers::keep_fresh(node.clone()));
         self.run(rotation::keep(node.clone()));
+        self.run(farewells::keep(node.clone()));
         self.run(copies::owner::keep(node.clone()));
         self.run(draining::keep(node.clone()));
         self.run(rights::settle(node.clone()));

@@ -19,6 +19,7 @@ pub mod enrolment;
 pub mod events;
 pub mod exclusion;
 pub mod failover;
+pub mod farewells;
 pub mod flapping;
 pub mod gossip;
 pub mod group;

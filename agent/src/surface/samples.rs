@@ -155,7 +155,8 @@ pub fn named_vm() -> NamedVm {
 
 pub fn disabled() -> VmDisabled {
     let left = "no agent of r-broker-cap.contoso.com gave an answer within 15 s";
-    VmDisabled { uuid: vm(), name: "VirtualMachine_Workload".to_owned(), replica_left: Some(left.to_owned()) }
+    let (name, replica_left) = ("VirtualMachine_Workload".to_owned(), Some(left.to_owned()));
+    VmDisabled { uuid: vm(), name, replica_left, ends_by_itself: true }
 }
 
 pub fn peer_status() -> PeerStatus {

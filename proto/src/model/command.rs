@@ -306,6 +306,13 @@ pub enum Command {
         /// Its CAs.
         line: Box<CaLine>,
     },
+    /// The cluster that kept the replica of a VM whose replication was ended here has ended its half, or never will.
+    HalfEnded {
+        /// The VM.
+        vm: VmId,
+        /// The other cluster.
+        cap: Fqdn,
+    },
 }
 
 /// What a command gave.

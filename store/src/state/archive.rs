@@ -8,7 +8,7 @@ use landfall_proto::model::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{CaState, Claim, SettingsChange, State};
+use super::{CaState, Claim, Farewell, SettingsChange, State};
 use crate::rows::{RowError, RowReader, RowWriter};
 
 /// The layout of the rows. Another one is refused.
@@ -71,6 +71,7 @@ enum Row {
     UnknownRight(VmId, UnknownRight),
     Mark(MemberId, LogMark),
     Restored(MemberId, Position),
+    Farewell(VmId, Fqdn, Farewell),
 }
 
 impl State {
@@ -112,6 +113,7 @@ impl State {
             let head = Row::Session { id: *id, forgotten: session.forgotten, used: session.used };
             std::iter::once(head).chain(answers)
         });
+        let farewells = self.farewells.iter().map(|((vm, cap), row)| Row::Farewell(*vm, cap.clone(), row.clone()));
         let drained = self.drained.iter().map(|member| Row::Drained(*member));
         let restored = self.restored.iter().map(|(member, at)| Row::Restored(*member, *at));
         let marks = self.marks.iter().map(|(member, mark)| Row::Mark(*member, *mark));
@@ -141,7 +143,8 @@ impl State {
         let rules = self.network_rules.iter().map(|((peer, from), to)| {
             Row::NetworkRule(Box::new(NetworkRule { peer: peer.clone(), from: *from, to: *to }))
         });
-        cluster.chain(replicas).chain(primaries).chain(sessions).chain(failovers).chain(addresses).chain(rules)
+        let vms = replicas.chain(primaries).chain(farewells);
+        cluster.chain(vms).chain(sessions).chain(failovers).chain(addresses).chain(rules)
     }
 
     /// The state that `bytes` are of.
@@ -191,6 +194,7 @@ impl State {
             Row::Rival(vm, row) => self.rivals.put(vm, *row),
             Row::Drained(member) => drop(self.drained.insert(member)),
             Row::Restored(member, at) => self.restored.put(member, at),
+            Row::Farewell(vm, cap, row) => self.farewells.put((vm, cap), row),
             Row::Mark(member, mark) => self.marks.put(member, mark),
             Row::UnknownRight(vm, mark) => self.unknown_rights.put(vm, mark),
             Row::Session { id, forgotten, used } => {

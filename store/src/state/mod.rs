@@ -8,6 +8,7 @@ mod archive;
 mod authorization;
 mod ca;
 mod cluster;
+mod farewell;
 mod holder;
 mod mark;
 mod member;
@@ -41,6 +42,7 @@ use crate::settings::{Settings, Values};
 pub use archive::ArchiveError;
 pub use authorization::Permit;
 pub use ca::{CaState, ROTATION_MOST, Rotation};
+pub use farewell::Farewell;
 pub use pause::check_start;
 pub use recovery::{GivenUp, Survivor};
 pub use session::Session;
@@ -87,6 +89,8 @@ pub struct State {
     pub replicas: Table<VmId, Replica>,
     /// VMs of this cluster that are replicated elsewhere.
     pub primaries: Table<VmId, Primary>,
+    /// Of VMs that are replicated no more, which clusters are to be told so.
+    pub farewells: Table<(VmId, Fqdn), Farewell>,
     /// Client sessions, by their random id.
     pub sessions: Table<u128, Session>,
     /// Replicas that are failed over.
@@ -213,7 +217,7 @@ impl State {
             Command::Adjust { vm, frequency, recovery_points, limit } => {
                 self.adjust(*vm, *frequency, *recovery_points, limit.as_ref())
             }
-            Command::Disable(vm) => self.disable(*vm),
+            Command::Disable(vm) => self.disable(entry, *vm),
             Command::Reshape(vm) => self.reshape(vm),
             Command::ClaimSender { vm, member, epoch, down } => self.claim_sender(entry, *vm, *member, *epoch, *down),
             Command::ReleaseSender { vm, member } => self.release_sender(*vm, *member),
@@ -230,6 +234,7 @@ impl State {
             Command::Followed { cap, ca } => self.followed(cap, ca),
             Command::RetireCa { ca, give_up } => self.retire_ca(entry, ca, *give_up),
             Command::Follow { cap, line } => self.follow(entry, cap, line),
+            Command::HalfEnded { vm, cap } => self.half_ended(*vm, cap),
         }
     }
 

@@ -88,6 +88,7 @@ impl State {
         if self.peers.take(cap).is_none() {
             return Err(Refusal::not_found("peer", cap.as_str()));
         }
+        self.forget_farewells(cap);
         let stopped: Vec<VmId> = self.settle_stops();
         Ok(Outcome::Stopped(stopped))
     }

@@ -86,6 +86,7 @@ impl State {
             excluded: excluded.to_vec(),
         };
         self.primaries.put(vm.id, primary);
+        self.take_farewell_back(vm.id, to);
         Ok(Outcome::Done)
     }
 
@@ -111,14 +112,16 @@ impl State {
         Ok(Outcome::Done)
     }
 
-    pub(super) fn disable(&mut self, vm: VmId) -> Answer {
+    pub(super) fn disable(&mut self, entry: Entry, vm: VmId) -> Answer {
         self.require_primary(vm)?;
         self.refuse_unknown(vm)?;
         self.refuse_departing(vm)?;
         if self.rivals.get(&vm).is_none_or(|rival| !rival.yielded) {
             self.refuse_branched(vm)?;
         }
-        self.primaries.take(&vm);
+        if let Some(primary) = self.primaries.take(&vm) {
+            self.remember_farewell(entry, &primary);
+        }
         self.settle_failover_addresses(vm);
         self.forget_lineage(vm);
         Ok(Outcome::Done)

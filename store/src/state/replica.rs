@@ -156,6 +156,9 @@ impl State {
             && replica.primary != *primary
         {
             Self::check_trust(replica, primary, &self.permit(primary)?)?;
+            // Its VM has moved on: what the cluster before it has ended is its own half.
+            let message = format!("the replica of {} is that of {} now", replica.vm.name, replica.primary);
+            return Err(Refusal::new(Class::Refused, "other_primary", message).field("primary"));
         }
         self.refuse_promoted(vm)?;
         self.tests.take(&vm);

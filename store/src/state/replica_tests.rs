@@ -114,6 +114,7 @@ fn another_primary_needs_the_same_trust_group() {
     let remove = Command::RemoveReplica { vm: vm(1).id, primary: Some(cap('q')) };
     assert_eq!(bench.refused(remove.clone()), "wrong_trust_group");
     bench.ok(Command::Authorize(entry("q-broker-cap.contoso.com", "T1")));
+    assert_eq!(bench.refused(remove.clone()), "other_primary", "only the present one ends it");
     assert!(!created(&bench.ok(again(1, 'q', r2, None))));
     assert_eq!(bench.replica(1).primary, cap('q'), "the replica is bound to its primary of now");
     bench.ok(respecify);

@@ -9,7 +9,7 @@ use landfall_proto::model::{Bandwidth, Frequency};
 use crate::cli::amount::{Start, Waiting, bytes, query, seconds};
 use crate::cli::client::route;
 use crate::cli::session::{Ended, Session};
-use crate::cli::table::{Facts, Shown, Table, joined, or_dash, word};
+use crate::cli::table::{Facts, Shown, Table, joined, or_dash, printable, word};
 use crate::surface::disabled::VmDisabled;
 use crate::surface::vm::{
     PointMark, RecoveryPoints, ReplicationStatistics, VmDetail, VmEnable, VmLocation, VmMove, VmSelector, VmStatus,
@@ -75,8 +75,9 @@ pub(in crate::cli) enum Verb {
         #[arg(long, value_name = "COUNT", value_parser = points)]
         recovery_points: Option<RecoveryPoints>,
     },
-    /// Ends the replication of a VM: at the primary's side on both, at the replica's on that one. No file is removed. A VM that
-    /// is failed over for good, and whose other site does not answer, becomes this cluster's own and runs on.
+    /// Ends the replication of a VM: at the primary's side on both, at the replica's on that one. No file is removed. Where the
+    /// replica's cluster does not answer, its half ends by itself once it does. A VM that is failed over for good, and whose
+    /// other site does not answer, becomes this cluster's own and runs on.
     Disable {
         /// Its UUID or name.
         vm: VmSelector,
@@ -170,15 +171,8 @@ pub(in crate::cli) async fn run(verb: Verb, session: &mut Session<'_>) -> Result
         }
         Verb::Disable { vm, waiting } => {
             let wait = waiting.or(DISABLE_WAIT_SECONDS);
-            let named = vm.to_string();
             let path = at(vm, &["replication"]) + &query(wait);
             let answer = session.ask(Method::DELETE, &path, None::<&()>, wait, "disabling").await?;
-            if let Some(why) = answer.shape::<VmDisabled>()?.replica_left {
-                session.console().note(&format!(
-                    "the replica's cluster was not told, and keeps the replica: {why}; give `landfall vm disable {named}` \
-                     there, too"
-                ));
-            }
             session.print::<VmDisabled>(&answer)
         }
         Verb::Move { vm, to, waiting } => {
@@ -209,7 +203,19 @@ async fn change(session: &mut Session<'_>, method: Method, path: &str, doing: &s
 
 impl Shown for VmDisabled {
     fn text(&self) -> String {
-        format!("{} ({}) is not replicated any more\n", crate::cli::table::printable(&self.name), self.uuid)
+        let uuid = self.uuid;
+        let ended = format!("{} ({uuid}) is not replicated any more\n", printable(&self.name));
+        let Some(why) = &self.replica_left else { return ended };
+        let then = match self.ends_by_itself {
+            true => "it is told by itself as soon as it answers; to end it there at once",
+            false => "to end it there",
+        };
+        // Whoever reads this without a terminal must not take the other half for ended, too.
+        ended
+            + &format!(
+                "the replica's cluster keeps the replica: {}; {then}: `landfall vm disable {uuid}`\n",
+                printable(why)
+            )
     }
 }
 

@@ -131,6 +131,7 @@ fn committed(node: &Node, state: &State) -> Result<Facts, Refusal> {
             .collect(),
         rolled_back: rollback::known(node),
         quarantined: flapping::known(node),
+        farewells: state.farewells.iter().map(|((_, cap), row)| (row.name.to_string(), cap.clone())).collect(),
         certificates: own.map(|until| (node.name.to_string(), until)).into_iter().collect(),
         peers: state.peers.iter().map(|(cap, peer)| (cap.clone(), peer.confirmed_at)).collect(),
         left_static: state

@@ -12,10 +12,11 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::census::{census, committed_names, resolve};
 use super::vms::{primary_status, show};
+use crate::decide::farewell::{REPLICA_LEFT, Told};
 use crate::drive::control::Control;
 use crate::drive::events::Happening;
 use crate::drive::node::Node;
-use crate::drive::{broker, handover, sight};
+use crate::drive::{broker, farewells, handover, sight};
 use crate::surface::disabled::VmDisabled;
 use crate::surface::vm::{VmDetail, VmEnable, VmLocation, VmMove, VmSelector};
 use crate::surface::wait::{WaitSeconds, timed_out};
@@ -170,12 +171,17 @@ pub async fn disable(control: &Control, vm: &VmSelector) -> Result<VmDisabled, R
     let id = resolve(node, vm).await?;
     let state = node.state();
     let named = committed_names(&state).get(&id).cloned().unwrap_or_default();
-    let mut replica_left = None;
+    let (mut replica_left, mut ends_by_itself) = (None, false);
     if let Some(primary) = state.primaries.get(&id) {
         node.proposer.commit(Command::Disable(id)).await?;
-        if let Err(refusal) = control.senders.give_up(primary).await {
-            let told = format!("{named} is disabled here, but {} was not told: {refusal}", primary.to);
-            node.events.record(Happening::warning("replica_left", told).vm(id));
+        let answer = control.senders.give_up(primary).await;
+        let told = farewells::settle(node, id, &primary.to, &answer).await;
+        if let (Told::Again | Told::Kept, Err(refusal)) = (told, answer) {
+            let waits = node.state().farewells.contains(&(id, primary.to.clone()));
+            ends_by_itself = told == Told::Again && waits;
+            let then = if ends_by_itself { "; it is told as soon as it answers" } else { "" };
+            let told = format!("{named} is disabled here, but {} keeps its replica: {refusal}{then}", primary.to);
+            node.events.record(Happening::warning(REPLICA_LEFT, told).vm(id));
             replica_left = Some(refusal.message);
         }
     } else if let Some(detach) = super::resolving::detaching(control, &state, id).await? {
@@ -186,7 +192,7 @@ pub async fn disable(control: &Control, vm: &VmSelector) -> Result<VmDisabled, R
         return Err(Refusal::new(Class::NotFound, "not_replicated", format!("{vm} is not replicated")).field("vm"));
     }
     node.events.record(Happening::info("replication_disabled", format!("{named} is no longer replicated")).vm(id));
-    Ok(VmDisabled { uuid: id, name: named, replica_left })
+    Ok(VmDisabled { uuid: id, name: named, replica_left, ends_by_itself })
 }
 
 /// Hands a replica to another node of this cluster.
