@@ -3,14 +3,11 @@
 use landfall_kit::process::{Node, VmFolder, eventually};
 use serde_json::{Value, json};
 
-use crate::stage::{LONG, WORK, enable, found, goes_on, join_up, newest, primaries, replicas, text};
+use crate::stage::{LONG, WORK, enable, findings, found, goes_on, join_up, newest, primaries, replicas, text};
 
 /// About which VMs doctor at `node` says that their replica's cluster was not told.
 fn left_behind(node: &Node) -> Result<Vec<String>, String> {
-    let answer = node.call(["doctor", "-o", "json"]);
-    let report: Value = serde_json::from_str(&answer.stdout).map_err(|_| answer.to_string())?;
-    let findings = report["findings"].as_array().cloned().unwrap_or_default();
-    Ok(findings.iter().filter(|one| one["code"] == "replica_left").map(|one| text(&one["about"])).collect())
+    Ok(findings(node, &["replica_left"])?.iter().map(|finding| text(&finding["about"])).collect())
 }
 
 #[test]

@@ -116,7 +116,7 @@ pub fn check_term(newest: Option<Term>, term: Term) -> Result<(), Refusal> {
 mod tests {
     use landfall_proto::codec;
     use landfall_proto::id::{Position, SenderEpoch, UnixMillis};
-    use landfall_proto::model::{AuthorizationEntry, Found, Frequency, MemberList, Peer, Proposal, VmSpec};
+    use landfall_proto::model::{AuthorizationEntry, CaLine, Found, Frequency, MemberList, Peer, Proposal, VmSpec};
     use serde::de::DeserializeOwned;
 
     use super::*;
@@ -160,6 +160,7 @@ mod tests {
         let mut state = State::default();
         let mut peer: Peer = golden(include_bytes!("../../../proto/tests/golden/peer.bin")).remove(0);
         peer.list.members.truncate(1);
+        (peer.ca, peer.line) = (vec![8; 300], CaLine::of(vec![8; 300]));
         let found: Found = golden(include_bytes!("../../../proto/tests/golden/found.bin")).remove(0);
         let cap = peer.list.cap.clone();
         let found = Found { cap: "own.contoso.com".parse().unwrap(), ca: vec![7; 300], cap_address: None, ..found };

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use landfall_proto::Refusal;
 use landfall_proto::client::BrokerClient;
-use landfall_proto::id::{Fqdn, VmId};
+use landfall_proto::id::{Fqdn, Position, VmId};
 use landfall_proto::model::Command;
 
 use crate::decide::farewell::{self, REPLICA_LEFT, Told};
@@ -37,15 +37,20 @@ pub async fn keep(node: Node) {
     }
 }
 
-/// Tells one cluster of one VM, if that is still to be told.
+/// Tells one cluster of one VM, as long as that is to be told: where the VM is enabled there again, nothing is told any more.
 async fn tell(node: &Node, vm: VmId, cap: &Fqdn) -> Told {
     let state = node.state();
     let (Some(farewell), Some(peer)) = (state.farewells.get(&(vm, cap.clone())), state.peers.get(cap)) else {
         return Told::Ended;
     };
     let broker = BrokerClient::new(node.calls.clone(), cap.clone(), peer.list.dialled().collect());
-    let answer = broker.remove(vm, DEADLINE).await.map(drop);
-    let told = settle(node, vm, cap, &answer).await;
+    let key = (vm, cap.clone());
+    let mut states = node.consensus.watch_state();
+    let answer = tokio::select! {
+        answer = broker.remove(vm, DEADLINE) => answer.map(drop),
+        _ = states.wait_for(|state| state.farewells.get(&key) != Some(farewell)) => return Told::Ended,
+    };
+    let told = settle(node, vm, cap, farewell.at, &answer).await;
     let event = match (told, &answer) {
         (Told::Ended, _) => {
             let told = format!("{cap} was told that {} is replicated no more, and has ended its half", farewell.name);
@@ -64,12 +69,13 @@ async fn tell(node: &Node, vm: VmId, cap: &Fqdn) -> Told {
     told
 }
 
-/// Commits what `answer` to the wish to end a replica means: what need not be told again. Where that fails it is told again,
-/// which is no harm.
-pub async fn settle(node: &Node, vm: VmId, cap: &Fqdn, answer: &Result<(), Refusal>) -> Told {
+/// Commits what `answer` to the wish to end the replica means, of the end that was committed `at`: what need not be told
+/// again. Where that fails it is told again, which is no harm.
+pub async fn settle(node: &Node, vm: VmId, cap: &Fqdn, at: Position, answer: &Result<(), Refusal>) -> Told {
     let told = farewell::told(answer);
+    let ended = Command::HalfEnded { vm, cap: cap.clone(), at };
     if told != Told::Again
-        && let Err(refusal) = node.proposer.commit(Command::HalfEnded { vm, cap: cap.clone() }).await
+        && let Err(refusal) = node.proposer.commit(ended).await
     {
         tracing::debug!(%vm, %cap, %refusal, "that a replication has ended there is not committed");
     }

@@ -312,6 +312,8 @@ pub enum Command {
         vm: VmId,
         /// The other cluster.
         cap: Fqdn,
+        /// Where it was ended here: a later end is to be told for itself.
+        at: Position,
     },
 }
 

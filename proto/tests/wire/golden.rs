@@ -411,7 +411,7 @@ fn commands() -> Vec<Command> {
         Command::Mark([(member_id, LogMark { vote: 4, index: 300 })].into()),
     ];
     commands.extend(ca_commands());
-    commands.push(Command::HalfEnded { vm: vm_id, cap: cap() });
+    commands.push(Command::HalfEnded { vm: vm_id, cap: cap(), at: Position::new(3, 71) });
     commands
 }
 

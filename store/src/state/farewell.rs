@@ -3,7 +3,7 @@
 //! The wish is committed together with the end itself, so that it outlives every agent; the owner tells the other cluster
 //! as soon as that answers. Whoever enables the VM with that cluster again takes the wish back.
 
-use landfall_proto::id::{Fqdn, UnixMillis, VmId, VmName};
+use landfall_proto::id::{Fqdn, Position, VmId, VmName};
 use landfall_proto::model::{Answer, Outcome, Primary};
 use landfall_proto::planted::{self, Bug};
 use serde::{Deserialize, Serialize};
@@ -16,8 +16,8 @@ use crate::limits;
 pub struct Farewell {
     /// The VM's name: data only.
     pub name: VmName,
-    /// When it was ended, by the owner's clock.
-    pub since: UnixMillis,
+    /// Where it was ended: which end this is.
+    pub at: Position,
 }
 
 impl State {
@@ -25,14 +25,17 @@ impl State {
     /// has to end the other half.
     pub(super) fn remember_farewell(&mut self, entry: Entry, primary: &Primary) {
         if self.peers.contains(&primary.to) && self.farewells.len() < limits::FAREWELLS {
-            let farewell = Farewell { name: primary.vm.name.clone(), since: entry.at };
+            let farewell = Farewell { name: primary.vm.name.clone(), at: entry.position };
             self.farewells.put((primary.vm.id, primary.to.clone()), farewell);
         }
     }
 
-    /// The cluster `cap` has ended its half of the replication of `vm`, or never will.
-    pub(super) fn half_ended(&mut self, vm: VmId, cap: &Fqdn) -> Answer {
-        self.farewells.take(&(vm, cap.clone()));
+    /// The cluster `cap` has ended its half of the replication of `vm` that was ended here `at`, or never will.
+    pub(super) fn half_ended(&mut self, vm: VmId, cap: &Fqdn, at: Position) -> Answer {
+        let key = (vm, cap.clone());
+        if self.farewells.get(&key).is_some_and(|farewell| farewell.at == at) {
+            self.farewells.take(&key);
+        }
         Ok(Outcome::Done)
     }
 
@@ -74,9 +77,18 @@ mod tests {
         let to = bench.state.farewells.keys().next().unwrap().1.clone();
         bench.enable(1);
         assert_eq!(waiting(&bench), [ids[1].0.as_u128()], "an old wish would end what has begun anew");
-        let ended = Command::HalfEnded { vm: ids[1], cap: to.clone() };
-        bench.ok(ended.clone());
-        bench.ok(ended);
+        let end = |bench: &Bench| {
+            let at = bench.state.farewells.get(&(ids[1], to.clone())).unwrap().at;
+            Command::HalfEnded { vm: ids[1], cap: to.clone(), at }
+        };
+        let first = end(&bench);
+        bench.enable(2);
+        bench.ok(Command::Disable(ids[1]));
+        bench.ok(first);
+        assert_eq!(waiting(&bench).len(), 1, "what is said of an earlier end is not said of this one");
+        let second = end(&bench);
+        bench.ok(second.clone());
+        bench.ok(second);
         assert!(waiting(&bench).is_empty());
         bench.ok(Command::Disable(ids[0]));
         bench.ok(Command::Pair { peer: Box::new(peer('q', 1)), ticket: None });

@@ -234,7 +234,7 @@ impl State {
             Command::Followed { cap, ca } => self.followed(cap, ca),
             Command::RetireCa { ca, give_up } => self.retire_ca(entry, ca, *give_up),
             Command::Follow { cap, line } => self.follow(entry, cap, line),
-            Command::HalfEnded { vm, cap } => self.half_ended(*vm, cap),
+            Command::HalfEnded { vm, cap, at } => self.half_ended(*vm, cap, *at),
         }
     }
 

@@ -173,9 +173,9 @@ pub async fn disable(control: &Control, vm: &VmSelector) -> Result<VmDisabled, R
     let named = committed_names(&state).get(&id).cloned().unwrap_or_default();
     let (mut replica_left, mut ends_by_itself) = (None, false);
     if let Some(primary) = state.primaries.get(&id) {
-        node.proposer.commit(Command::Disable(id)).await?;
+        let (_, at) = node.proposer.commit(Command::Disable(id)).await?;
         let answer = control.senders.give_up(primary).await;
-        let told = farewells::settle(node, id, &primary.to, &answer).await;
+        let told = farewells::settle(node, id, &primary.to, at, &answer).await;
         if let (Told::Again | Told::Kept, Err(refusal)) = (told, answer) {
             let waits = node.state().farewells.contains(&(id, primary.to.clone()));
             ends_by_itself = told == Told::Again && waits;
