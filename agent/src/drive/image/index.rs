@@ -360,6 +360,24 @@ impl IndexFolder {
         Ok(HashIndex::open(&self.path(target, root))?.filter(|index| index.root() == Some(*root)))
     }
 
+    /// An index of `target` for a disk of that size, of whatever root, to guess by; `None` where there is none.
+    pub fn any(&self, target: &DiskTarget, disk_bytes: u64) -> Result<Option<HashIndex>, Refusal> {
+        let failed = |error| fault("list", &self.folder, &error);
+        let begins = format!("{target}-");
+        for entry in std::fs::read_dir(&self.folder).map_err(failed)? {
+            let path = entry.map_err(failed)?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if !name.starts_with(&begins) || !name.ends_with(INDEX_SUFFIX) {
+                continue;
+            }
+            let fits = |index: &HashIndex| index.disk_bytes() == disk_bytes && index.node_bytes() == BLOCK_BYTES;
+            if let Some(index) = HashIndex::open(&path)?.filter(fits) {
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
+    }
+
     /// Begins an index of `target`, to be given its name by [`IndexFolder::keep`].
     pub fn begin(&self, target: &DiskTarget, disk_bytes: u64) -> Result<IndexWriter, Refusal> {
         IndexWriter::create(&self.fuzzy_path(target), disk_bytes, BLOCK_BYTES)

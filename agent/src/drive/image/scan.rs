@@ -18,7 +18,7 @@ use landfall_proto::message::data::{Content, EXTENT_MAX, Extent};
 use landfall_proto::seam::Clock;
 
 use super::extent;
-use super::index::{HashIndex, Hashes, IndexWriter};
+use super::index::{HashIndex, IndexWriter};
 use super::pieces::{Piece, pieces};
 use super::source::Readable;
 use super::tree::{self, BLOCK_BYTES, Hash};
@@ -45,6 +45,9 @@ impl<F: FnMut(Extent) -> Result<(), Refusal>> ExtentSink for F {
 pub enum Baseline<'a> {
     /// Nothing: only the index is wanted, and no extent is emitted.
     None,
+    /// Nothing, as well; where a leaf has the hash that an index has of it, its blocks have theirs, and need not be hashed
+    /// one by one. What that index describes does not matter.
+    Guess(&'a HashIndex),
     /// A disk of zeroes: what a holder begins with.
     Zeroes,
     /// The disk that an index describes. What a grown disk has beyond it counts as changed.
@@ -79,20 +82,18 @@ pub fn scan(
     if writer.disk_bytes() != bytes {
         return Err(writer.wrong_size(bytes));
     }
-    let mut known = Known::new(baseline, bytes)?;
     let mut out = Coalescer { disk, pending: None, sink };
-    let (mut read_bytes, mut changed_bytes, mut old) = (0, 0, Vec::new());
-    pieces(content, 0..bytes, &mut |piece| {
+    let (mut read_bytes, mut changed_bytes) = (0, 0);
+    let work = |piece: &Piece<'_>| hash_leaves(piece, baseline, bytes);
+    pieces(content, 0..bytes, &work, &mut |piece, hashed| {
         read_bytes += piece.data.map_or(0, |data| data.len() as u64);
-        for leaf in piece.leaves() {
-            known.read(&leaf, &mut old)?;
-            if let Some(hash) = leaf.unchanged(&old, bytes) {
+        for (leaf, Hashed { old, unchanged, new }) in piece.leaves().zip(hashed) {
+            if let Some(hash) = unchanged {
                 writer.push_all(&old, hash)?;
                 continue;
             }
-            for (at, (block, data, length)) in leaf.blocks().enumerate() {
-                let hash = block_hash(bytes, block, data, length);
-                if known.differs(old.get(at), data, &hash) {
+            for (at, ((block, data, length), hash)) in leaf.blocks().zip(new).enumerate() {
+                if baseline.differs(old.get(at), data, &hash) {
                     changed_bytes += length;
                     out.block(block * BLOCK_BYTES, data, length)?;
                 }
@@ -118,17 +119,15 @@ pub fn send_ranges(
     let bytes = content.bytes();
     let mut out = Coalescer { disk, pending: None, sink };
     let mut sent = 0;
+    let hash = |piece: &Piece<'_>| Ok(block_hashes(piece, bytes));
     for range in ranges {
-        pieces(content, range.start..range.end.min(bytes), &mut |piece| {
-            let first = piece.offset / BLOCK_BYTES;
-            let mut hashes = Vec::new();
+        pieces(content, range.start..range.end.min(bytes), &hash, &mut |piece, hashes| {
             for (block, data, length) in piece.blocks() {
-                hashes.push(block_hash(bytes, block, data, length));
                 out.block(block * BLOCK_BYTES, data, length)?;
                 sent += length;
             }
             if let Some(index) = index.as_deref_mut() {
-                index.patch(first, &hashes)?;
+                index.patch(piece.offset / BLOCK_BYTES, &hashes)?;
             }
             out.sink.progress(piece.offset + piece.length)
         })?;
@@ -137,53 +136,56 @@ pub fn send_ranges(
     Ok(sent)
 }
 
-fn block_hash(disk_bytes: u64, block: u64, data: Option<&[u8]>, length: u64) -> Hash {
-    match data {
+fn block_hashes(piece: &Piece<'_>, disk_bytes: u64) -> Vec<Hash> {
+    let hash = |(block, data, length): (u64, Option<&[u8]>, u64)| match data {
         Some(data) => tree::data_hash(disk_bytes, block * BLOCK_BYTES, data),
         None => tree::zero_hash(disk_bytes, block * BLOCK_BYTES, length),
-    }
+    };
+    piece.blocks().map(hash).collect()
 }
 
-/// The hashes of the baseline, in step with the scan.
-enum Known {
-    Ignore,
-    Zeroes,
-    Index { hashes: Hashes, comparable: u64 },
+/// What was found out of a leaf, or the part of one.
+struct Hashed {
+    /// What the baseline has of its blocks; fewer where that says nothing of them.
+    old: Vec<Hash>,
+    /// The hash of the leaf, where all its blocks are as the baseline has them.
+    unchanged: Option<Hash>,
+    /// The hashes of its blocks, where not.
+    new: Vec<Hash>,
 }
 
-impl Known {
-    fn new(baseline: Baseline<'_>, bytes: u64) -> Result<Self, Refusal> {
-        Ok(match baseline {
-            Baseline::None => Self::Ignore,
-            Baseline::Zeroes => Self::Zeroes,
-            Baseline::Index(index) => {
-                let same = index.disk_bytes() == bytes;
-                // Where the disk grew, a short last block became a longer one: it cannot be compared.
-                let comparable = if same { index.count() } else { index.disk_bytes().min(bytes) / BLOCK_BYTES };
-                Self::Index { hashes: index.hashes_from(0)?, comparable }
-            }
-        })
-    }
+fn hash_leaves(piece: &Piece<'_>, baseline: Baseline<'_>, disk_bytes: u64) -> Result<Vec<Hashed>, Refusal> {
+    let known = baseline.read(piece, disk_bytes)?;
+    let first = piece.offset / BLOCK_BYTES;
+    let hash = |leaf: Piece<'_>| {
+        let from = (leaf.offset / BLOCK_BYTES - first) as usize;
+        let to = ((leaf.offset + leaf.length).div_ceil(BLOCK_BYTES) - first) as usize;
+        let old = known[from.min(known.len())..to.min(known.len())].to_vec();
+        let unchanged = leaf.unchanged(&old, disk_bytes);
+        let new = if unchanged.is_some() { Vec::new() } else { block_hashes(&leaf, disk_bytes) };
+        Hashed { old, unchanged, new }
+    };
+    Ok(piece.leaves().map(hash).collect())
+}
 
-    /// Reads the hashes of the next piece's blocks into `old`; fewer where the baseline says nothing of them.
-    fn read(&mut self, piece: &Piece<'_>, old: &mut Vec<Hash>) -> Result<(), Refusal> {
-        old.clear();
-        if let Self::Index { hashes, comparable } = self {
-            let first = piece.offset / BLOCK_BYTES;
-            let end = (piece.offset + piece.length).div_ceil(BLOCK_BYTES).min(*comparable);
-            for _ in first..end {
-                old.extend(hashes.next_hash()?);
-            }
-        }
-        Ok(())
+impl Baseline<'_> {
+    /// The hashes of a piece's blocks; fewer where it says nothing of them.
+    fn read(&self, piece: &Piece<'_>, disk_bytes: u64) -> Result<Vec<Hash>, Refusal> {
+        let (Self::Index(index) | Self::Guess(index)) = self else { return Ok(Vec::new()) };
+        // Where the disk grew, a short last block became a longer one: it cannot be compared.
+        let same = index.disk_bytes() == disk_bytes;
+        let comparable = if same { index.count() } else { index.disk_bytes().min(disk_bytes) / BLOCK_BYTES };
+        let first = piece.offset / BLOCK_BYTES;
+        let end = (piece.offset + piece.length).div_ceil(BLOCK_BYTES).min(comparable);
+        if first < end { index.read(first, end - first) } else { Ok(Vec::new()) }
     }
 
     /// Whether a block with this content and hash differs from the baseline, whose hash of it is `old`.
     fn differs(&self, old: Option<&Hash>, data: Option<&[u8]>, hash: &Hash) -> bool {
         match self {
-            Self::Ignore => false,
+            Self::None | Self::Guess(_) => false,
             Self::Zeroes => data.is_some_and(|data| !is_zero(data)),
-            Self::Index { .. } => old != Some(hash),
+            Self::Index(_) => old != Some(hash),
         }
     }
 }

@@ -146,7 +146,8 @@ impl Readable for Source {
 pub struct Layers {
     path: PathBuf,
     image: FormatAccess<imago::file::File>,
-    cluster_bytes: u64,
+    /// The qcow2 files, top first, each with the size of its clusters.
+    clusters: Vec<(PathBuf, u64)>,
     files: usize,
 }
 
@@ -157,9 +158,15 @@ impl Layers {
         let image =
             wait(Box::pin(Qcow2::<imago::file::File>::builder_path(path).open(PermissiveImplicitOpenGate::default())))
                 .map_err(|error| fault("open", path, &error))?;
-        let cluster_bytes = layers.iter().map(|layer| layer.cluster_bytes).max().unwrap_or(tree::LEAF_BYTES);
         let files = layers.len() + usize::from(raw.is_some());
-        Ok(Self { path: path.to_owned(), image: FormatAccess::new(image), cluster_bytes, files })
+        let clusters = layers.into_iter().map(|layer| (layer.path, layer.cluster_bytes)).collect();
+        Ok(Self { path: path.to_owned(), image: FormatAccess::new(image), clusters, files })
+    }
+
+    /// The size of the clusters of the file at `path`; of the largest there are where it is none of these by that name.
+    fn cluster_bytes(&self, path: Option<&Path>) -> u64 {
+        let own = self.clusters.iter().find(|(layer, _)| Some(layer.as_path()) == path).map(|(_, bytes)| *bytes);
+        own.or_else(|| self.clusters.iter().map(|(_, bytes)| *bytes).max()).unwrap_or(tree::LEAF_BYTES)
     }
 
     fn truncated(&self, offset: u64, found: u64) -> Refusal {
@@ -184,7 +191,8 @@ impl Readable for Layers {
             Mapping::Raw { storage, offset: at, .. } => {
                 let found = storage.size().map_err(|error| fault("look at", &self.path, &error))?;
                 // The last cluster of a file may end early; what was cut off further in is missing data.
-                if at.saturating_add(length) > found.next_multiple_of(self.cluster_bytes) {
+                let end = at.saturating_add(length);
+                if end > found && end > found.next_multiple_of(self.cluster_bytes(storage.get_filename().as_deref())) {
                     return Err(self.truncated(offset, found));
                 }
                 false

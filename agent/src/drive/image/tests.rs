@@ -188,6 +188,47 @@ fn a_fuzzy_pass_then_a_frozen_one_send_everything_that_the_holder_lacks() {
 }
 
 #[test]
+fn a_disk_that_several_threads_hash_is_found_as_by_one_pass_over_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old_path, new_path) = (folder.path().join("old"), folder.path().join("new"));
+    let mut disk = random_bytes((12 << 20) + 5000, 4);
+    disk[3 << 20..5 << 20].fill(0);
+    let (report, _) = scanned(&disk, Baseline::None, &old_path);
+    assert_eq!(report.root.0, *blake3::hash(&disk).as_bytes());
+    let mut held = disk.clone();
+    let changed: Vec<usize> = (0..3072).filter(|block| block * 7919 % 100 == 0).collect();
+    for block in &changed {
+        disk[block * 4096 + 9] ^= 1;
+    }
+    let index = HashIndex::open(&old_path).unwrap().unwrap();
+    let (report, extents) = scanned(&disk, Baseline::Index(&index), &new_path);
+    assert_eq!(report.root.0, *blake3::hash(&disk).as_bytes());
+    assert_eq!(report.changed_bytes, changed.len() as u64 * 4096);
+    check_extents(&extents, disk.len() as u64);
+    apply(&mut held, &extents);
+    assert!(held == disk);
+}
+
+#[test]
+fn an_index_is_the_same_whatever_it_was_guessed_by() {
+    let folder = tempfile::tempdir().unwrap();
+    let indexes = IndexFolder::open(folder.path()).unwrap();
+    let target = "vda".parse().unwrap();
+    let mut disk = random_bytes(2_000_003, 6);
+    let (report, _) = scanned(&disk, Baseline::None, &indexes.fuzzy_path(&target));
+    indexes.keep(&target, &report.root).unwrap();
+    disk[70_000..400_000].fill(3);
+    let (report, _) = scanned(&disk, Baseline::None, &folder.path().join("plain"));
+    assert!(indexes.any(&target, 2_000_004).unwrap().is_none(), "of a disk of another size");
+    let earlier = indexes.any(&target, 2_000_003).unwrap().unwrap();
+    assert_ne!(earlier.root(), Some(report.root));
+    let (guessed, extents) = scanned(&disk, Baseline::Guess(&earlier), &folder.path().join("guessed"));
+    assert_eq!((guessed.root, extents.len()), (report.root, 0));
+    let bytes = ["plain", "guessed"].map(|name| std::fs::read(folder.path().join(name)).unwrap());
+    assert!(bytes[0] == bytes[1]);
+}
+
+#[test]
 fn a_sink_can_end_a_scan_and_nothing_is_left_under_the_indexs_name() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("index");

@@ -24,12 +24,15 @@ use crate::drive::image::durable::{self, fault};
 use crate::drive::image::extent;
 use crate::drive::image::qcow2;
 use crate::drive::image::source::{Layers, Readable, Run};
+use crate::drive::image::tree::BLOCK_BYTES;
 use crate::drive::image::wait::wait;
 
 /// What one copy between files takes.
 pub(super) const COPY_BYTES: u64 = 1 << 20;
 /// qcow2 counts in sectors: a disk that ends within one is padded with zeroes.
 const SECTOR_BYTES: u64 = 512;
+/// What the first-level table of an overlay takes at most: each reader of a chain holds that of every layer in memory.
+const TABLE_MOST: u64 = 256 << 10;
 
 type Imago = imago::file::File;
 
@@ -47,6 +50,18 @@ pub(super) fn is_damage(refusal: &Refusal) -> bool {
 /// The size of the image of a disk of `bytes`.
 pub(super) fn image_bytes(bytes: u64) -> u64 {
     bytes.next_multiple_of(SECTOR_BYTES)
+}
+
+/// The clusters of an overlay for a disk of `bytes`: a block where its first-level table then is small enough, which is so
+/// up to 64 GiB, else twice as large until it is. In a larger cluster what is below has to be copied around each block
+/// that changed, again whenever the overlay is folded or merged.
+fn overlay_cluster(bytes: u64) -> u64 {
+    let mut cluster = BLOCK_BYTES;
+    // An entry of eight bytes for each table of as many clusters as fit one.
+    while bytes.div_ceil(cluster * cluster / 8) * 8 > TABLE_MOST {
+        cluster *= 2;
+    }
+    cluster
 }
 
 fn create_file(path: &Path) -> Result<Imago, Refusal> {
@@ -100,6 +115,7 @@ impl Overlay {
         let file = create_file(&temporary)?;
         let builder = Qcow2::<Imago>::create_builder(file)
             .size(image_bytes(bytes))
+            .cluster_size(overlay_cluster(bytes) as usize)
             .backing(backing.to_owned(), "qcow2".to_owned());
         let opened = builder
             .create_open(PermissiveImplicitOpenGate::default(), |file| Ok(Qcow2::<Imago>::builder(file).write(true)));
@@ -226,6 +242,15 @@ impl OwnClusters {
         Ok((!matches!(mapping, Mapping::Zero { explicit: false, .. }), at + length))
     }
 
+    /// Whether any of `range` is in the overlay itself, in whatever order it is asked.
+    pub fn has_any(&self, range: &std::ops::Range<u64>) -> Result<bool, Refusal> {
+        let (mut at, mut found) = (range.start, false);
+        while !found && at < range.end {
+            (found, at) = self.run_at(at)?;
+        }
+        Ok(found)
+    }
+
     /// Whether any of `range` is in the overlay itself. Each range begins where the one before ended.
     pub fn touch(&mut self, range: &std::ops::Range<u64>) -> Result<bool, Refusal> {
         let (mut until, mut own) = self.seen;
@@ -311,4 +336,23 @@ fn copy_own_clusters(overlay: &Path, target: &Base) -> Result<(), Refusal> {
         at += now;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_overlay_has_the_smallest_clusters_whose_table_is_small_enough() {
+        for (bytes, cluster) in [
+            (65_536, 4 << 10),
+            (64 << 30, 4 << 10),
+            ((64 << 30) + 512, 8 << 10),
+            (256 << 30, 8 << 10),
+            (1 << 40, 16 << 10),
+            (4 << 40, 32 << 10),
+        ] {
+            assert_eq!(overlay_cluster(bytes), cluster, "{bytes}");
+        }
+    }
 }

@@ -90,6 +90,25 @@ fn the_root_of_a_disk_is_what_b3sum_prints_for_its_export() {
 }
 
 #[test]
+fn an_overlay_takes_the_blocks_that_changed_and_little_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut primary = Primary::new(&folder.path().join("scratch"), &[4 << 20], 8);
+    primary.disks[0].1.copy_from_slice(&random_bytes(4 << 20, 1));
+    let mut store = ReplicaStore::open(&folder.path().join("r"), VM).unwrap();
+    store.set_recovery_points(2).unwrap();
+    primary.replicate(&mut store).unwrap();
+    for leaf in 0..64 {
+        primary.disks[0].1[leaf * 65_536 + leaf % 16 * 4096] ^= 1;
+    }
+    primary.replicate(&mut store).unwrap();
+    let head = folder.path().join("r").join(&store.manifest().points[1].disks[0].file);
+    let bytes = std::fs::metadata(head).unwrap().len();
+    assert!(bytes <= 64 * 4096 + 16 * 4096, "64 blocks and some tables: {bytes} bytes");
+    check_points(&store, &primary.history);
+    check_with_qemu(&store);
+}
+
+#[test]
 fn an_unchanged_disk_shares_its_file_and_an_added_one_gets_a_base() {
     let folder = tempfile::tempdir().unwrap();
     let mut primary = Primary::new(&folder.path().join("scratch"), &[500_000, 200_000], 4);

@@ -86,9 +86,15 @@ impl ReplicaStore {
 
 /// Content that takes the place of what a layer has.
 pub(super) struct Patch {
-    /// Where in the disk: the start of a cluster.
+    /// Where in the disk: the start of a leaf.
     pub(super) offset: u64,
     pub(super) data: Vec<u8>,
+}
+
+impl Patch {
+    fn end(&self) -> u64 {
+        self.offset + self.data.len() as u64
+    }
 }
 
 /// Begins an overlay over `below` that shows what `layers` do, with `patch` in place of what it covers, which is not read
@@ -103,22 +109,19 @@ pub(super) fn write_folded(
     let own = layers.iter().map(|name| OwnClusters::open(&layout.path(name))).collect::<Result<Vec<_>, _>>()?;
     let overlay = Overlay::create(layout, &layers[0], below, view.bytes())?;
     let (mut at, mut buffer) = (0, vec![0; COPY_BYTES as usize]);
-    let mut patched = false;
     while at < view.bytes() {
-        let (mut found, mut until) = (false, view.bytes());
+        if let Some(patch) = patch.filter(|patch| patch.offset == at) {
+            overlay.write(at, &patch.data)?;
+            at = patch.end();
+            continue;
+        }
+        let stop = patch.map(|patch| patch.offset).filter(|start| *start > at);
+        let (mut found, mut until) = (false, stop.unwrap_or(view.bytes()));
         for layer in &own {
             let (own, end) = layer.run_at(at)?;
             (found, until) = (found | own, until.min(end));
         }
         while found && at < until {
-            if let Some(patch) = patch.filter(|patch| patch.offset == at) {
-                overlay.write(at, &patch.data)?;
-                at += patch.data.len() as u64;
-                patched = true;
-                continue;
-            }
-            let until =
-                patch.map(|patch| patch.offset).filter(|start| *start > at).map_or(until, |start| until.min(start));
             let run = view.run_at(at, (until - at).min(COPY_BYTES))?;
             if run.hole {
                 overlay.zero(at, run.length)?;
@@ -130,9 +133,6 @@ pub(super) fn write_folded(
             at += run.length;
         }
         at = until.max(at);
-    }
-    if let Some(patch) = patch.filter(|_| !patched) {
-        overlay.write(patch.offset, &patch.data)?;
     }
     Ok(overlay)
 }

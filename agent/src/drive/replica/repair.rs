@@ -224,8 +224,10 @@ impl ReplicaStore {
         let Some(entry) = point.disk(&leaf.disk) else { return Ok(false) };
         let Ok(names) = chain::chain(&layout, &entry.file) else { return Ok(false) };
         let mut owner = self.layers_for(point, leaf, &names)? - 1;
+        // The topmost that has a part of it takes all of it: whatever shows that part shows what is below it around it.
+        let range = leaf.offset..leaf.offset + leaf.length;
         for (at, name) in names[..owner].iter().enumerate() {
-            if OwnClusters::open(&layout.path(name))?.run_at(leaf.offset)?.0 {
+            if OwnClusters::open(&layout.path(name))?.has_any(&range)? {
                 owner = at;
                 break;
             }

@@ -199,10 +199,10 @@ fn what_a_damaged_table_has_lost_is_repaired_where_it_was_and_no_older_point_is_
     let overlay = one.manifest().points[2].disks[0].file.clone();
     let bytes = std::fs::read(path.join(&overlay)).unwrap();
     let number = |at: usize| u64::from_be_bytes(bytes[at..at + 8].try_into().unwrap());
-    // The entry of the third cluster, which point 3 changed, in the first table of the second level.
-    let table = number(number(40) as usize) & 0x00ff_ffff_ffff_fe00;
-    assert_ne!(number(table as usize + 16), 0);
-    overwrite(&path, &overlay, table + 16, &[0; 8]);
+    // The entry of the third leaf's first block, which point 3 changed, in the first table of the second level.
+    let entry = (number(number(40) as usize) & 0x00ff_ffff_ffff_fe00) + 2 * 16 * 8;
+    assert_ne!(number(entry as usize), 0);
+    overwrite(&path, &overlay, entry, &[0; 8]);
     assert_eq!(examine(&mut one, 3), [3, 4]);
     assert_eq!(one.repair(&one.known_damage(), &mut Other(&mut two)).unwrap(), 1);
     assert_eq!((one.damage(), one.manifest().doubted), (None, false));
@@ -341,6 +341,43 @@ fn a_damaged_head_is_copied_as_doubted_and_the_next_compared_change_set_mends_bo
         assert_eq!(exported(store, 5).unwrap(), content(&primary, 5));
         assert_eq!(exported(store, 1).unwrap(), content(&primary, 1));
     }
+}
+
+#[test]
+fn a_block_is_repaired_in_the_overlay_that_has_no_other_of_its_leaf() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut primary = Primary::new(&folder.path().join("scratch"), &[1_000_000], 31);
+    primary.disks[0].1.copy_from_slice(&random_bytes(1_000_000, 4));
+    primary.every = 3;
+    let mut stores = ["one", "two"].map(|name| {
+        let mut store = ReplicaStore::open(&folder.path().join(name), VM).unwrap();
+        store.set_recovery_points(5).unwrap();
+        store
+    });
+    // Blocks of leaf 2: its first with change set 4, of which nothing is listed, its sixth with the head.
+    for (set, offset) in [(1, 0), (2, 0), (3, 0), (4, 2 * 65_536), (5, 2 * 65_536 + 5 * 4096)] {
+        primary.disks[0].1[offset..][..4096].copy_from_slice(&random_bytes(4096, 50 + set));
+        for store in &mut stores {
+            primary.replicate(store).unwrap();
+            primary.sequence -= 1;
+        }
+        primary.sequence += 1;
+    }
+    let [mut one, mut two] = stores;
+    assert_eq!(listed(&one), [3, 5]);
+    let head = one.manifest().points[1].disks[0].file.clone();
+    flip(&folder.path().join("one"), &head, &primary.history[&5][0].1[2 * 65_536 + 5 * 4096 + 100..][..64]);
+    assert_eq!(examine(&mut one, 5), [5]);
+    let known = one.known_damage();
+    assert_eq!(one.repair(&known, &mut Other(&mut two)).unwrap(), 1);
+    assert_eq!(one.damage(), None);
+    check_points(&one, &primary.history);
+    chain_test::check_with_qemu(&one);
+    // What is damaged in the base now is not what the head shows: it was given the whole leaf.
+    let base = one.manifest().points[0].disks[0].file.clone();
+    flip(&folder.path().join("one"), &base, &primary.history[&5][0].1[2 * 65_536 + 9 * 4096..][..64]);
+    assert_eq!(examine(&mut one, 3), [3]);
+    assert_eq!(examine(&mut one, 5), Vec::<u64>::new());
 }
 
 #[test]

@@ -14,7 +14,9 @@ use tokio::time::timeout;
 
 use crate::decide::disk_size;
 use crate::drive::image::tree::content_root_of;
-use crate::drive::image::{Baseline, ChangeSetWriter, HashIndex, IndexFolder, LastScan, Source, may_skip, scan};
+use crate::drive::image::{
+    Baseline, ChangeSetWriter, FileStamp, HashIndex, IndexFolder, LastScan, Source, may_skip, scan,
+};
 use crate::drive::send::record::Record;
 use crate::vm_service::{FreezeId, FreezeMethod, Frozen, Image, Thawed, VmService};
 
@@ -36,8 +38,8 @@ pub enum Base {
     /// The content of a point that the holder has newest; each disk's index is named by its root.
     Point(Tip, Vec<(DiskTarget, Root)>),
     /// What the fuzzy indexes describe: content that was sent or compared while the VM ran. The tip is what it is based
-    /// on there, where there is a point.
-    Fuzzy(Option<Tip>),
+    /// on there, where there is a point; the scans are of disks whose index describes the whole of what they found.
+    Fuzzy(Option<Tip>, Vec<(DiskTarget, LastScan)>),
 }
 
 /// What was captured.
@@ -193,7 +195,7 @@ async fn finish(
     let change_set = ChangeSet {
         base: match base {
             Base::Point(tip, _) => Some(*tip),
-            Base::Fuzzy(tip) => *tip,
+            Base::Fuzzy(tip, _) => *tip,
         },
         tip: Tip { sequence, root: content_root_of(&disks) },
         disks,
@@ -240,31 +242,8 @@ impl Job {
             let image = image_of(&self.images, spec)?;
             let source = Source::open(image)?;
             let stamp = source.stamp()?;
-            let began_nanos = i128::from(self.clock.wall().0) * 1_000_000;
-            let known = self.known_root(&spec.target);
-            let unchanged = known.is_some()
-                && self
-                    .record
-                    .scan(&spec.target)
-                    .is_some_and(|last| may_skip(last, stamp.as_ref(), self.run, self.stopped));
-            let root = match (unchanged, known) {
-                (true, Some(root)) => root,
-                (_, known) => {
-                    let baseline = match known {
-                        Some(root) => indexes.find(&spec.target, &root)?,
-                        None => HashIndex::open(&indexes.fuzzy_path(&spec.target))?,
-                    };
-                    let baseline = baseline.ok_or_else(|| lost_index(&spec.target))?;
-                    let new = indexes.begin(&spec.target, spec.bytes)?;
-                    let clock = self.clock.as_ref();
-                    let report =
-                        scan(&source, number, Baseline::Index(&baseline), new, clock, &mut |e| writer.append(&e))?;
-                    if known != Some(report.root) {
-                        indexes.keep(&spec.target, &report.root)?;
-                    }
-                    report.root
-                }
-            };
+            let began_nanos = nanos(self.clock.as_ref());
+            let root = self.scan_disk(&indexes, &mut writer, (number, spec), &source, stamp.as_ref())?;
             if let Some(stamp) = stamp {
                 let scan = LastScan { stamp, run: self.run, stopped: self.stopped, began_nanos };
                 scans.push((spec.target.clone(), scan));
@@ -274,10 +253,47 @@ impl Job {
         Ok(Scanned { writer, turn, disks, scans })
     }
 
+    /// The root of a disk, and its changes into `writer`. Its index is kept under that root.
+    fn scan_disk(
+        &self,
+        indexes: &IndexFolder,
+        writer: &mut ChangeSetWriter,
+        (number, spec): (u16, &DiskSpec),
+        source: &Source,
+        stamp: Option<&FileStamp>,
+    ) -> Result<Root, Refusal> {
+        let known = self.known_root(&spec.target);
+        let last = match &self.base {
+            Base::Point(..) => known.and_then(|_| self.record.scan(&spec.target)),
+            Base::Fuzzy(_, scans) => scans.iter().find(|(target, _)| *target == spec.target).map(|(_, scan)| scan),
+        };
+        let unchanged = last.is_some_and(|last| may_skip(last, stamp, self.run, self.stopped));
+        if let Some(root) = known.filter(|_| unchanged) {
+            return Ok(root);
+        }
+        let baseline = match known {
+            Some(root) => indexes.find(&spec.target, &root)?,
+            None => HashIndex::open(&indexes.fuzzy_path(&spec.target))?,
+        };
+        let baseline = baseline.ok_or_else(|| lost_index(&spec.target))?;
+        let found = match baseline.root().filter(|_| unchanged) {
+            Some(root) => root,
+            None => {
+                let new = indexes.begin(&spec.target, spec.bytes)?;
+                let mut spool = |extent| writer.append(&extent);
+                scan(source, number, Baseline::Index(&baseline), new, self.clock.as_ref(), &mut spool)?.root
+            }
+        };
+        if known != Some(found) {
+            indexes.keep(&spec.target, &found)?;
+        }
+        Ok(found)
+    }
+
     fn known_root(&self, target: &DiskTarget) -> Option<Root> {
         match &self.base {
             Base::Point(_, disks) => disks.iter().find(|(name, _)| name == target).map(|(_, root)| *root),
-            Base::Fuzzy(_) => None,
+            Base::Fuzzy(..) => None,
         }
     }
 }
@@ -306,6 +322,11 @@ fn silent_service(verb: &str) -> Refusal {
         .remedy("see `landfall node list` for its state")
 }
 
+/// The wall clock in nanoseconds since 1970, as the times of files are.
+pub(super) fn nanos(clock: &dyn Clock) -> i128 {
+    i128::from(clock.wall().0) * 1_000_000
+}
+
 fn lost_index(target: &DiskTarget) -> Refusal {
     Refusal::new(Class::Failed, "index_lost", format!("the index of disk '{target}' is gone"))
         .remedy("it is rebuilt by itself: the contents of both sides are compared")
@@ -314,4 +335,84 @@ fn lost_index(target: &DiskTarget) -> Refusal {
 /// Removes a spool that is no longer needed. Blocks.
 pub fn discard(path: &Path) -> Result<(), Refusal> {
     crate::drive::image::durable::remove(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+    use std::time::SystemTime;
+
+    use super::*;
+    use crate::drive::image::test_disk::{StepClock, random_bytes};
+    use crate::vm_service::ImageFormat;
+
+    const BYTES: u64 = 200_000;
+
+    /// A disk that nobody has written for long, and a fuzzy index that describes `indexed`.
+    fn job(folder: &Path, indexed: &[u8], stopped: bool) -> (Job, File) {
+        let path = folder.join("disk.raw");
+        std::fs::write(&path, random_bytes(BYTES as usize, 1)).unwrap();
+        let file = File::options().write(true).open(&path).unwrap();
+        // The clock of tests stands at 1970.
+        file.set_modified(SystemTime::UNIX_EPOCH - Duration::from_secs(10)).unwrap();
+        let workshop = Workshop::new(folder.to_owned());
+        let (indexes, target): (_, DiskTarget) = (workshop.indexes().unwrap(), "vda".parse().unwrap());
+        let image = Image { target: target.clone(), path, format: ImageFormat::Raw, bytes: BYTES };
+        let of = folder.join("indexed.raw");
+        std::fs::write(&of, indexed).unwrap();
+        let writer = indexes.begin(&target, BYTES).unwrap();
+        let source = Source::open(&Image { path: of, ..image.clone() }).unwrap();
+        scan(&source, 0, Baseline::None, writer, &StepClock::default(), &mut |_| Ok(())).unwrap();
+        let stamp = Source::open(&image).unwrap().stamp().unwrap().unwrap();
+        let last = LastScan { stamp, run: 3, stopped: true, began_nanos: 0 };
+        let job = Job {
+            workshop,
+            clock: Arc::new(StepClock::default()),
+            disks: vec![DiskSpec { target: target.clone(), bytes: BYTES }],
+            images: vec![image],
+            base: Base::Fuzzy(None, vec![(target, last)]),
+            record: Record::default(),
+            run: 3,
+            stopped,
+        };
+        (job, file)
+    }
+
+    fn root(content: &[u8]) -> Root {
+        Root(*blake3::hash(content).as_bytes())
+    }
+
+    #[test]
+    fn a_stopped_vms_disk_is_not_read_again_after_it_was_compared_and_its_index_is_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        // Of other content than the disk's: which of them is found tells whether the disk was read.
+        let indexed = random_bytes(BYTES as usize, 2);
+        let (job, _) = job(folder.path(), &indexed, true);
+        let (indexes, target) = (job.workshop.indexes().unwrap(), job.disks[0].target.clone());
+        let scanned = job.run().unwrap();
+        assert_eq!((scanned.disks[0].1, scanned.writer.counts().extents), (root(&indexed), 0));
+        assert!(indexes.find(&target, &root(&indexed)).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_disk_that_may_have_been_written_since_it_was_compared_is_read_again() {
+        let content = random_bytes(BYTES as usize, 1);
+        for (stopped, write) in [(false, false), (true, true)] {
+            let folder = tempfile::tempdir().unwrap();
+            let (job, file) = job(folder.path(), &content, stopped);
+            let mut now = content.clone();
+            if write {
+                now[70_000] ^= 1;
+                file.write_all_at(&now[70_000..70_001], 70_000).unwrap();
+            }
+            let scanned = job.run().unwrap();
+            assert_eq!((scanned.disks[0].1, scanned.writer.counts().extents), (root(&now), u64::from(write)));
+        }
+        // That it ran in between says enough.
+        let folder = tempfile::tempdir().unwrap();
+        let (job, _file) = job(folder.path(), &random_bytes(BYTES as usize, 2), true);
+        let scanned = Job { run: 4, ..job }.run().unwrap();
+        assert_eq!(scanned.disks[0].1, root(&content));
+    }
 }

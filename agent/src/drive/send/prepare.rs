@@ -5,7 +5,8 @@
 //!    as not known, so that the capture finds it changed.
 //! 3. An empty replica: the disks are sent while the VM runs, and what was sent is what the holder has.
 //!
-//! In the last two the VM writes on meanwhile; whatever it changes, the capture finds against the index made here.
+//! In the last two the VM writes on meanwhile; whatever it changes, the capture finds against the index made here. One that
+//! is stopped does not: where the whole of a disk is there, the capture need not read it again.
 
 use std::ops::Range;
 
@@ -16,7 +17,7 @@ use landfall_proto::seam::Clock;
 use landfall_proto::{Class, Refusal};
 use tokio::sync::mpsc;
 
-use super::capture::{Base, Workshop, blocking, image_of};
+use super::capture::{Base, Workshop, blocking, image_of, nanos};
 use super::parcel::{Parcel, Purpose, Wrapper};
 use super::record::Known;
 use super::session::{Session, Trouble};
@@ -24,8 +25,8 @@ use super::{EXTENTS_AHEAD, Sender};
 use crate::decide::resync::Indexes;
 use crate::drive::image::index::UNKNOWN;
 use crate::drive::image::tree::Hash;
-use crate::drive::image::{Baseline, Comparison, HashIndex, Question, Source, scan, send_ranges};
-use crate::vm_service::Image;
+use crate::drive::image::{Baseline, Comparison, HashIndex, LastScan, Question, Source, scan, send_ranges};
+use crate::vm_service::{Image, VmState};
 
 /// What the next capture compares with.
 pub(super) async fn base(sender: &Sender, known: Option<Known>, session: &mut Session) -> Result<Base, Trouble> {
@@ -58,29 +59,36 @@ pub(super) async fn base(sender: &Sender, known: Option<Known>, session: &mut Se
             place
         }
     };
+    let mut scans = Vec::new();
     for (number, disk) in (0u16..).zip(&disks) {
         let image = image_of(&report.images, disk)?.clone();
-        match (session.newest, session.comparable) {
+        let subject = Subject { number, disk, image, run: report.run, stopped: report.state == VmState::Stopped };
+        let whole = match (session.newest, session.comparable) {
             // What it lists stays, and is not written into: what differs comes with the change set.
             (None, true) if session.lists_points() => {
-                compare(sender, session, disk, &image).await?;
+                let compared = compare(sender, session, &subject).await?;
                 tracing::info!(vm = %sender.primary.vm.name, disk = %disk.target, "compared with content in doubt");
+                compared.whole()
             }
             (Some(newest), _) => {
-                compare(sender, session, disk, &image).await?;
+                let compared = compare(sender, session, &subject).await?;
                 tracing::info!(vm = %sender.primary.vm.name, disk = %disk.target, base = newest.sequence, "compared");
+                compared.whole()
             }
             (None, true) => {
-                let ranges = compare(sender, session, disk, &image).await?;
-                fill(sender, session, number, disk, image, Pass::Ranges(ranges)).await?;
+                let compared = compare(sender, session, &subject).await?;
+                let whole = compared.whole();
+                fill(sender, session, subject, Pass::Ranges(compared.ranges)).await?;
+                whole
             }
-            (None, false) => fill(sender, session, number, disk, image, Pass::Everything).await?,
-        }
+            (None, false) => fill(sender, session, subject, Pass::Everything).await?,
+        };
+        scans.extend(whole.map(|scan| (disk.target.clone(), scan)));
     }
     drop(copying);
     let source = if session.newest.is_some() || session.comparable { "compare" } else { "initial" };
     sender.figures.send_modify(|figures| figures.source = Some(source.to_owned()));
-    Ok(Base::Fuzzy(session.newest))
+    Ok(Base::Fuzzy(session.newest, scans))
 }
 
 async fn indexes_of(sender: &Sender, known: &Known) -> Result<Indexes, Refusal> {
@@ -103,27 +111,53 @@ async fn indexes_of(sender: &Sender, known: &Known) -> Result<Indexes, Refusal> 
     .await
 }
 
-/// Hashes a disk, compares its tree with the holder's, and marks what differs as not known. Returns what differs.
-async fn compare(
-    sender: &Sender,
-    session: &mut Session,
-    disk: &DiskSpec,
-    image: &Image,
-) -> Result<Vec<Range<u64>>, Trouble> {
-    let (workshop, clock) = (sender.workshop.clone(), sender.node.outside.clock.clone());
-    let (spec, image) = (disk.clone(), image.clone());
-    let mut index = blocking(move || hash_disk(&workshop, clock.as_ref(), &spec, &image)).await?;
+/// A disk that is made ready, and how the VM was found.
+struct Subject<'a> {
+    number: u16,
+    disk: &'a DiskSpec,
+    image: Image,
+    run: u64,
+    stopped: bool,
+}
+
+/// What a comparison found.
+struct Compared {
+    /// What differs; the index has it as not known.
+    ranges: Vec<Range<u64>>,
+    scan: Option<LastScan>,
+}
+
+impl Compared {
+    /// The scan, where the index describes all that it found.
+    fn whole(&self) -> Option<LastScan> {
+        self.scan.filter(|_| self.ranges.is_empty())
+    }
+}
+
+/// Hashes a disk, compares its tree with the holder's, and marks what differs as not known.
+async fn compare(sender: &Sender, session: &mut Session, subject: &Subject<'_>) -> Result<Compared, Trouble> {
+    let (workshop, clock, disk) = (sender.workshop.clone(), sender.node.outside.clock.clone(), subject.disk);
+    let (spec, image, (run, stopped)) = (disk.clone(), subject.image.clone(), (subject.run, subject.stopped));
+    let hashed = blocking(move || hash_disk(&workshop, clock.as_ref(), &spec, &image, (run, stopped)));
+    let (mut index, scan) = hashed.await?;
     let mut comparison = Comparison::new(disk.bytes);
     let mut theirs_end = u64::MAX;
     while let Some(question) = comparison.next_question() {
-        let theirs = hashes_there(session, disk, question, &mut theirs_end).await?;
-        let own = index.node_hashes(u64::from(question.node_bytes), question.first, question.count)?;
+        let Question { node_bytes, first, count } = question;
+        let reading = blocking(move || index.node_hashes(node_bytes.into(), first, count).map(|own| (index, own)));
+        // Both sides at once: each has to go through its index for what is asked.
+        let (theirs, read) = tokio::join!(hashes_there(session, disk, question, &mut theirs_end), reading);
+        let (theirs, (read, own)) = (theirs?, read?);
+        index = read;
         comparison.answer(&own, &theirs)?;
     }
     let ranges = comparison.into_ranges();
     let (marked, workshop) = (ranges.clone(), sender.workshop.clone());
     blocking(move || {
         let _turn = workshop.enter();
+        if marked.is_empty() {
+            return Ok(());
+        }
         for range in &marked {
             index.forget(range)?;
         }
@@ -131,7 +165,7 @@ async fn compare(
         index.sync()
     })
     .await?;
-    Ok(ranges)
+    Ok(Compared { ranges, scan })
 }
 
 /// The holder's hashes to `question`. A disk that has grown since its newest point is shorter there: what it does not have
@@ -154,13 +188,29 @@ async fn hashes_there(
     Ok(hashes)
 }
 
-fn hash_disk(workshop: &Workshop, clock: &dyn Clock, disk: &DiskSpec, image: &Image) -> Result<HashIndex, Refusal> {
+/// Hashes a disk into its fuzzy index; with what is to be remembered of it, where its file can tell of changes.
+fn hash_disk(
+    workshop: &Workshop,
+    clock: &dyn Clock,
+    disk: &DiskSpec,
+    image: &Image,
+    (run, stopped): (u64, bool),
+) -> Result<(HashIndex, Option<LastScan>), Refusal> {
     let _turn = workshop.enter();
     let indexes = workshop.indexes()?;
     let source = Source::open(image)?;
+    let last = last_scan(&source, clock, run, stopped)?;
     let writer = indexes.begin(&disk.target, disk.bytes)?;
-    scan(&source, 0, Baseline::None, writer, clock, &mut |_: Extent| Ok(()))?;
-    open_fuzzy(workshop, disk)
+    let earlier = indexes.any(&disk.target, disk.bytes)?;
+    let baseline = earlier.as_ref().map_or(Baseline::None, Baseline::Guess);
+    scan(&source, 0, baseline, writer, clock, &mut |_: Extent| Ok(()))?;
+    Ok((open_fuzzy(workshop, disk)?, last))
+}
+
+/// What to remember of a scan that is about to begin.
+fn last_scan(source: &Source, clock: &dyn Clock, run: u64, stopped: bool) -> Result<Option<LastScan>, Refusal> {
+    let (stamp, began_nanos) = (source.stamp()?, nanos(clock));
+    Ok(stamp.map(|stamp| LastScan { stamp, run, stopped, began_nanos }))
 }
 
 fn open_fuzzy(workshop: &Workshop, disk: &DiskSpec) -> Result<HashIndex, Refusal> {
@@ -174,15 +224,15 @@ enum Pass {
     Ranges(Vec<Range<u64>>),
 }
 
-/// Sends a running disk's content into a replica that has no point; the fuzzy index then describes what was sent.
+/// Sends a running disk's content into a replica that has no point; the fuzzy index then describes what was sent. Returns
+/// what to remember of the scan, where it was one of everything.
 async fn fill(
     sender: &Sender,
     session: &mut Session,
-    number: u16,
-    disk: &DiskSpec,
-    image: Image,
+    subject: Subject<'_>,
     pass: Pass,
-) -> Result<(), Trouble> {
+) -> Result<Option<LastScan>, Trouble> {
+    let Subject { number, disk, image, run, stopped } = subject;
     let (workshop, clock, spec) = (sender.workshop.clone(), sender.node.outside.clock.clone(), disk.clone());
     let (ahead, mut extents) = mpsc::channel::<Parcel>(EXTENTS_AHEAD);
     let mut wrapper = Wrapper::new(Purpose::Fill, sender.node.state().resolved_settings().compression);
@@ -196,16 +246,18 @@ async fn fill(
         let source = Source::open(&image)?;
         match pass {
             Pass::Everything => {
+                let last = last_scan(&source, clock.as_ref(), run, stopped)?;
                 let writer = workshop.indexes()?.begin(&spec.target, spec.bytes)?;
                 scan(&source, number, Baseline::Zeroes, writer, clock.as_ref(), &mut sink)?;
+                Ok(last)
             }
             Pass::Ranges(ranges) => {
                 let mut index = open_fuzzy(&workshop, &spec)?;
                 send_ranges(&source, number, &ranges, Some(&mut index), &mut sink)?;
                 index.sync()?;
+                Ok(None)
             }
         }
-        Ok(())
     }));
     while let Some(parcel) = extents.recv().await {
         session.carry(parcel, None).await?;
