@@ -8,6 +8,7 @@ use landfall_proto::message::data::CopyListing;
 use super::test_primary::{Primary, VM, check_points, epochs, exported, listed, stage};
 use super::*;
 use crate::drive::image::durable::TEMPORARY;
+use crate::drive::image::source::Readable;
 use crate::drive::image::test_disk::{random_bytes, with_qemu_img};
 
 fn qemu(qemu_img: &Path, args: &[&str]) {
@@ -106,6 +107,34 @@ fn an_overlay_takes_the_blocks_that_changed_and_little_more() {
     assert!(bytes <= 64 * 4096 + 16 * 4096, "64 blocks and some tables: {bytes} bytes");
     check_points(&store, &primary.history);
     check_with_qemu(&store);
+}
+
+/// Of more than 4 GiB, so that the table of its reference counts has to grow and to move: long form only.
+#[test]
+fn a_large_overlay_is_whole() {
+    if std::env::var_os("LANDFALL_LONG").is_none() {
+        return;
+    }
+    const BYTES: u64 = 5 << 30;
+    let folder = tempfile::tempdir().unwrap();
+    let layout = layout::Layout::new(folder.path());
+    chain::create_base(&layout.path("base"), BYTES).unwrap();
+    let overlay = chain::Overlay::create(&layout, "overlay", "base", BYTES).unwrap();
+    let mut piece = random_bytes(1 << 20, 3);
+    for at in (0..BYTES).step_by(1 << 20) {
+        piece[..8].copy_from_slice(&at.to_le_bytes());
+        overlay.write(at, &piece).unwrap();
+    }
+    overlay.finish().unwrap();
+    let disk = chain::PointDisk::open(&layout, "overlay", BYTES).unwrap();
+    let mut read = vec![0; 1 << 20];
+    for at in (0..BYTES).step_by(1 << 20) {
+        piece[..8].copy_from_slice(&at.to_le_bytes());
+        disk.read_at(at, &mut read).unwrap();
+        assert!(read == piece, "at {at}");
+    }
+    let path = layout.path("overlay");
+    with_qemu_img("a large overlay", |qemu_img| qemu(qemu_img, &["check", "-f", "qcow2", path.to_str().unwrap()]));
 }
 
 #[test]
