@@ -1,4 +1,4 @@
-//! A node joins the in-sync set while a change set is in flight, and the answer that says so is lost on its way to the holder.
+//! A node joins the in-sync set, and what it or its holder should hear of that is lost on the way.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use landfall_kit::process::{Cluster, NodeSpec, Port, Relay, eventually};
 
 use crate::oracle::every_member_has_what_was_acknowledged;
 use crate::pair::{held_by, in_sync, in_sync_at, members, replicated};
-use crate::stage::{LONG, SOON, WORK, goes_on, holder, newest, number, owner, replicas, testing};
+use crate::stage::{LONG, SOON, WORK, goes_on, holder, newest, number, owner, replicas, testing, workload};
 
 /// For twice as long a holder that hears nothing counts what it says as acknowledged: as long as the schedule needs.
 const LEASE_MS: i64 = 6000;
@@ -14,6 +14,12 @@ const LEASE_MS: i64 = 6000;
 /// So much of the copy goes over before it stands still: most of it, so that the rest is through while the holder's last
 /// words still reach the owner (`landfall_proto::limits::SILENT_AFTER`).
 const MOST_BYTES: usize = 40 << 20;
+
+/// What the node that copies writes to its log where its session breaks off and it has everything.
+const WAITS: &str = "waits for what its holder commits";
+
+/// What it writes there where it begins again.
+const FAILED: &str = "copying a replica here failed";
 
 /// A node that owns the CAP and has no room for replicas, and two that have it. What each says to another can be lost.
 struct Stage {
@@ -93,5 +99,42 @@ fn a_joiner_added_while_a_change_set_is_in_flight_has_it_though_its_answer_is_lo
     held.wait_ready();
     in_sync(owner, 2);
     goes_on(owner, WORK);
+    every_member_has_what_was_acknowledged(&p, &r, owner);
+}
+
+#[test]
+fn a_joiner_whose_session_breaks_once_it_has_everything_waits_for_what_its_holder_commits() {
+    let Stage { r, control, data } = Stage::set();
+    r.first().cli(["settings", "set", "copies=1"]);
+    let p = replicated(&r, 1);
+    assert_eq!(owner(r.first()), "r1");
+    let (owner, held) = (r.first(), r.node(&holder(r.first(), WORK)));
+    let joiner = r.nodes().iter().find(|node| ![owner.name(), held.name()].contains(&node.name())).unwrap();
+
+    data[held.name()].stop_to_after(joiner, MOST_BYTES);
+    owner.cli(["settings", "set", "copies=2"]);
+    eventually(LONG, "most of the copy", || match data[held.name()].has_stopped_to(joiner) {
+        true => Ok(()),
+        false => Err("not yet"),
+    });
+    // Holder and owner do not hear each other: what the holder would commit has to wait.
+    control[held.name()].lose_from(owner);
+    control[owner.name()].lose_from(held);
+    data[held.name()].heal();
+    let in_place = joiner.storage_path().join(workload(WORK).uuid().to_string());
+    eventually(SOON, "the copy to be in its place", || if in_place.exists() { Ok(()) } else { Err("not yet") });
+    // It says that it has everything, and hears nothing any more.
+    data[held.name()].lose_to(joiner);
+    eventually(LONG, "the session to break off", || match joiner.log().contains(WAITS) {
+        true => Ok(()),
+        false => Err(joiner.log().lines().last().unwrap_or_default().to_owned()),
+    });
+    assert_eq!(members(owner), Ok(vec![held.name().to_owned()]), "nothing is committed");
+    data.values().chain(control.values()).for_each(Relay::heal);
+
+    in_sync(owner, 2);
+    goes_on(owner, WORK);
+    assert_eq!(joiner.log().matches(FAILED).count(), 0, "nothing is copied a second time");
+    assert!(!owner.events().iter().any(|event| event["kind"] == "copy_given_up"));
     every_member_has_what_was_acknowledged(&p, &r, owner);
 }

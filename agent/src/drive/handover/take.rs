@@ -73,7 +73,11 @@ impl Copying<'_> {
         import = copy.fetch(import).await?;
         let bytes = import.received();
         let damaged = copy.beside(move || import.finish()).await?;
-        let told = match (copy.ask(&CopyRequest::Complete).await?, self.purpose) {
+        let answer = match copy.ask(&CopyRequest::Complete).await {
+            Err(broken) if broken.class == Class::Unreachable => self.became(broken).await,
+            answer => answer,
+        };
+        let told = match (answer?, self.purpose) {
             (CopyAnswer::Handed(epoch), Purpose::Hold) => {
                 // Until this node has applied it, it would take the replica for one that is still to be taken over.
                 let applied = node.proposer.applied(epoch.0, Instant::now() + STALL).await;
@@ -97,6 +101,22 @@ impl Copying<'_> {
         let event = told.vm(vm).node(&node.name).with("bytes", &bytes).with("took_ms", &now.since(began).as_millis());
         node.events.record(event.with("frozen_ms", &now.since(froze).as_millis()));
         Ok(())
+    }
+
+    /// What became of this node where the session `broken` off before the holder said so. The files are in their place, the
+    /// holder has been told and may wait for this node already: to begin again would be in the way of what it sends.
+    async fn became(&self, broken: Refusal) -> Result<CopyAnswer, Refusal> {
+        let (vm, me, purpose) = (self.replica.vm.id, self.node.me, self.purpose);
+        tracing::info!(vm = %self.replica.vm.name, %broken, "the copy is complete: waits for what its holder commits");
+        let mut states = self.node.consensus.watch_state();
+        let settled =
+            states.wait_for(|state| state.replicas.get(&vm).is_none_or(|replica| !purpose.wants(replica, me)));
+        drop(timeout(STALL, settled).await);
+        match self.node.state().replicas.get(&vm) {
+            Some(now) if purpose == Purpose::Hold && now.holder == me => Ok(CopyAnswer::Handed(now.epoch)),
+            Some(now) if purpose == Purpose::Join && now.in_sync.contains(&me) => Ok(CopyAnswer::Admitted),
+            _ => Err(broken),
+        }
     }
 
     /// The passes during which the holder goes on.

@@ -126,6 +126,7 @@ fn in_order<T>(come: &Receiver<Done<T>>, used: Sender<Vec<u8>>, each: Each<'_, T
             _ = used.send(buffer);
         }
     }
+    drop(used);
     Ok(())
 }
 
