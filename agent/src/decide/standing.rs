@@ -13,6 +13,11 @@ use landfall_proto::seam::Time;
 /// leader in this node's books proves nothing, since those keep a dead leader's name.
 const WITNESS_STANDS_AFTER: u32 = 3;
 
+/// Leases for which a node does not stand again once it was told of a longer log than its own: whoever has that is the only
+/// one who can be elected, perhaps a witness, and each term that is taken meanwhile makes its next try one in a term that is
+/// over. Two tries of that one fit.
+const BEHIND_WAITS: u32 = 3;
+
 /// What a node knows when it asks itself whether to stand.
 #[derive(Clone, Debug)]
 pub struct Hearing {
@@ -66,10 +71,18 @@ impl Wait {
     /// DESIGN's election timeout, one half to one lease. The first try takes the lower half of that range: half a second is
     /// more than enough to tell candidates apart whose votes take milliseconds, and a dead owner is succeeded that much
     /// sooner. A candidate that was not elected takes all of it, so that one with a longer log, which waits for the first
-    /// time, is the next to stand.
-    pub fn next(before: Option<Self>, quiet_from: Time, vote_term: u64, now: Time, lease: Duration, draw: u64) -> Self {
+    /// time, is the next to stand; one that was told of a longer log (`behind`) leaves the next tries to whoever has it.
+    pub fn next(
+        before: Option<Self>,
+        quiet_from: Time,
+        (vote_term, behind): (u64, bool),
+        now: Time,
+        lease: Duration,
+        draw: u64,
+    ) -> Self {
         let (from, range) = match before {
             Some(wait) if wait.vote_term == vote_term => return wait,
+            Some(_) if behind => (now.after(lease * BEHIND_WAITS), lease / 2),
             Some(_) => (now, lease / 2),
             None => (quiet_from, lease / 4),
         };
@@ -138,14 +151,18 @@ mod tests {
     #[test]
     fn a_candidate_waits_for_half_a_lease_and_its_draw_and_longer_after_a_vote() {
         let at = |ms| Time(Duration::from_millis(ms));
-        let first = |draw| Wait::next(None, at(10_000), 4, at(10_100), LEASE, draw);
+        let first = |draw| Wait::next(None, at(10_000), (4, false), at(10_100), LEASE, draw);
         assert_eq!(first(0).stands_at, at(11_000));
         assert_eq!(first(u64::MAX / 2 + 1).stands_at, at(11_250));
         assert!(first(u64::MAX).stands_at < at(11_500));
         // It goes on as it began, whatever is drawn, until there was a vote.
-        let next = |vote_term, draw| Wait::next(Some(first(0)), at(10_000), vote_term, at(10_900), LEASE, draw);
+        let again = |vote, draw| Wait::next(Some(first(0)), at(10_000), vote, at(10_900), LEASE, draw);
+        let next = |vote_term, draw| again((vote_term, false), draw);
         assert_eq!(next(4, u64::MAX), first(0));
         assert_eq!(next(5, 0).stands_at, at(11_900));
         assert!(next(5, u64::MAX).stands_at > at(12_890));
+        // Whoever has the longer log may try twice, or thrice, before a node that lacks entries takes another term.
+        assert_eq!(again((4, true), 0), first(0));
+        assert_eq!(again((5, true), 0).stands_at, at(17_900));
     }
 }

@@ -94,6 +94,8 @@ struct Inner {
     honours_hold: bool,
     /// Nanoseconds of the clock at which a leader was heard last; 0 where none was.
     heard: AtomicU64,
+    /// Whether somebody's log was longer when this node stood last.
+    behind: Arc<AtomicBool>,
     /// The term in which this node was last asked to stand, and until when an earlier leader might have had a lease then.
     stood: std::sync::Mutex<Option<(u64, Time)>>,
     /// Whether it stands when it is asked to.
@@ -154,7 +156,8 @@ impl Consensus {
         let machine = Machine::open(ground.kv.clone(), tail.clone()).map_err(store)?;
         let state = machine.watch();
         let pause = Duration::from_millis(ground.timing.heartbeat_ms);
-        let network = wire::Network { wire: ground.wire.clone(), tail: tail.clone(), pause };
+        let behind = Arc::<AtomicBool>::default();
+        let network = wire::Network { wire: ground.wire.clone(), tail: tail.clone(), pause, behind: behind.clone() };
         let mut log = LogStore::new(ground.kv, ground.me, tail);
         let began_alone = log.look_back(machine.members()).map_err(store)?;
         let last = log.get_log_state().await.map_err(store)?.last_log_id;
@@ -182,6 +185,7 @@ impl Consensus {
             hold,
             honours_hold: honours_hold && !planted::is(Bug::NoVoteHold),
             heard: AtomicU64::new(0),
+            behind,
             stood: std::sync::Mutex::new(None),
             succeeds: AtomicBool::new(true),
             waiting: Semaphore::new(limits::PROPOSALS_WAITING),
@@ -322,7 +326,14 @@ impl Consensus {
 
     /// Stands for election now, where this node votes and does not lead. Whether it was elected, the status tells.
     pub async fn stand(&self) -> Result<(), ProposeError> {
+        self.inner.behind.store(false, Ordering::SeqCst);
         self.inner.raft.trigger().elect().await.map_err(|error| stopped(&error))
+    }
+
+    /// Whether somebody whose vote this node asked for when it stood last has a longer log: it cannot be elected before it
+    /// has that one's entries.
+    pub fn is_behind(&self) -> bool {
+        self.inner.behind.load(Ordering::SeqCst)
     }
 
     /// Whether this node stands for election by openraft's own timers, too. It starts with `true`.

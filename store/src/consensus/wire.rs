@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -142,13 +143,22 @@ pub(super) struct Network {
     pub(super) tail: Arc<Tail>,
     /// How long to leave an unreachable member alone.
     pub(super) pause: Duration,
+    /// Set once a member that was asked for its vote has a longer log.
+    pub(super) behind: Arc<AtomicBool>,
 }
 
 impl RaftNetworkFactory<Types> for Network {
     type Network = Link;
 
     async fn new_client(&mut self, target: u64, _: &EmptyNode) -> Link {
-        Link { wire: self.wire.clone(), tail: self.tail.clone(), to: target, told: None, pause: self.pause }
+        Link {
+            wire: self.wire.clone(),
+            tail: self.tail.clone(),
+            to: target,
+            told: None,
+            pause: self.pause,
+            behind: self.behind.clone(),
+        }
     }
 }
 
@@ -160,6 +170,7 @@ pub(super) struct Link {
     /// The newest position that this follower was told to be committed.
     told: Option<LogId>,
     pause: Duration,
+    behind: Arc<AtomicBool>,
 }
 
 impl Link {
@@ -228,7 +239,11 @@ impl RaftNetwork<Types> for Link {
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, RPCError<u64, EmptyNode, RaftError<u64>>> {
         let answer = self.call(Rpc::Vote, encode_one(&request), &option).await?;
-        decode_one(&answer).map_err(|error| unreadable(&error))
+        let answer: VoteResponse<u64> = decode_one(&answer).map_err(|error| unreadable(&error))?;
+        if answer.last_log_id > request.last_log_id {
+            self.behind.store(true, Ordering::SeqCst);
+        }
+        Ok(answer)
     }
 
     fn backoff(&self) -> Backoff {

@@ -97,7 +97,8 @@ pub async fn stand_when_due(node: Node) {
             answers: BTreeMap::new(),
         };
         let quiet_from = node.consensus.heard_leader().map_or(now, |heard| heard.after(lease)).max(votes_from);
-        let next = || Wait::next(wait, quiet_from, status.vote_term, now, lease, node.outside.random.u64());
+        let vote = (status.vote_term, node.consensus.is_behind());
+        let next = || Wait::next(wait, quiet_from, vote, now, lease, node.outside.random.u64());
         wait = (!hearing.hears).then(next);
         let due = match standing::is_due(&hearing, lease) {
             Some(due) => due,
