@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use landfall_kit::process::{Cluster, NodeSpec, Port, Relay, eventually};
+use landfall_kit::process::{Cluster, Node, NodeSpec, Port, Relay, eventually};
 
 use crate::oracle::every_member_has_what_was_acknowledged;
 use crate::pair::{held_by, in_sync, in_sync_at, members, replicated};
@@ -47,24 +47,38 @@ impl Stage {
         r.form();
         Self { r, control, data }
     }
+
+    /// The owner of the CAP, the node that holds the replica, and the one that is to join it.
+    fn cast(&self) -> (&Node, &Node, &Node) {
+        let (owner, held) = (self.r.first(), self.r.node(&holder(self.r.first(), WORK)));
+        let joiner = self.r.nodes().iter().find(|node| ![owner.name(), held.name()].contains(&node.name()));
+        (owner, held, joiner.unwrap())
+    }
+
+    /// Replicates the workload to one node and has the other copy it, until most is there and the rest stands still.
+    fn most_is_copied(&self) -> Cluster {
+        self.r.first().cli(["settings", "set", "copies=1"]);
+        let p = replicated(&self.r, 1);
+        assert_eq!(owner(self.r.first()), "r1");
+        let (owner, held, joiner) = self.cast();
+        let way = &self.data[held.name()];
+        way.stop_to_after(joiner, MOST_BYTES);
+        owner.cli(["settings", "set", "copies=2"]);
+        eventually(LONG, "most of the copy", || match way.has_stopped_to(joiner) {
+            true => Ok(()),
+            false => Err("not yet"),
+        });
+        p
+    }
 }
 
 #[test]
 fn a_joiner_added_while_a_change_set_is_in_flight_has_it_though_its_answer_is_lost() {
-    let Stage { r, control, data } = Stage::set();
-    r.first().cli(["settings", "set", "copies=1"]);
-    let p = replicated(&r, 1);
-    assert_eq!(owner(r.first()), "r1");
-    let (owner, held) = (r.first(), r.node(&holder(r.first(), WORK)));
-    let joiner = r.nodes().iter().find(|node| ![owner.name(), held.name()].contains(&node.name())).unwrap();
+    let stage = Stage::set();
+    let p = stage.most_is_copied();
+    let Stage { r, control, data } = &stage;
+    let (owner, held, joiner) = stage.cast();
     let told = || number(&p.first().cli(["vm", "show", WORK])["durable_point"]["point"]);
-
-    data[held.name()].stop_to_after(joiner, MOST_BYTES);
-    owner.cli(["settings", "set", "copies=2"]);
-    eventually(LONG, "most of the copy", || match data[held.name()].has_stopped_to(joiner) {
-        true => Ok(()),
-        false => Err("not yet"),
-    });
     // The owner hears the holder, and the holder hears no entry and no answer of the owner.
     control[held.name()].lose_from(owner);
     control[owner.name()].lose_to(held);
@@ -99,24 +113,15 @@ fn a_joiner_added_while_a_change_set_is_in_flight_has_it_though_its_answer_is_lo
     held.wait_ready();
     in_sync(owner, 2);
     goes_on(owner, WORK);
-    every_member_has_what_was_acknowledged(&p, &r, owner);
+    every_member_has_what_was_acknowledged(&p, r, owner);
 }
 
 #[test]
 fn a_joiner_whose_session_breaks_once_it_has_everything_waits_for_what_its_holder_commits() {
-    let Stage { r, control, data } = Stage::set();
-    r.first().cli(["settings", "set", "copies=1"]);
-    let p = replicated(&r, 1);
-    assert_eq!(owner(r.first()), "r1");
-    let (owner, held) = (r.first(), r.node(&holder(r.first(), WORK)));
-    let joiner = r.nodes().iter().find(|node| ![owner.name(), held.name()].contains(&node.name())).unwrap();
-
-    data[held.name()].stop_to_after(joiner, MOST_BYTES);
-    owner.cli(["settings", "set", "copies=2"]);
-    eventually(LONG, "most of the copy", || match data[held.name()].has_stopped_to(joiner) {
-        true => Ok(()),
-        false => Err("not yet"),
-    });
+    let stage = Stage::set();
+    let p = stage.most_is_copied();
+    let Stage { r, control, data } = &stage;
+    let (owner, held, joiner) = stage.cast();
     // Holder and owner do not hear each other: what the holder would commit has to wait.
     control[held.name()].lose_from(owner);
     control[owner.name()].lose_from(held);
@@ -136,5 +141,5 @@ fn a_joiner_whose_session_breaks_once_it_has_everything_waits_for_what_its_holde
     goes_on(owner, WORK);
     assert_eq!(joiner.log().matches(FAILED).count(), 0, "nothing is copied a second time");
     assert!(!owner.events().iter().any(|event| event["kind"] == "copy_given_up"));
-    every_member_has_what_was_acknowledged(&p, &r, owner);
+    every_member_has_what_was_acknowledged(&p, r, owner);
 }
